@@ -1,0 +1,35 @@
+"""The one exception that means "the user can fix this", and the closest-name helper."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["Interrupted", "UserError", "closest"]
+
+
+class UserError(ValueError):
+    """A mistake the user can fix: one line that names what, which value, where and the fix.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+class Interrupted(KeyboardInterrupt):
+    """A fit stopped by Ctrl-C or SIGTERM after its checkpoint was written."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A hint that lists the known names closest to `name`.
+
+    >>> closest("Bernouli", ["Bernoulli", "Normal"])
+    'did you mean Bernoulli?'
+    >>> closest("zzz", ["fa", "ppca"])
+    'known: fa, ppca'
+    """
+    known = sorted(known)
+    by_lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(by_lower[n] for n in near)}?"
+    return f"known: {', '.join(known)}"
