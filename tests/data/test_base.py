@@ -1,0 +1,176 @@
+"""Data keeps its parts together, redraws by the global generator, and knows when it changed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from latently.data import Binarise, Data, check_schema
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def grey():
+    x = torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+    return Data(x, "Bernoulli", "fake/train", levels=2, redraw=Binarise())
+
+
+def test_properties():
+    data = Data.from_array([[0.5, NAN], [1.5, 2.5]], labels=[0, 1], protocol="mine")
+    assert len(data) == 2
+    assert data.shape == (2,)
+    assert data.missing == 1
+    assert not data.discrete
+    assert not data.fully_observed
+    assert data.labels.tolist() == [0, 1]
+    assert "1 missing" in repr(data)
+    full = Data.from_array([[0, 3]])
+    assert full.discrete
+    assert full.fully_observed
+    assert full.family == "DiscretizedLogistic(levels=4)"
+
+
+def test_a_given_family_leaves_the_levels():
+    data = Data.from_array([[0, 3]], family="Normal")
+    assert (data.family, data.levels) == ("Normal", 4)
+
+
+@pytest.mark.parametrize(
+    "index", [slice(1, 3), [1, 2], np.array([1, 2]), torch.tensor([False, True, True])]
+)
+def test_rows_keep_every_part(index):
+    data = Data.from_array([[1.5, NAN], [2.5, 1], [NAN, 3]], labels=[7, 8, 9])
+    part = data.rows(index, "mine")
+    assert part.x.tolist() == [[2.5, 1], [0, 3]]
+    assert part.mask.tolist() == [[True, True], [False, True]]
+    assert part.labels.tolist() == [8, 9]
+    assert part.protocol == "mine"
+    assert len(data.rows([])) == 0
+
+
+def test_batch_redraws_reproducibly(grey):
+    index = torch.arange(32)
+    torch.manual_seed(0)
+    first, second = grey.batch(index)[0], grey.batch(index)[0]
+    torch.manual_seed(0)
+    again = grey.batch(index)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert first.dtype is grey.x.dtype
+
+
+def test_binarise_has_the_grey_value_as_its_mean():
+    x = torch.tensor([0.0, 0.2, 0.7, 1.0], dtype=torch.float64).expand(40_000, 4)
+    torch.manual_seed(0)
+    mean = Binarise()(x).mean(0)
+    assert mean[0] == 0
+    assert mean[3] == 1
+    assert torch.allclose(mean, x[0], atol=5 * 0.5 / 200)
+
+
+def test_once_is_fixed_and_leaves_the_generator_alone(grey):
+    before = torch.get_rng_state()
+    one, two, other = grey.once(), grey.once(), grey.once(seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.x, two.x)
+    assert not torch.equal(one.x, other.x)
+    assert one.redraw is None
+    assert one.once() is one
+
+
+def test_batch_without_redraw_is_the_rows():
+    data = Data.from_array([[1.5, NAN], [2.5, 1.0]])
+    x, mask, context = data.batch(torch.tensor([1, 0]))
+    assert x.tolist() == [[2.5, 1.0], [1.5, 0.0]]
+    assert mask.tolist() == [[True, True], [True, False]]
+    assert context is None
+
+
+def test_digest_sees_every_change():
+    x = (1 + np.arange(12.0)).reshape(4, 3) / 7
+    hole = x.copy()
+    hole[0, 0] = NAN
+    zero = x.copy()
+    zero[0, 0] = 0
+    data = Data.from_array(x)
+    others = [
+        Data.from_array(x + 1e-12),
+        Data.from_array(x.reshape(3, 4)),
+        Data.from_array(x[::-1]),
+        Data.from_array(x.astype(np.float32)),
+        Data.from_array(x, protocol="other"),
+        Data.from_array(hole),
+        Data.from_array(zero),
+        Data(data.x, "Normal", "array", context=torch.zeros(4, 1)),
+        Data(data.x, "Normal", "array", context=torch.full((4, 1), NAN)),
+    ]
+    digests = {d.digest() for d in [data, *others]}
+    assert len(digests) == len(others) + 1
+    assert data.digest() == Data.from_array(x.copy()).digest()
+    assert len(data.digest()) == 64
+
+
+def test_digest_does_not_depend_on_memory_layout():
+    x = torch.rand(5000, 3)
+    flipped = x.T.contiguous().T
+    assert Data(x, "Normal", "a").digest() == Data(flipped, "Normal", "a").digest()
+
+
+def test_to_changes_x_and_context_only():
+    data = Data.from_array([[1.5, NAN]], labels=[3]).to(device="cpu", dtype=torch.float32)
+    assert data.x.dtype is torch.float32
+    assert data.mask.dtype is torch.bool
+    assert data.labels.dtype is torch.int64
+
+
+X = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "word"),
+    [
+        ({"x": torch.zeros(2, 3, dtype=torch.int64)}, "from_array"),
+        ({"x": torch.zeros(2)}, "from_array"),
+        ({"mask": torch.ones(2, 3)}, "mask"),
+        ({"mask": torch.ones(2, 2, dtype=torch.bool)}, "mask"),
+        ({"context": torch.zeros(3, 1)}, "context"),
+        ({"context": torch.zeros(2)}, "context"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels"),
+    ],
+)
+def test_parts_must_belong_together(parts, word, refused):
+    with refused("mine", word):
+        Data(**{"x": X, "family": "Normal", "protocol": "mine"} | parts)
+
+
+def test_schema_is_json_and_accepts_its_own_data():
+    data = Data.from_array([[0, 16]])
+    schema = json.loads(json.dumps(data.to_schema()))
+    assert check_schema(schema, data).to_schema() == data.to_schema()
+
+
+def test_schema_settles_guessed_levels():
+    schema = Data.from_array([[0, 16]], protocol="a").to_schema()
+    for x in ([[0, 12]], [[0.0, 12.0]], [[0.0, NAN], [12.0, 3.0]]):
+        data = check_schema(schema, Data.from_array(x))
+        assert (data.levels, data.family) == (17, "DiscretizedLogistic(levels=17)")
+    continuous = Data.from_array([[0.5, 1.5]]).to_schema()
+    assert check_schema(continuous, Data.from_array([[0, 1]])).levels is None
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ([[0, 12, 3]], ["(3,)", "(2,)", "fit a model"]),
+        ([[0, 17]], ["17", "row 0, column 1"]),
+        ([[0, 0.5]], ["0.5"]),
+        ([[0, 1]], ["binary", "17"]),
+    ],
+)
+def test_schema_refuses_other_data(x, words, refused):
+    schema = Data.from_array([[0, 16]], protocol="digits/train").to_schema()
+    with refused("digits/train", "mine", *words):
+        check_schema(schema, Data.from_array(x, protocol="mine"))
