@@ -1,0 +1,25 @@
+"""Arithmetic on log-weights: particles, bounds, estimators and evidence; knows no model."""
+
+from latently.inference.bounds import ELBO, IWAE, Bound
+from latently.inference.estimators import DReG, Estimator, Reparam
+from latently.inference.evidence import Evidence, Exact, ImportanceSampling, Method, evaluate
+from latently.inference.particles import Particles
+from latently.inference.schedules import Cosine, Linear, Schedule
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "Bound",
+    "Cosine",
+    "DReG",
+    "Estimator",
+    "Evidence",
+    "Exact",
+    "ImportanceSampling",
+    "Linear",
+    "Method",
+    "Particles",
+    "Reparam",
+    "Schedule",
+    "evaluate",
+]

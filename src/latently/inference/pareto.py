@@ -1,0 +1,59 @@
+r"""The Pareto shape k-hat of importance weights: do they have a variance, or a mean?
+
+Above 0.7 an average of the weights is not to be trusted at its apparent precision. Source:
+Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto Smoothed Importance Sampling", 2024; the fit of
+the generalised Pareto distribution follows Zhang, Stephens, "A New and Efficient Estimation
+Method for the Generalized Pareto Distribution", 2009.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["K_HAT_LIMIT", "pareto_k", "tail_length"]
+
+K_HAT_LIMIT = 0.7
+_SHORTEST = 5
+
+
+def tail_length(samples: int) -> int:
+    """How many of the largest weights are fitted: min(K/5, 3 sqrt K); 0 if too few."""
+    length = math.ceil(min(0.2 * samples, 3 * math.sqrt(samples)))
+    return length if length >= _SHORTEST else 0
+
+
+def pareto_k(log_tops: Tensor) -> Tensor:
+    r"""k-hat of each row from its M + 1 largest log-weights, (n, M + 1) in descending order.
+
+    The exceedances `x_i = w_i - w_{M+1}` are fitted by a generalised Pareto distribution: with
+    a grid of `b_j` and profile likelihood `L(b) = M (log(-b / k(b)) - k(b) - 1)`,
+    `k(b) = mean log(1 - b x_i)`, the estimate is `k(sum_j b_j L_j / sum_j L_j)`, drawn weakly
+    towards 1/2. A row of equal weights has k-hat = -inf.
+    """
+    if len(log_tops) == 0:
+        return log_tops.new_empty(0)
+    ratios = (log_tops - log_tops[:, :1]).exp()
+    x = (ratios[:, :-1] - ratios[:, -1:]).flip(1)  # ascending
+    m = x.shape[1]
+    largest, quartile = x[:, -1:], x[:, max(int(m / 4 + 0.5) - 1, 0)][:, None]
+    flat = (largest <= 0).squeeze(1)
+    largest = largest.clamp(min=torch.finfo(x.dtype).tiny)
+    quartile = torch.where(quartile > 0, quartile, largest * 1e-10)
+    grid = torch.arange(1, 31 + int(math.sqrt(m)), dtype=x.dtype, device=x.device)
+    b = 1 / largest + (1 - (len(grid) / (grid - 0.5)).sqrt()) / (3 * quartile)
+    b = torch.where(b == 0, 1e-12 / largest, b)
+    k = _shape(b, x)
+    log_likelihood = m * ((-b / k).log() - k - 1)
+    weights = torch.softmax(torch.nan_to_num(log_likelihood, nan=-math.inf), dim=1)
+    best = (b * weights).sum(1, keepdim=True)
+    k_hat = _shape(best, x)[:, 0]
+    k_hat = (m * k_hat + 5) / (m + 10)
+    return torch.where(flat, -math.inf, k_hat)
+
+
+def _shape(b: Tensor, x: Tensor) -> Tensor:
+    """`k(b) = mean_i log(1 - b x_i)` for each b, (n, G), one b at a time to bound memory."""
+    return torch.stack([torch.log1p(-b[:, j, None] * x).mean(1) for j in range(b.shape[1])], 1)

@@ -1,0 +1,8 @@
+"""Models, one family of models per file; these files never import each other."""
+
+from latently.models.base import Model
+from latently.models.linear import PPCA, FactorAnalysis
+from latently.models.vae import VAE
+from latently.models.wrappers import Dequantized
+
+__all__ = ["PPCA", "VAE", "Dequantized", "FactorAnalysis", "Model"]

@@ -1,0 +1,192 @@
+"""What every model answers, and everything that follows from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from latently.errors import UserError
+from latently.inference.estimators import Gradient
+from latently.inference.noise import seeded
+from latently.inference.particles import Particles
+from latently.probability.conditional import Draw, draw, draw_mean
+
+__all__ = ["Density", "Model"]
+
+Density = Literal["exact", "bound"]
+
+
+class Model(nn.Module, ABC):
+    """A latent variable model p(x, z), or any density p(x), over rows of a fixed shape.
+
+    A model answers three questions: `infer` (weighted latents of given data), `latents` (draws
+    from the prior) and `likelihood` (data given latents). The rest is derived here, once.
+    Conventions: x is (B, *shape), a mask likewise and True where observed, a context (B, C);
+    latents are tuples of (K, B, *Z), one per layer. Everything is in nats.
+
+    Attributes:
+        shape: shape of one row.
+        density: what `log_w` means: "exact" (log p(x) for every draw) or "bound" (its mean is
+            a lower bound); None for models without a density.
+        discrete: True where log p is a log-probability, False where a log-density.
+        call: the recipe call that built the model, where one did; it is what files store.
+    """
+
+    density: ClassVar[Density | None]
+    shape: tuple[int, ...]
+    discrete: bool
+    call: Any = None
+
+    @abstractmethod
+    def infer(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        gradient: Gradient = "total",
+        z: tuple[Tensor, ...] | None = None,
+        draw: Draw = draw,
+    ) -> Particles:
+        """Latents of x with their log-weights.
+
+        Args:
+            x: rows, (B, *shape); values under a False mask are ignored.
+            samples: K, draws per row.
+            mask: True where observed, (B, *shape); None: everywhere.
+            context: (B, C), for models of p(x|c).
+            gradient: "total", or "path" to hold q's parameters constant in `log q`.
+            z: latents to score instead of drawing.
+            draw: how to draw from a distribution; `draw_mean` takes its mean.
+        """
+
+    @abstractmethod
+    def latents(
+        self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        """n draws from the prior, one (1, n, *Z) per layer, the top layers fixed by `given`."""
+
+    @abstractmethod
+    def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
+        """p(x|z), of batch shape (K, B)."""
+
+    @abstractmethod
+    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
+        """Where values lie outside the support, and the support in words."""
+
+    def initialise(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> None:
+        """Sets scales and starting points from data, once, before training."""
+        return None
+
+    def em(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Iterator[Tensor] | None:
+        """Passes of a closed-form or EM fit, each yielding the mean log-likelihood it reached.
+
+        None: there is none, and `fit` trains by gradient.
+        """
+        return None
+
+    def complaints(self) -> tuple[str, ...]:
+        """What a reader should know of the fitted parameters, a line each."""
+        return ()
+
+    # Derived, once for all models.
+
+    def log_prob(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        samples: int = 100,
+    ) -> Tensor:
+        """log p(x) of each row, (B,): exact, or the bound of `samples` draws; see `density`.
+
+        Raises:
+            UserError: the model has no density.
+        """
+        if self.density is None:
+            raise UserError(f"{type(self).__name__} has no density; use anomaly_score")
+        p = self.infer(x, 1 if self.density == "exact" else samples, mask, context)
+        return torch.logsumexp(p.log_pi + p.log_w, dim=0)
+
+    @torch.no_grad()
+    def sample(self, n: int, context: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """n draws from p(x), (n, *shape); a context has one row for all or one for each."""
+        if context is not None and len(context) == 1:
+            context = context.expand(n, *context.shape[1:])
+        if seed is None:
+            return self.likelihood(self.latents(n, context), context).sample()[0]
+        with seeded(seed, self.device):
+            return self.sample(n, context)
+
+    @torch.no_grad()
+    def encode(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Posterior means, one (B, *Z) per layer: two calls give the same."""
+        return tuple(z[0] for z in self.infer(x, 1, mask, context, draw=draw_mean).z)
+
+    @torch.no_grad()
+    def reconstruct(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """The mean of p(x|z) at the posterior mean, (B, *shape)."""
+        z = tuple(layer[None] for layer in self.encode(x, mask, context))
+        return self.likelihood(z, context).mean[0]
+
+    @torch.no_grad()
+    def impute(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        context: Tensor | None = None,
+        *,
+        draws: int = 1,
+        samples: int = 1000,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Draws of the missing cells given the observed ones, (draws, B, *shape).
+
+        Of `samples` particles, `draws` are chosen in proportion to their weights (sampling
+        importance resampling), and the missing cells drawn from p(x|z). Observed cells stay.
+        """
+        if seed is not None:
+            with seeded(seed, x.device):
+                return self.impute(x, mask, context, draws=draws, samples=samples)
+        chosen = []
+        for b in range(len(x)):
+            row = slice(b, b + 1)
+            here = None if context is None else context[row]
+            p = self.infer(x[row], samples, mask[row], here)
+            index = torch.multinomial(
+                torch.softmax((p.log_pi + p.log_w)[:, 0], 0), draws, replacement=True
+            )
+            chosen.append(self.likelihood(tuple(z[index] for z in p.z), here).sample())
+        drawn = torch.cat(chosen, 1)
+        return torch.where(mask, x.to(drawn.dtype), drawn)
+
+    def anomaly_score(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """How strange each row is, (B,): minus log p(x). Higher is stranger."""
+        return -self.log_prob(x, mask, context)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating point type of the parameters."""
+        return next(t.dtype for t in (*self.parameters(), *self.buffers()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(t.device for t in (*self.parameters(), *self.buffers()))

@@ -1,0 +1,292 @@
+r"""Factor analysis and probabilistic PCA: linear-Gaussian models with everything in closed form.
+
+    z ~ N(0, I),    x | z ~ N(W z + mu, Psi),    x ~ N(mu, W W' + Psi)
+
+`Psi` is diagonal (factor analysis) or `sigma^2 I` (PPCA). With observed columns o, the posterior
+is `N(M^-1 W_o' Psi_o^-1 (x_o - mu_o), M^-1)`, `M = I + W_o' Psi_o^-1 W_o`, so `log_w` is
+log p(x_o) for *every* draw of z. Sources: Rubin, Thayer, "EM Algorithms for ML Factor
+Analysis", 1982; Tipping, Bishop, "Probabilistic Principal Component Analysis", 1999; the
+update of W given Psi: Barber, "Bayesian Reasoning and Machine Learning", 2012, section 21.2.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from latently.errors import UserError
+from latently.inference.estimators import Gradient
+from latently.inference.particles import Particles, equal_shares
+from latently.models.base import Model
+from latently.probability.conditional import Draw, draw
+from latently.probability.distributions import Factorized, Normal
+
+__all__ = ["PPCA", "FactorAnalysis", "LinearGaussian"]
+
+_FLOOR = 1e-6  # smallest noise variance, relative to the column's
+_BLOCK = 256  # rows per step of EM with missing entries
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class LinearGaussian(Model):
+    """What factor analysis and PPCA share; they differ in the noise variances only.
+
+    Parameters are in float64: `loc` (D,), `weight` (D, L), `log_variance` (D,).
+    """
+
+    density = "exact"
+    discrete = False
+
+    def __init__(self, shape: Sequence[int], latents: int) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        size = math.prod(self.shape)
+        if not 1 <= latents <= size:
+            raise UserError(
+                f"{type(self).__name__}: latents={latents} must be between 1 and the "
+                f"{size} values of a row"
+            )
+        wide = {"dtype": torch.float64}
+        self.loc = nn.Parameter(torch.zeros(size, **wide))
+        self.weight = nn.Parameter(torch.zeros(size, latents, **wide))
+        self.log_variance = nn.Parameter(torch.zeros(size, **wide))
+
+    @abstractmethod
+    def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
+        """Noise variances (D,) from the mean squared residual of each column, (D,).
+
+        `rows` is the number of observed rows of each column.
+        """
+
+    @abstractmethod
+    def _first_noise(self, covariance: Tensor) -> Tensor:
+        """Noise variances (D,) to start from, given the covariance of complete data (D, D)."""
+
+    def infer(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        gradient: Gradient = "total",
+        z: tuple[Tensor, ...] | None = None,
+        draw: Draw = draw,
+    ) -> Particles:
+        x = x.to(self.dtype)
+        q = self.posterior(x, mask)
+        (z0,) = (draw(q, samples),) if z is None else z
+        log_q = (_held(q) if gradient == "path" else q).log_prob(z0)
+        log_lik = self.likelihood((z0,)).log_prob(x, mask)
+        return Particles(
+            z=(z0,),
+            log_lik=log_lik,
+            log_prior=(self._prior().log_prob(z0),),
+            log_q=(log_q,),
+            kl=(None,),  # the draw of log q - log p makes log_w exact; the closed form would not
+            log_pi=equal_shares(log_lik),
+        )
+
+    def posterior(self, x: Tensor, mask: Tensor | None = None) -> MultivariateNormal:
+        """p(z|x_observed), of batch shape (B,)."""
+        scaled = self.weight * (-0.5 * self.log_variance).exp()[:, None]
+        y = (x.flatten(1).to(self.dtype) - self.loc) * (-0.5 * self.log_variance).exp()
+        eye = torch.eye(scaled.shape[1], dtype=self.dtype, device=self.device)
+        if mask is None:
+            precision = eye + scaled.T @ scaled
+            mean = torch.linalg.solve(precision, (y @ scaled).T).T
+        else:
+            seen = mask.flatten(1).to(self.dtype)
+            y = torch.where(mask.flatten(1), y, 0.0)
+            precision = eye + torch.einsum("bd,dl,dk->blk", seen, scaled, scaled)
+            mean = torch.linalg.solve(precision, (y @ scaled)[..., None])[..., 0]
+        return MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
+
+    def latents(
+        self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        return tuple(given) or (self._prior().sample((1, n)),)
+
+    def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Factorized:
+        mean = (z[0] @ self.weight.T + self.loc).unflatten(-1, self.shape)
+        log_scale = (0.5 * self.log_variance).view(self.shape).expand_as(mean)
+        return Factorized(Normal(mean, log_scale), len(self.shape))
+
+    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
+        return ~torch.isfinite(x), "finite numbers"
+
+    def em(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Maximum likelihood; yields the mean log p(x) of each pass, which never decreases.
+
+        Complete data: W in closed form given Psi, then Psi given W, in turn (PPCA: once).
+        Missing entries: EM over latents and parameters, in blocks of rows.
+        """
+        x = x.flatten(1).to(self.dtype)
+        if mask is not None and not bool(mask.all()):
+            return self._em_masked(x, mask.flatten(1))
+        return self._em_complete(x)
+
+    @torch.no_grad()
+    def _em_complete(self, x: Tensor) -> Iterator[Tensor]:
+        mean = x.mean(0)
+        centred = x - mean
+        covariance = centred.T @ centred / len(x)
+        total = covariance.diagonal()
+        rows = torch.full_like(total, len(x))
+        self.loc.copy_(mean)
+        floor = _noise_floor(mean, total)
+        noise = self._first_noise(covariance)
+        while True:
+            noise = noise.clamp(min=floor)
+            root = noise.sqrt()
+            values, vectors = torch.linalg.eigh(covariance / root / root[:, None])
+            values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+            top = values[: self.weight.shape[1]]
+            gain = (top - 1).clamp(min=0)
+            weight = root[:, None] * vectors[:, : len(top)] * gain.sqrt()
+            self._set(weight, noise)
+            kept = torch.where(top > 1, top.clamp(min=1).log() + 1, top).sum()
+            rest = values[len(top) :].sum()
+            yield -0.5 * (len(noise) * _LOG_2PI + noise.log().sum() + kept + rest)
+            noise = self._noise(total - weight.square().sum(1), rows)
+
+    @torch.no_grad()
+    def _em_masked(self, x: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        count = mask.sum(0).to(x.dtype)
+        if bool((count == 0).any()):
+            column = int((count == 0).nonzero()[0])
+            raise UserError(f"column {column} has no observed value; leave it out")
+        x = torch.where(mask, x, 0.0)
+        mean = x.sum(0) / count
+        total = torch.where(mask, (x - mean).square(), 0.0).sum(0) / count
+        self.loc.copy_(mean)
+        floor = _noise_floor(mean, total)
+        noise = self._noise(0.5 * total, count).clamp(min=floor)
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(self.weight.shape, dtype=x.dtype, generator=generator).to(x.device)
+        self._set(weight * (0.5 * total / weight.shape[1]).sqrt()[:, None], noise)
+        while True:
+            log_p, zz, xz, xx = self._expected(x, mask)
+            yield log_p
+            coefficients = torch.linalg.solve(zz, xz[..., None])[..., 0]
+            residual = (xx - (coefficients * xz).sum(1)) / count
+            self._set(coefficients[:, :-1], self._noise(residual, count).clamp(min=floor))
+            self.loc.copy_(coefficients[:, -1])
+
+    def _expected(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean log p(x_o) and, per column, sums of E[z1 z1'], x E[z1] and x^2; z1 = (z, 1)."""
+        size, latents = self.weight.shape
+        zz = x.new_zeros(size, (latents + 1) ** 2)
+        xz, log_p = x.new_zeros(size, latents + 1), x.new_zeros(())
+        for rows in torch.arange(len(x)).split(_BLOCK):
+            here, seen = x[rows], mask[rows]
+            q = self.posterior(here, seen)
+            z1 = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], 1)
+            second = z1[:, :, None] * z1[:, None, :]
+            second[:, :-1, :-1] += q.covariance_matrix
+            zz += seen.to(x.dtype).T @ second.flatten(1)
+            xz += here.T @ z1
+            p = self.infer(here.view(-1, *self.shape), 1, seen.view(-1, *self.shape))
+            log_p += p.log_w.sum()
+        return log_p / len(x), zz.view(size, latents + 1, latents + 1), xz, x.square().sum(0)
+
+    def complaints(self) -> tuple[str, ...]:
+        """Names columns in a Heywood case: a noise variance that fell to its floor."""
+        signal = self.weight.detach().square().sum(1)
+        fallen = self.log_variance.detach().exp() <= 1.01 * _FLOOR * signal / (1 - _FLOOR)
+        if not bool(fallen.any()):
+            return ()
+        return (
+            f"Heywood case: {_columns(fallen)} explained by the latents alone (noise variance at "
+            "its floor); the likelihood has no maximum there, use fewer latents",
+        )
+
+    def _set(self, weight: Tensor, noise: Tensor) -> None:
+        self.weight.copy_(weight)
+        self.log_variance.copy_(noise.log())
+
+    def _prior(self) -> Factorized:
+        zeros = torch.zeros(self.weight.shape[1], dtype=self.dtype, device=self.device)
+        return Factorized(Normal(zeros, zeros), 1)
+
+
+def _held(q: MultivariateNormal) -> MultivariateNormal:
+    precision = q.precision_matrix.detach()
+    return MultivariateNormal(q.loc.detach(), precision_matrix=precision, validate_args=False)
+
+
+class FactorAnalysis(LinearGaussian):
+    r"""Factor analysis: `x ~ N(mu, W W' + diag(psi))`, one noise variance per column.
+
+    Args:
+        shape: shape of one row.
+        latents: number of factors L.
+
+    Raises:
+        UserError: latents below 1 or above the number of values of a row.
+    """
+
+    def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
+        return residual
+
+    def _first_noise(self, covariance: Tensor) -> Tensor:
+        return 0.5 * covariance.diagonal()
+
+
+class PPCA(LinearGaussian):
+    r"""Probabilistic PCA: `x ~ N(mu, W W' + sigma^2 I)`, one noise variance for all columns.
+
+    Its maximum likelihood is closed: W spans the leading eigenvectors of the covariance,
+    `sigma^2` is the mean of the eigenvalues left out.
+
+    Args:
+        shape: shape of one row.
+        latents: number of components L, below the number of values of a row.
+
+    Raises:
+        UserError: latents below 1, or not below the number of values of a row.
+    """
+
+    def __init__(self, shape: Sequence[int], latents: int) -> None:
+        super().__init__(shape, latents)
+        if latents >= len(self.loc):
+            raise UserError(
+                f"PPCA: latents={latents} must be below the {len(self.loc)} values of a row, "
+                "or no direction is left for the noise"
+            )
+
+    def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
+        return ((residual * rows).sum() / rows.sum()).expand_as(residual)
+
+    def _first_noise(self, covariance: Tensor) -> Tensor:
+        left_out = torch.linalg.eigvalsh(covariance)[: len(covariance) - self.weight.shape[1]]
+        return left_out.mean().expand_as(covariance.diagonal())
+
+
+def _noise_floor(mean: Tensor, total: Tensor) -> Tensor:
+    """The smallest noise variance of each column; warns of constant columns."""
+    constant = total <= 1e-12 * mean.square().clamp(min=1e-12)
+    usual = total[~constant].mean() if bool((~constant).any()) else torch.ones_like(total[0])
+    if bool(constant.any()):
+        warnings.warn(
+            f"{_columns(constant)} constant: the noise variance is held at {_FLOOR:g} of the "
+            "other columns', so this share of the density means little",
+            stacklevel=2,
+        )
+    return _FLOOR * torch.where(constant, usual, total)
+
+
+def _columns(which: Tensor) -> str:
+    index = which.nonzero().flatten().tolist()
+    if len(index) == 1:
+        return f"column {index[0]} is"
+    shown = ", ".join(map(str, index[:8])) + (", ..." if len(index) > 8 else "")
+    return f"{len(index)} columns ({shown}) are"

@@ -1,0 +1,107 @@
+r"""Variational autoencoders.
+
+    p(x, z) = p(z) p(x|z),    q(z|x) ~ p(z|x)
+
+The prior, the posterior q and the observation model p(x|z) are conditional distributions of any
+family; the bound and its gradient are chosen at training. With missing entries both `log p(x|z)`
+and q see the observed ones only, which gives a bound on log p(x_observed) (Mattei, Frellsen,
+"MIWAE", 2019). Source: Kingma, Welling, "Auto-Encoding Variational Bayes", 2014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from latently.inference.estimators import Gradient
+from latently.inference.particles import Particles, equal_shares
+from latently.models.base import Model
+from latently.probability.conditional import Conditional, Draw, draw
+from latently.probability.distributions import analytic_kl
+from latently.probability.priors import Prior
+
+__all__ = ["VAE"]
+
+
+class VAE(Model):
+    """A variational autoencoder with one layer of latents.
+
+    Args:
+        encoder: q(z|x): inputs are the embedded x, then the mask if `sees_mask`, then the
+            context if there is one.
+        decoder: p(x|z): inputs are the embedded z, then the context if there is one.
+        prior: p(z).
+        sees_mask: whether the encoder was built with the mask as an input.
+    """
+
+    density = "bound"
+
+    def __init__(
+        self, encoder: Conditional, decoder: Conditional, prior: Prior, *, sees_mask: bool = False
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.prior = encoder, decoder, prior
+        self.sees_mask = sees_mask
+        self.shape = decoder.family.shape
+        self.discrete = decoder.family.discrete
+
+    def infer(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        gradient: Gradient = "total",
+        z: tuple[Tensor, ...] | None = None,
+        draw: Draw = draw,
+    ) -> Particles:
+        h = self.encoder.params(*self._seen(x, mask), context)
+        q, prior = self.encoder.family(h), self.prior(context)
+        (z0,) = (draw(q, samples),) if z is None else z
+        log_q = self.encoder.held_log_prob(h, z0) if gradient == "path" else q.log_prob(z0)
+        likelihood = self.likelihood((z0,), context)
+        log_lik = likelihood.log_prob(x) if mask is None else likelihood.log_prob(x, mask)
+        kl = analytic_kl(q, prior)
+        return Particles(
+            z=(z0,),
+            log_lik=log_lik,
+            log_prior=(prior.log_prob(z0),),
+            log_q=(log_q,),
+            kl=(None if kl is None else kl.expand_as(log_lik),),
+            log_pi=equal_shares(log_lik),
+        )
+
+    def latents(
+        self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        if given:
+            return tuple(given)
+        prior = self.prior(context)
+        return (prior.sample((1, n)) if not prior.batch_shape else prior.sample((1,)),)
+
+    def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
+        return self.decoder(self.encoder.family.embed(z[0]), context)
+
+    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
+        return self.decoder.family.misfit(x), self.decoder.family.support
+
+    @torch.no_grad()
+    def initialise(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> None:
+        """Scales of the observation model, output offsets, and the prior's starting points."""
+        family = self.decoder.family
+        family.initialise(x, mask)
+        self.decoder.initialise(family.marginal(x, mask))
+        self.prior.initialise(family.embed(x, mask))
+
+    def _seen(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """What the encoder reads of x: scaled, zero where missing, with the mask if it wants."""
+        embedded = self.decoder.family.embed(x, mask)
+        if not self.sees_mask:
+            return (embedded,)
+        return embedded, torch.ones_like(x) if mask is None else mask.to(x.dtype)

@@ -1,0 +1,61 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from latently.errors import UserError
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """A fully connected network: linear layers with an activation between them.
+
+    `y = W_n a(... a(W_1 x + b_1) ...) + b_n`; with `hidden=()` it is one affine map.
+
+    Args:
+        in_shape: shape of one input, any number of axes; it is flattened.
+        out_shape: shape of one output.
+        hidden: width of each hidden layer.
+        activation: constructor of the elementwise non-linearity.
+        dropout: probability of zeroing a hidden unit in training.
+
+    Raises:
+        UserError: a width below one, or a dropout outside [0, 1).
+
+    >>> import torch
+    >>> MLP((1, 8, 8), (2, 3), hidden=(16,))(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 2, 3])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden: Sequence[int] = (128, 128),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+        if any(not isinstance(width, int) or width < 1 for width in hidden):
+            raise UserError(f"MLP: hidden={hidden} must hold whole numbers of at least 1")
+        if not 0 <= dropout < 1:
+            raise UserError(f"MLP: dropout={dropout} is outside [0, 1)")
+        widths = [prod(in_shape), *hidden]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(inputs, outputs), activation()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(out_shape)))
+        self.out_shape = tuple(out_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, *in_shape) to (B, *out_shape)."""
+        return self.layers(x.flatten(1)).unflatten(1, self.out_shape)

@@ -1,0 +1,7 @@
+"""Everything that returns a `torch.distributions.Distribution`."""
+
+from latently.probability.conditional import Conditional, draw
+from latently.probability.distributions import Factorized
+from latently.probability.priors import Prior, StandardNormal, VampPrior
+
+__all__ = ["Conditional", "Factorized", "Prior", "StandardNormal", "VampPrior", "draw"]

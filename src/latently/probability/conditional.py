@@ -1,0 +1,129 @@
+"""Conditional distributions: `family(net(inputs))`, and draws from distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.func import functional_call
+
+from latently.errors import UserError
+from latently.probability.families.base import Family
+
+__all__ = ["Conditional", "Draw", "draw", "draw_mean", "flat_call"]
+
+Draw = Callable[[Distribution, int], Tensor]
+
+
+def draw(distribution: Distribution, samples: int) -> Tensor:
+    """`samples` draws, (samples, *batch, *event), with a pathwise gradient where one exists."""
+    if distribution.has_rsample:
+        return distribution.rsample(torch.Size((samples,)))
+    return distribution.sample(torch.Size((samples,)))
+
+
+def draw_mean(distribution: Distribution, samples: int) -> Tensor:
+    """The mean in place of every draw: what `encode` and `reconstruct` use."""
+    mean = distribution.mean
+    return mean.expand(samples, *mean.shape)
+
+
+def flat_call(net: nn.Module, x: Tensor, ndim: int) -> Tensor:
+    """Calls a network with all leading axes of (*, *event) folded into one batch axis."""
+    lead = x.shape[: x.dim() - ndim]
+    if len(lead) == 1:
+        return net(x)
+    return net(x.reshape(-1, *x.shape[x.dim() - ndim :])).unflatten(0, lead)
+
+
+class Conditional(nn.Module):
+    """A conditional distribution: `forward(*inputs)` is `family(offset + net(inputs))`.
+
+    Inputs broadcast over their leading axes and are joined: along the first axis where their
+    other axes agree, else flattened. An input built in must be given at every call.
+    `offset` is a buffer that `initialise` sets from data, so that training starts at the best
+    distribution that ignores the inputs.
+
+    Args:
+        net: constructor `(in_shape, out_shape) -> nn.Module`.
+        family: what to do with its output.
+        *input_shapes: event shape of each input.
+    """
+
+    offset: Tensor
+
+    def __init__(
+        self,
+        net: Callable[[Sequence[int], Sequence[int]], nn.Module],
+        family: Family,
+        *input_shapes: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.input_shapes = tuple(tuple(shape) for shape in input_shapes)
+        self.in_shape, self._stacked = _joined_shape(self.input_shapes)
+        self.net = net(self.in_shape, family.param_shape)
+        self.register_buffer("offset", torch.zeros(family.param_shape))
+        self._score = (_Score(family),)  # in a tuple: not a submodule, its tensors are the family's
+
+    def params(self, *inputs: Tensor | None) -> Tensor:
+        """Raw parameters h, (*lead, *param_shape), in float32 or wider."""
+        h = flat_call(self.net, self._join(inputs), len(self.in_shape))
+        h = h if h.dtype == torch.float64 else h.float()
+        return h + self.offset
+
+    def forward(self, *inputs: Tensor | None) -> Distribution:
+        """The distribution given the inputs, of batch shape (*lead)."""
+        return self.family(self.params(*inputs))
+
+    def held_log_prob(self, h: Tensor, value: Tensor) -> Tensor:
+        """`log q(value; h)` with h and the family's parameters held constant.
+
+        The gradient then flows through `value` only: the path derivative of the sticking the
+        landing and doubly reparameterised estimators.
+        """
+        score = self._score[0]
+        constants = {name: p.detach() for name, p in score.named_parameters()}
+        return functional_call(score, constants, (h.detach(), value))
+
+    def initialise(self, marginal: Tensor | None) -> None:
+        """Starts at the given raw parameters, whatever the inputs."""
+        if marginal is not None:
+            self.offset.copy_(marginal)
+
+    def _join(self, inputs: Sequence[Tensor | None]) -> Tensor:
+        given = [value for value in inputs if value is not None]
+        if len(given) != len(self.input_shapes):
+            raise UserError(
+                f"{len(given)} inputs for a conditional built on {len(self.input_shapes)}; "
+                "a context or mask it was built with must be given, and no other"
+            )
+        if len(given) == 1:
+            return given[0]
+        pairs = list(zip(given, self.input_shapes, strict=True))
+        lead = torch.broadcast_shapes(*(v.shape[: v.dim() - len(s)] for v, s in pairs))
+        given = [v.to(given[0].dtype).expand(*lead, *s) for v, s in pairs]
+        if self._stacked:
+            return torch.cat(given, dim=len(lead))
+        return torch.cat([v.flatten(len(lead)) for v in given], dim=-1)
+
+
+class _Score(nn.Module):
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
+
+    def forward(self, h: Tensor, value: Tensor) -> Any:
+        return self.family(h).log_prob(value)
+
+
+def _joined_shape(shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], bool]:
+    """Shape of the joined inputs, and whether they are stacked along the first axis."""
+    first = shapes[0]
+    if all(len(s) == len(first) and s[1:] == first[1:] for s in shapes):
+        return (sum(s[0] for s in shapes), *first[1:]), True
+    return (sum(prod(s) for s in shapes),), False

@@ -1,0 +1,67 @@
+"""What a family is: raw network output in, a distribution out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+__all__ = ["Family"]
+
+
+class Family(nn.Module, ABC):
+    """Turns raw parameters `h` into a distribution over `shape`.
+
+    The same families serve as observation models p(x|z) and as posteriors q(z|x).
+
+    Attributes:
+        shape: event shape of the distribution.
+        param_shape: shape of the raw parameters of one event.
+        discrete: True if values are counted (probabilities), False for densities.
+        fill: a value inside the support.
+    """
+
+    discrete: ClassVar[bool] = False
+    fill: float = 0.0
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    @property
+    @abstractmethod
+    def param_shape(self) -> tuple[int, ...]:
+        """Shape of the raw parameters, packed on the first axis, e.g. (2C, *S) for (C, *S)."""
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> Distribution:
+        """The distribution with raw parameters h of shape (*, *param_shape)."""
+
+    @abstractmethod
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What a network should see of x: scaled to order one, zero where missing."""
+
+    @abstractmethod
+    def misfit(self, x: Tensor) -> Tensor:
+        """True where a value of x lies outside the support; same shape as x."""
+
+    @property
+    @abstractmethod
+    def support(self) -> str:
+        """The support in words, for error messages."""
+
+    @property
+    def embed_shape(self) -> tuple[int, ...]:
+        """Shape of one embedded event."""
+        return self.shape
+
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Sets scaling buffers from data (n, *shape), once, before training."""
+        return None
+
+    def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """Raw parameters of the best distribution that ignores z; None: leave at zero."""
+        return None

@@ -1,0 +1,134 @@
+"""Recipes: plain functions from shapes and constructors to a model.
+
+A recipe's call is the config, its signature the command line, and call + weights the saved
+file. `shape`, `likelihood` and `levels` are taken from the data where a recipe has them and the
+caller does not say.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+
+from latently import expr
+from latently.errors import UserError, closest
+from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model
+from latently.nets import MLP
+from latently.probability.conditional import Conditional
+from latently.probability.families import Bernoulli, Family, Normal
+from latently.probability.priors import Prior, StandardNormal
+
+__all__ = ["RECIPES", "Call", "fa", "ppca", "recipe", "vae"]
+
+R = TypeVar("R", bound=Callable[..., Model])
+RECIPES: dict[str, Callable[..., Model]] = {}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A recipe call: its name and the arguments that were given."""
+
+    recipe: str
+    arguments: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{key}={expr.show(value)}" for key, value in self.arguments.items())
+        return f"{self.recipe}({inner})"
+
+
+def recipe(function: R) -> R:
+    """Registers a recipe and lets its models remember their call.
+
+    Raises:
+        UserError: a recipe of that name exists.
+    """
+    name = function.__name__
+    if name in RECIPES:
+        raise UserError(f"a recipe named {name!r} exists already; choose another name")
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def build(*args: Any, **keywords: Any) -> Model:
+        try:
+            bound = signature.bind(*args, **keywords)
+        except TypeError as error:
+            unknown = [key for key in keywords if key not in signature.parameters]
+            hint = f"; {closest(unknown[0], signature.parameters)}" if unknown else ""
+            raise UserError(f"{name}: {error}{hint}") from None
+        model = function(*bound.args, **bound.kwargs)
+        model.call = Call(name, dict(bound.arguments))
+        return model
+
+    RECIPES[name] = build
+    return build  # type: ignore[return-value]
+
+
+@recipe
+def fa(shape: Sequence[int], *, latents: int = 8, levels: int | None = None) -> Model:
+    """Factor analysis: x ~ N(mu, W W' + diag(psi)), exact.
+
+    Args:
+        shape: shape of one row.
+        latents: number of factors.
+        levels: for integers 0 .. levels - 1: fit x + u, u ~ U(0, 1), and report a lower bound
+            of log P(x); None: a density.
+    """
+    return _dequantized(FactorAnalysis(shape, latents), levels)
+
+
+@recipe
+def ppca(shape: Sequence[int], *, latents: int = 8, levels: int | None = None) -> Model:
+    """Probabilistic PCA: x ~ N(mu, W W' + sigma^2 I), exact and in closed form.
+
+    Args:
+        shape: shape of one row.
+        latents: number of components.
+        levels: as for fa.
+    """
+    return _dequantized(PPCA(shape, latents), levels)
+
+
+@recipe
+def vae(
+    shape: Sequence[int],
+    *,
+    latents: int | Sequence[int] = 16,
+    likelihood: Callable[..., Family] = Bernoulli,
+    posterior: Callable[..., Family] = Normal,
+    prior: Callable[..., Prior] = StandardNormal,
+    net: Callable[..., nn.Module] = MLP,
+    decoder_net: Callable[..., nn.Module] | None = None,
+    missing: bool = False,
+    contexts: int = 0,
+) -> Model:
+    """Variational autoencoder; trained with bound IWAE it is an IWAE.
+
+    Args:
+        shape: shape of one row.
+        latents: number of latents, or their shape.
+        likelihood: family of p(x|z).
+        posterior: family of q(z|x).
+        prior: p(z).
+        net: network of the encoder, and of the decoder unless decoder_net is given.
+        decoder_net: network of the decoder.
+        missing: show the encoder which entries are observed.
+        contexts: width of the context of a conditional model; 0: none.
+    """
+    z_shape = (latents,) if isinstance(latents, int) else tuple(latents)
+    if not z_shape or any(not isinstance(n, int) or n < 1 for n in z_shape):
+        raise UserError(f"vae: latents={latents} must be at least 1")
+    observed, latent = likelihood(tuple(shape)), posterior(z_shape)
+    context_shape = [(contexts,)] if contexts else []
+    mask_shape = [tuple(shape)] if missing else []
+    encoder = Conditional(net, latent, observed.embed_shape, *mask_shape, *context_shape)
+    decoder = Conditional(decoder_net or net, observed, latent.embed_shape, *context_shape)
+    return VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=missing)
+
+
+def _dequantized(model: Model, levels: int | None) -> Model:
+    return model if levels is None else Dequantized(model, levels=levels)
