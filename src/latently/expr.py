@@ -152,10 +152,11 @@ def _check_arguments(
     target: Callable[..., Any], args: list[Any], keywords: dict[str, Any], complete: bool
 ) -> None:
     signature = inspect.signature(target)
+    sizes = _SIZES if isinstance(target, type) else frozenset()
     known = [
         name
         for name, parameter in signature.parameters.items()
-        if parameter.kind is not parameter.POSITIONAL_ONLY and name not in _SIZES
+        if parameter.kind is not parameter.POSITIONAL_ONLY and name not in sizes
     ]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for keyword in keywords:
@@ -163,7 +164,7 @@ def _check_arguments(
             raise UserError(
                 f"{target.__name__} takes no option {keyword!r}; {closest(keyword, known)}"
             )
-    if args and next(iter(signature.parameters), None) in _SIZES:
+    if args and next(iter(signature.parameters), None) in sizes:
         raise UserError(
             f"{target.__name__}: name its options, e.g. {target.__name__}({known[0]}=...)"
             if known
@@ -175,5 +176,5 @@ def _check_arguments(
         raise UserError(f"{target.__name__}: {error}") from None
 
 
-# Arguments that a recipe resolves from the data; a user never writes them.
+# Arguments of constructors that a recipe resolves; a user never writes them.
 _SIZES = frozenset({"in_shape", "out_shape", "shape", "z_shape", "encoder"})

@@ -20,7 +20,9 @@ from latently.errors import UserError, closest
 from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model
 from latently.nets import MLP
 from latently.probability.conditional import Conditional
-from latently.probability.families import Bernoulli, Family, Normal
+from latently.probability.families.base import Family
+from latently.probability.families.bernoulli import Bernoulli
+from latently.probability.families.normal import Normal
 from latently.probability.priors import Prior, StandardNormal
 
 __all__ = ["RECIPES", "Call", "fa", "ppca", "recipe", "vae"]

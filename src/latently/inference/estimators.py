@@ -69,9 +69,7 @@ class DReG(Estimator):
     def __call__(self, bound: Bound, p: Particles) -> Tensor:
         self.check(bound)
         if len(p.z) != 1:
-            raise UserError(
-                f"DReG is biased for {len(p.z)} latent layers; use estimator=Reparam"
-            )
+            raise UserError(f"DReG is biased for {len(p.z)} latent layers; use estimator=Reparam")
         log_w, z = p.log_w, p.z[0]
         if not z.requires_grad and torch.is_grad_enabled():
             raise UserError("DReG needs reparameterised draws; this posterior has none")

@@ -39,13 +39,13 @@ class DataLike(Protocol):
     """What `evaluate` reads of a data set."""
 
     @property
-    def x(self) -> Tensor: ...  # noqa: D102
+    def x(self) -> Tensor: ...
     @property
-    def mask(self) -> Tensor | None: ...  # noqa: D102
+    def mask(self) -> Tensor | None: ...
     @property
-    def context(self) -> Tensor | None: ...  # noqa: D102
+    def context(self) -> Tensor | None: ...
     @property
-    def protocol(self) -> str: ...  # noqa: D102
+    def protocol(self) -> str: ...
 
 
 class Method(ABC):

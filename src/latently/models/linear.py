@@ -6,7 +6,7 @@ r"""Factor analysis and probabilistic PCA: linear-Gaussian models with everythin
 is `N(M^-1 W_o' Psi_o^-1 (x_o - mu_o), M^-1)`, `M = I + W_o' Psi_o^-1 W_o`, so `log_w` is
 log p(x_o) for *every* draw of z. Sources: Rubin, Thayer, "EM Algorithms for ML Factor
 Analysis", 1982; Tipping, Bishop, "Probabilistic Principal Component Analysis", 1999; the
-update of W given Psi: Barber, "Bayesian Reasoning and Machine Learning", 2012, section 21.2.
+best W given Psi: Barber, "Bayesian Reasoning and Machine Learning", 2012, section 21.2.
 """
 
 from __future__ import annotations
@@ -52,10 +52,9 @@ class LinearGaussian(Model):
                 f"{type(self).__name__}: latents={latents} must be between 1 and the "
                 f"{size} values of a row"
             )
-        wide = {"dtype": torch.float64}
-        self.loc = nn.Parameter(torch.zeros(size, **wide))
-        self.weight = nn.Parameter(torch.zeros(size, latents, **wide))
-        self.log_variance = nn.Parameter(torch.zeros(size, **wide))
+        self.loc = nn.Parameter(torch.zeros(size, dtype=torch.float64))
+        self.weight = nn.Parameter(torch.zeros(size, latents, dtype=torch.float64))
+        self.log_variance = nn.Parameter(torch.zeros(size, dtype=torch.float64))
 
     @abstractmethod
     def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
@@ -65,8 +64,14 @@ class LinearGaussian(Model):
         """
 
     @abstractmethod
-    def _first_noise(self, covariance: Tensor) -> Tensor:
-        """Noise variances (D,) to start from, given the covariance of complete data (D, D)."""
+    def _maximise(
+        self, covariance: Tensor, floor: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Maximum likelihood given the covariance (D, D) of complete data.
+
+        Yields the mean log p(x), the weight and the noise variances after each pass; no noise
+        variance falls below `floor`.
+        """
 
     def infer(
         self,
@@ -126,37 +131,24 @@ class LinearGaussian(Model):
     ) -> Iterator[Tensor]:
         """Maximum likelihood; yields the mean log p(x) of each pass, which never decreases.
 
-        Complete data: W in closed form given Psi, then Psi given W, in turn (PPCA: once).
-        Missing entries: EM over latents and parameters, in blocks of rows.
+        Complete data: closed form (PPCA), or a search over Psi with W in closed form (factor
+        analysis). Missing entries: EM over latents and parameters, in blocks of rows.
         """
         x = x.flatten(1).to(self.dtype)
         if mask is not None and not bool(mask.all()):
             return self._em_masked(x, mask.flatten(1))
-        return self._em_complete(x)
+        return self._complete(x)
 
     @torch.no_grad()
-    def _em_complete(self, x: Tensor) -> Iterator[Tensor]:
+    def _complete(self, x: Tensor) -> Iterator[Tensor]:
         mean = x.mean(0)
         centred = x - mean
         covariance = centred.T @ centred / len(x)
-        total = covariance.diagonal()
-        rows = torch.full_like(total, len(x))
         self.loc.copy_(mean)
-        floor = _noise_floor(mean, total)
-        noise = self._first_noise(covariance)
-        while True:
-            noise = noise.clamp(min=floor)
-            root = noise.sqrt()
-            values, vectors = torch.linalg.eigh(covariance / root / root[:, None])
-            values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-            top = values[: self.weight.shape[1]]
-            gain = (top - 1).clamp(min=0)
-            weight = root[:, None] * vectors[:, : len(top)] * gain.sqrt()
+        floor = _noise_floor(mean, covariance.diagonal())
+        for log_p, weight, noise in self._maximise(covariance, floor):
             self._set(weight, noise)
-            kept = torch.where(top > 1, top.clamp(min=1).log() + 1, top).sum()
-            rest = values[len(top) :].sum()
-            yield -0.5 * (len(noise) * _LOG_2PI + noise.log().sum() + kept + rest)
-            noise = self._noise(total - weight.square().sum(1), rows)
+            yield log_p
 
     @torch.no_grad()
     def _em_masked(self, x: Tensor, mask: Tensor) -> Iterator[Tensor]:
@@ -237,8 +229,37 @@ class FactorAnalysis(LinearGaussian):
     def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
         return residual
 
-    def _first_noise(self, covariance: Tensor) -> Tensor:
-        return 0.5 * covariance.diagonal()
+    def _maximise(
+        self, covariance: Tensor, floor: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """L-BFGS over the noise variances, with the best W for each in closed form.
+
+        At the best W, `dlog p / dpsi_j = (S_jj - sum_l W_jl^2 - psi_j) / (2 psi_j^2)`. Source:
+        Joereskog, "Some contributions to maximum likelihood factor analysis", 1967.
+        """
+        t = (0.5 * covariance.diagonal()).clamp(min=2 * floor).sub(floor).log()
+        t.requires_grad_(True)
+        search = torch.optim.LBFGS(
+            [t],
+            max_iter=4,
+            history_size=50,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss() -> Tensor:
+            noise = floor + t.detach().exp()
+            weight, log_p = _best_weight(covariance, noise, self.weight.shape[1])
+            residual = covariance.diagonal() - weight.square().sum(1)
+            t.grad = -0.5 * (residual - noise) / noise.square() * t.detach().exp()
+            return -log_p
+
+        while True:
+            search.step(loss)
+            noise = floor + t.detach().exp()
+            weight, log_p = _best_weight(covariance, noise, self.weight.shape[1])
+            yield log_p, weight, noise
 
 
 class PPCA(LinearGaussian):
@@ -266,9 +287,30 @@ class PPCA(LinearGaussian):
     def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
         return ((residual * rows).sum() / rows.sum()).expand_as(residual)
 
-    def _first_noise(self, covariance: Tensor) -> Tensor:
-        left_out = torch.linalg.eigvalsh(covariance)[: len(covariance) - self.weight.shape[1]]
-        return left_out.mean().expand_as(covariance.diagonal())
+    def _maximise(
+        self, covariance: Tensor, floor: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The closed form: the noise variance is the mean of the eigenvalues left out."""
+        latents = self.weight.shape[1]
+        left_out = torch.linalg.eigvalsh(covariance)[: len(covariance) - latents]
+        noise = left_out.mean().expand(len(covariance)).clamp(min=floor)
+        weight, log_p = _best_weight(covariance, noise, latents)
+        yield log_p, weight, noise
+
+
+def _best_weight(covariance: Tensor, noise: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    """The best W (D, L) given the noise variances, and the mean log p(x) it reaches.
+
+    With `U diag(l) U'` the leading eigenvectors of `Psi^-1/2 S Psi^-1/2`,
+    `W = Psi^1/2 U (diag(l) - I)^1/2`.
+    """
+    root = noise.sqrt()
+    values, vectors = torch.linalg.eigh(covariance / root / root[:, None])
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)[:, :latents]
+    top, rest = values[:latents], values[latents:].sum()
+    weight = root[:, None] * vectors * (top - 1).clamp(min=0).sqrt()
+    kept = torch.where(top > 1, top.clamp(min=1).log() + 1, top).sum()
+    return weight, -0.5 * (len(noise) * _LOG_2PI + noise.log().sum() + kept + rest)
 
 
 def _noise_floor(mean: Tensor, total: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
 from latently.probability.conditional import Conditional, Draw, draw
-from latently.probability.distributions import analytic_kl
+from latently.probability.distributions import analytic_kl, observed_log_prob
 from latently.probability.priors import Prior
 
 __all__ = ["VAE"]
@@ -64,7 +64,7 @@ class VAE(Model):
         (z0,) = (draw(q, samples),) if z is None else z
         log_q = self.encoder.held_log_prob(h, z0) if gradient == "path" else q.log_prob(z0)
         likelihood = self.likelihood((z0,), context)
-        log_lik = likelihood.log_prob(x) if mask is None else likelihood.log_prob(x, mask)
+        log_lik = observed_log_prob(likelihood, x, mask)
         kl = analytic_kl(q, prior)
         return Particles(
             z=(z0,),

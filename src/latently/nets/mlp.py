@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class MLP(nn.Module):
             raise UserError(f"MLP: dropout={dropout} is outside [0, 1)")
         widths = [prod(in_shape), *hidden]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), activation()]
             if dropout:
                 layers.append(nn.Dropout(dropout))

@@ -68,7 +68,9 @@ class Conditional(nn.Module):
         self.in_shape, self._stacked = _joined_shape(self.input_shapes)
         self.net = net(self.in_shape, family.param_shape)
         self.register_buffer("offset", torch.zeros(family.param_shape))
-        self._score = (_Score(family),)  # in a tuple: not a submodule, its tensors are the family's
+        self._score = (
+            _Score(family),
+        )  # in a tuple: not a submodule, its tensors are the family's
 
     def params(self, *inputs: Tensor | None) -> Tensor:
         """Raw parameters h, (*lead, *param_shape), in float32 or wider."""

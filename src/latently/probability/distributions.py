@@ -17,7 +17,17 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, kl_divergence, register_kl
 from torch.distributions import Normal as TorchNormal
 
-__all__ = ["Bernoulli", "DiscretizedLogistic", "Factorized", "Normal", "Rounded", "analytic_kl"]
+from latently.errors import UserError
+
+__all__ = [
+    "Bernoulli",
+    "DiscretizedLogistic",
+    "Factorized",
+    "Normal",
+    "Rounded",
+    "analytic_kl",
+    "observed_log_prob",
+]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -276,6 +286,22 @@ def analytic_kl(q: Distribution, p: Distribution) -> Tensor | None:
         return kl_divergence(q, p)
     except NotImplementedError:
         return None
+
+
+def observed_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None) -> Tensor:
+    """`log p(x_observed)` in nats.
+
+    Raises:
+        UserError: entries are missing and the distribution cannot marginalise them.
+    """
+    if mask is None:
+        return distribution.log_prob(x)
+    if not isinstance(distribution, Factorized):
+        raise UserError(
+            f"{type(distribution).__name__} cannot leave out missing entries; use a likelihood "
+            "that factorizes over columns"
+        )
+    return distribution.log_prob(x, mask)
 
 
 def _sum_last(terms: Tensor, ndim: int) -> Tensor:

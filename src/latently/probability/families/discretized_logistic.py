@@ -48,7 +48,7 @@ class DiscretizedLogistic(Family):
         if levels < 2:
             raise UserError(f"DiscretizedLogistic: levels={levels} must be at least 2")
         self.levels = levels
-        self.half = (levels - 1) / 2
+        self.half_range = (levels - 1) / 2
 
     @property
     def param_shape(self) -> tuple[int, ...]:
@@ -56,13 +56,15 @@ class DiscretizedLogistic(Family):
 
     def forward(self, h: Tensor) -> Factorized:
         mean, log_scale = split(h, 2, len(self.shape))
-        log_scale = log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT) + math.log(self.half)
+        log_scale = log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT) + math.log(
+            self.half_range
+        )
         return Factorized(
-            Logistic((1 + mean) * self.half, log_scale, self.levels), len(self.shape)
+            Logistic((1 + mean) * self.half_range, log_scale, self.levels), len(self.shape)
         )
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return zero_missing(x / self.half - 1, mask)
+        return zero_missing(x / self.half_range - 1, mask)
 
     def misfit(self, x: Tensor) -> Tensor:
         return (x != x.round()) | (x < 0) | (x > self.levels - 1)
@@ -74,5 +76,5 @@ class DiscretizedLogistic(Family):
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean and scale of each column; a logistic of scale s has deviation pi s / sqrt(3)."""
         mean, deviation = moments(x, mask)
-        scale = (deviation * math.sqrt(3) / math.pi).clamp(min=0.1) / self.half
-        return torch.cat([mean / self.half - 1, scale.log()])
+        scale = (deviation * math.sqrt(3) / math.pi).clamp(min=0.1) / self.half_range
+        return torch.cat([mean / self.half_range - 1, scale.log()])

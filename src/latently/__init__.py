@@ -1,0 +1,112 @@
+"""Latently: deep latent variable models, where every number says what it is.
+
+The public names are imported on first use, so that `import latently` and the command line's
+help do not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from latently._version import __version__
+
+if TYPE_CHECKING:
+    from latently import data, nets
+    from latently.data import Data
+    from latently.errors import Interrupted, UserError
+    from latently.inference import (
+        ELBO,
+        IWAE,
+        Cosine,
+        DReG,
+        Evidence,
+        Exact,
+        ImportanceSampling,
+        Linear,
+        Reparam,
+        evaluate,
+    )
+    from latently.io import load, save
+    from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model
+    from latently.probability import families, priors
+    from latently.recipes import fa, ppca, recipe, vae
+    from latently.training import Variational, fit, train  # type: ignore[no-redef]
+
+_HOMES = {
+    "latently.data": ["Data"],
+    "latently.errors": ["Interrupted", "UserError"],
+    "latently.inference": [
+        "ELBO",
+        "IWAE",
+        "Cosine",
+        "DReG",
+        "Evidence",
+        "Exact",
+        "ImportanceSampling",
+        "Linear",
+        "Reparam",
+        "evaluate",
+    ],
+    "latently.io": ["load", "save"],
+    "latently.models": ["PPCA", "VAE", "Dequantized", "FactorAnalysis", "Model"],
+    "latently.recipes": ["fa", "ppca", "recipe", "vae"],
+    "latently.training": ["Variational", "fit", "train"],
+}
+_MODULES = {
+    "data": "latently.data",
+    "families": "latently.probability.families",
+    "nets": "latently.nets",
+    "priors": "latently.probability.priors",
+}
+_WHERE = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "PPCA",
+    "VAE",
+    "Cosine",
+    "DReG",
+    "Data",
+    "Dequantized",
+    "Evidence",
+    "Exact",
+    "FactorAnalysis",
+    "ImportanceSampling",
+    "Interrupted",
+    "Linear",
+    "Model",
+    "Reparam",
+    "UserError",
+    "Variational",
+    "__version__",
+    "data",
+    "evaluate",
+    "fa",
+    "families",
+    "fit",
+    "load",
+    "nets",
+    "ppca",
+    "priors",
+    "recipe",
+    "save",
+    "train",
+    "vae",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(_MODULES[name])
+    else:
+        raise AttributeError(f"module 'latently' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

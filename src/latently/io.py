@@ -1,0 +1,188 @@
+"""Model files: one safetensors file holding the weights and the recipe call that rebuilds them.
+
+Nothing is ever unpickled, evaluated or imported by path. A file is hostile until read: the
+header is bounded, only known names and literals are admitted, the model is built without memory
+(on the "meta" device), and every shape is compared before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latently import expr
+from latently._version import __version__
+from latently.data import Data
+from latently.errors import UserError, closest
+from latently.models import Model
+from latently.recipes import RECIPES
+from latently.registry import components as known_components
+from latently.training.files import (
+    named_tensors,
+    read_header,
+    read_tensors,
+    set_tensors,
+    write_tensors,
+)
+
+__all__ = ["Saved", "check_savable", "describe", "load", "load_saved", "save"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model with what its file says of it.
+
+    Attributes:
+        model: the model, in eval mode.
+        data: schema of the data it was fitted to, {} if the file does not say.
+        training: the record of its fit, {} if the file does not say.
+        version: version of latently that wrote the file.
+    """
+
+    model: Model
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    version: str = __version__
+
+
+def check_savable(model: Model, extra: Mapping[str, Any] | None = None) -> str:
+    """The text of a model's recipe call; called by fit before training, not after.
+
+    Raises:
+        UserError: the model was composed by hand, or its call names something unknown.
+    """
+    if model.call is None:
+        raise UserError(
+            f"this {type(model).__name__} was composed by hand and has no recipe call to save; "
+            "put its construction into a function decorated with @latently.recipe"
+        )
+    call = str(model.call)
+    _parse(call, known_components(extra))
+    return call
+
+
+def save(
+    model: Model,
+    path: str | Path,
+    *,
+    data: Data | None = None,
+    training: Mapping[str, Any] | None = None,
+    components: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model to one safetensors file, atomically.
+
+    Args:
+        model: a model built by a recipe.
+        path: where to.
+        data: the data it was fitted to; its schema is stored, not its rows.
+        training: a JSON-able record of the fit.
+        components: names of the user's own constructors in the recipe call.
+
+    Raises:
+        UserError: the model has no recipe call, or the file cannot be written (an old file is
+            then as before).
+    """
+    metadata = {
+        "latently": {"format": FORMAT, "version": __version__},
+        "call": check_savable(model, components),
+        "data": {} if data is None else data.to_schema(),
+        "training": dict(training or {}),
+    }
+    write_tensors(Path(path), named_tensors(model), metadata)
+
+
+def load(path: str | Path, *, components: Mapping[str, Any] | None = None) -> Model:
+    """Reads a model file.
+
+    Args:
+        path: a file written by `save`.
+        components: the user's own constructors by the names the file uses.
+
+    Raises:
+        UserError: no model file, damaged, written by a newer format, or naming components that
+            are not known (closest names are listed).
+    """
+    return load_saved(path, components=components).model
+
+
+def load_saved(path: str | Path, *, components: Mapping[str, Any] | None = None) -> Saved:
+    """As `load`, with the data schema and training record of the file."""
+    path = Path(path)
+    metadata, tensors = describe(path)
+    model = _build(path, metadata["call"], known_components(components))
+    expected = named_tensors(model)
+    _check_tensors(path, expected, tensors)
+    values = read_tensors(path)
+    set_tensors(model, values, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return Saved(
+        model.eval(),
+        metadata.get("data", {}),
+        metadata.get("training", {}),
+        metadata["latently"].get("version", "?"),
+    )
+
+
+def describe(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata and tensor table of a model file, without building the model."""
+    metadata, tensors = read_header(path)
+    head = metadata.get("latently")
+    if not isinstance(head, dict) or not isinstance(metadata.get("call"), str):
+        raise UserError(f"{path} is a safetensors file, but no latently model")
+    if not isinstance(head.get("format"), int) or head["format"] > FORMAT:
+        raise UserError(
+            f"{path} has format {head.get('format')} of latently {head.get('version')}, newer "
+            f"than this {__version__}; upgrade latently"
+        )
+    for key in ("data", "training"):
+        if not isinstance(metadata.get(key, {}), dict):
+            raise UserError(f"{path}: its {key!r} record is damaged")
+    return metadata, tensors
+
+
+def _build(path: Path, call: str, names: Mapping[str, Any]) -> Model:
+    try:
+        constructor = _parse(call, names)
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return constructor()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: its call {call[:80]!r} builds no model: {reason}") from None
+
+
+def _parse(call: str, names: Mapping[str, Any]) -> Any:
+    """A recipe call as a function of no arguments."""
+    name = call.partition("(")[0].strip()
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name[:40]!r}; {closest(name, RECIPES)}")
+    return expr.build(call, {**names, name: RECIPES[name]})
+
+
+def _check_tensors(
+    path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, Any]
+) -> None:
+    if missing := expected.keys() - found.keys():
+        raise UserError(f"{path} lacks the tensor {min(missing)!r}; it is damaged")
+    if extra := found.keys() - expected.keys():
+        raise UserError(f"{path} holds {min(extra)!r}, which its recipe call does not make")
+    for name, tensor in expected.items():
+        shape, dtype = found[name]["shape"], found[name].get("dtype")
+        if list(tensor.shape) != shape or _DTYPES.get(dtype) != tensor.dtype:
+            raise UserError(
+                f"{path}: {name!r} is {dtype} {tuple(shape)} in the file and {tensor.dtype} "
+                f"{tuple(tensor.shape)} by its recipe call; it is damaged"
+            )
+
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}

@@ -1,0 +1,7 @@
+"""Training: objectives, the loop that the caller owns, and `fit`, which runs it."""
+
+from latently.training.fit import Fit, fit
+from latently.training.loop import Step, train
+from latently.training.objectives import Objective, Terms, Variational
+
+__all__ = ["Fit", "Objective", "Step", "Terms", "Variational", "fit", "train"]

@@ -1,0 +1,155 @@
+"""Files that are never half-written, and tensors that never come by pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from latently.errors import UserError
+
+__all__ = ["atomic_write", "named_tensors", "read_header", "set_tensors", "write_tensors"]
+
+MAX_HEADER = 16 * 2**20
+MAX_DEPTH = 64
+
+
+def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
+    """Calls `write(temporary)`, flushes it to disk and renames it over `path`.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; `path` is as before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write {path}: {reason}; nothing there was changed") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system can
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, shared ones once."""
+    kept = module.state_dict().keys()
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named if name in kept}
+
+
+def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool = False) -> None:
+    """The inverse of `named_tensors`; `assign` replaces tensors (of a model on "meta")."""
+    module.load_state_dict(dict(tensors), strict=False, assign=assign)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Writes safetensors with each metadata value as JSON, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    header = {key: json.dumps(value) for key, value in metadata.items()}
+    held = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(held, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OSError(0, str(error)) from None
+
+    atomic_write(path, write)
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata and tensor descriptions of a safetensors file, checked before anything is read.
+
+    Raises:
+        UserError: no such file, not a safetensors file, truncated, or hostile (a header that is
+            too long or nests too deeply).
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(MAX_HEADER, size - 8):
+                raise UserError(f"{path} is no model file, or is truncated; fit it again")
+            raw = file.read(length)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if raw.count(b"{") + raw.count(b"[") > len(raw) // 4 + MAX_DEPTH:
+        raise UserError(f"{path}: its header nests too deeply; this is no file of ours")
+    try:
+        header = json.loads(raw)
+        metadata = {key: json.loads(v) for key, v in header.pop("__metadata__", {}).items()}
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise UserError(f"{path}: its header cannot be read; the file is damaged") from None
+    _check_extent(path, header, size - 8 - length)
+    return metadata, header
+
+
+def _check_extent(path: Path, tensors: Mapping[str, Any], size: int) -> None:
+    try:
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        shapes = [entry["shape"] for entry in tensors.values()]
+        fine = all(isinstance(n, int) and n >= 0 for shape in shapes for n in shape)
+    except (KeyError, TypeError, IndexError):
+        raise UserError(f"{path}: its tensor table cannot be read; it is damaged") from None
+    if not fine or end != size:
+        raise UserError(
+            f"{path} is truncated or damaged: its tensors need {end} bytes and it holds {size}"
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file whose header was read before."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps a second process off `path`; freed by the system however the holder ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"another fit is writing {path}; wait for it or choose another --out"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write beside {path}: {error.strerror or error}") from None
+    else:
+        with contextlib.suppress(OSError):
+            lock.unlink()

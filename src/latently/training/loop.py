@@ -1,0 +1,207 @@
+"""The training loop: a generator of steps that the caller owns.
+
+    for step in train(model, data, objective, epochs=10):
+        if step.ends_epoch:
+            tracker.log(bound=float(step.bound), step=step.index)
+
+Everything random in step t (batch, dynamic binarisation, draws of z) is a function of (seed, t),
+so a run that is stopped and continued is the same run, and nothing the caller does between two
+steps can change it. The global generators are as before after every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latently.data import Data
+from latently.errors import UserError
+from latently.inference.noise import derive, seeded
+from latently.inference.schedules import Schedule
+from latently.models import Model
+from latently.training.objectives import Objective, Variational
+
+__all__ = ["BatchOrder", "Loss", "Step", "train"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step gives back; tensors are 0-d and stay on the device until read.
+
+    Attributes:
+        index: number of steps done, from 1.
+        total: number of steps of the run.
+        epoch: number of epochs done or under way, from 1.
+        ends_epoch: True on the last step of an epoch.
+        bound: mean of the objective over the batch, in nats.
+        reconstruction: mean of E[log p(x|z)], in nats.
+        kl: mean of KL(q || p), in nats.
+        learning_rate: the rate of this step.
+        optimizer: the optimizer, for checkpoints.
+    """
+
+    index: int
+    total: int
+    epoch: int
+    ends_epoch: bool
+    bound: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    learning_rate: float
+    optimizer: torch.optim.Optimizer
+
+
+class Loss(nn.Module):
+    """Model and objective in one module: what is wrapped, compiled and distributed."""
+
+    def __init__(self, model: Model, objective: Objective, total: int) -> None:
+        super().__init__()
+        self.model, self.objective, self.total = model, objective, total
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, context: Tensor | None, step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss (minus the mean bound) and the mean (bound, reconstruction, KL)."""
+        terms = self.objective(self.model, x, mask, context, step, self.total)
+        bound = terms.bound.mean()
+        return -bound, torch.stack([bound.detach(), terms.reconstruction.mean(), terms.kl.mean()])
+
+
+class BatchOrder:
+    """Row indices of batch t: consecutive pieces of an endless stream of permutations.
+
+    Every epoch is one permutation, a function of (seed, epoch); a batch may span two epochs, so
+    that every batch has the same size and every row the same count.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+        self.rows, self.batch_size, self.seed = rows, min(batch_size, rows), seed
+        self._known: dict[int, Tensor] = {}
+
+    def steps(self, epochs: int) -> int:
+        """Number of whole batches in a number of epochs, at least one."""
+        return max(1, epochs * self.rows // self.batch_size)
+
+    def epoch(self, t: int) -> int:
+        """The epoch, from 0, that batch t completes or lies in."""
+        return ((t + 1) * self.batch_size - 1) // self.rows
+
+    def ends_epoch(self, t: int) -> bool:
+        """Whether an epoch is complete after batch t and was not before."""
+        return (t + 1) * self.batch_size // self.rows > t * self.batch_size // self.rows
+
+    def __call__(self, t: int) -> Tensor:
+        """Indices of batch t, (batch_size,)."""
+        first, last = t * self.batch_size, (t + 1) * self.batch_size
+        pieces = []
+        while first < last:
+            epoch, offset = divmod(first, self.rows)
+            piece = self._permutation(epoch)[offset : offset + last - first]
+            pieces.append(piece)
+            first += len(piece)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch not in self._known:
+            generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
+            self._known = {e: p for e, p in self._known.items() if e >= epoch - 1}
+            self._known[epoch] = torch.randperm(self.rows, generator=generator)
+        return self._known[epoch]
+
+
+def train(
+    model: Model,
+    data: Data,
+    objective: Objective | None = None,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 100,
+    learning_rate: float | Schedule = 1e-3,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "32-true",
+    compile: bool = False,
+    start: int = 0,
+    optimizer_state: dict[str, Any] | None = None,
+) -> Iterator[Step]:
+    """Trains a model by gradient, one step at a time.
+
+    Args:
+        model: the model; changed in place, and moved to the device.
+        data: training rows; they stay on the device as tensors.
+        objective: what to maximise; `Variational()` if None.
+        epochs: length of the run; give this or `steps`.
+        steps: length of the run.
+        batch_size: rows per step.
+        learning_rate: a number or a schedule over the run.
+        optimizer: constructor `(parameters, lr=...) -> Optimizer`.
+        seed: of batches and draws.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: as in Lightning Fabric, e.g. "32-true", "bf16-mixed"; log-densities stay in
+            float32 or wider.
+        compile: compile the step by `torch.compile`.
+        start: number of steps done already.
+        optimizer_state: the optimizer's state after them.
+
+    Yields:
+        A `Step` after every step.
+    """
+    from lightning_fabric import Fabric
+
+    order = BatchOrder(len(data), batch_size, seed)
+    total = run_length(order, epochs, steps)
+    fabric = Fabric(accelerator=device, devices=1, precision=precision)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rate = learning_rate if isinstance(learning_rate, int | float) else 1.0
+    made = optimizer(parameters, lr=rate)
+    bare: nn.Module = Loss(model, objective or Variational(), total)
+    if compile:
+        bare = torch.compile(bare)  # type: ignore[assignment]
+    loss, made = fabric.setup(bare, made)
+    if optimizer_state is not None:
+        made.load_state_dict(optimizer_state)
+    data = data.to(device=fabric.device)
+    loss.train()
+    for t in range(start, total):
+        step = torch.tensor(t, device=fabric.device)
+        if isinstance(learning_rate, Schedule):
+            rate = float(learning_rate(torch.tensor(t), total))
+            for group in made.param_groups:
+                group["lr"] = rate
+        with seeded(derive(seed, "step", t), fabric.device):
+            x, mask, context = data.batch(order(t).to(fabric.device))
+            value, metrics = loss(x, mask, context, step)
+            made.zero_grad(set_to_none=True)
+            fabric.backward(value)
+            made.step()
+        yield Step(
+            index=t + 1,
+            total=total,
+            epoch=order.epoch(t) + 1,
+            ends_epoch=order.ends_epoch(t) or t + 1 == total,
+            bound=metrics[0],
+            reconstruction=metrics[1],
+            kl=metrics[2],
+            learning_rate=rate,
+            optimizer=made.optimizer,
+        )
+
+
+def run_length(order: BatchOrder, epochs: int | None, steps: int | None) -> int:
+    """Number of steps of a run given its epochs or steps.
+
+    Raises:
+        UserError: neither or both are given, or one is below 1.
+    """
+    if (epochs is None) == (steps is None):
+        raise UserError("give the length of the run as epochs or as steps, one of them")
+    for name, value in (("epochs", epochs), ("steps", steps)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    return steps if steps is not None else order.steps(epochs or 0)

@@ -1,0 +1,87 @@
+"""Objectives: what a training step maximises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from latently.errors import UserError
+from latently.inference.bounds import ELBO, Bound
+from latently.inference.estimators import Estimator, Reparam
+from latently.inference.schedules import resolve
+
+__all__ = ["Objective", "Terms", "Variational"]
+
+
+class Terms(NamedTuple):
+    """Per-example results of an objective, each (B,), in nats.
+
+    `bound` is what is maximised; the other two are the shares that curves show.
+    """
+
+    bound: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+class Objective(ABC):
+    """A number per example to maximise, as a function of model, data and step."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        mask: Tensor | None,
+        context: Tensor | None,
+        step: Tensor,
+        total: int,
+    ) -> Terms:
+        """The terms at a 0-d `step` of a run of `total` steps."""
+
+
+@dataclass(frozen=True)
+class Variational(Objective):
+    """A bound of log p(x) and the way it is differentiated.
+
+    Args:
+        bound: ELBO, IWAE, ...
+        estimator: Reparam, DReG, ...
+        samples: K, draws per example.
+
+    Raises:
+        UserError: fewer than one sample, or a pair that biases the gradient.
+
+    >>> from latently.inference import DReG, IWAE
+    >>> Variational(IWAE(), DReG(), samples=5).samples
+    5
+    """
+
+    bound: Bound = ELBO()  # noqa: RUF009  (frozen)
+    estimator: Estimator = Reparam()  # noqa: RUF009
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise UserError(f"samples={self.samples} must be at least 1")
+        self.estimator.check(self.bound)
+
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        mask: Tensor | None,
+        context: Tensor | None,
+        step: Tensor,
+        total: int,
+    ) -> Terms:
+        bound = resolve(self.bound, step, total)
+        p = model.infer(x, self.samples, mask, context, gradient=self.estimator.gradient)
+        return Terms(
+            self.estimator(bound, p),
+            p.average(p.log_lik.detach()),
+            p.average(p.divergence.detach()),
+        )

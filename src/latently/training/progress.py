@@ -1,0 +1,90 @@
+"""The progress bar: steps/s, bound and time left; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Bar"]
+
+_REFRESH = 0.2  # seconds between two looks at the bound; each look waits for the device
+_LINES = 10.0  # seconds between two plain lines
+
+
+class Bar:
+    """A bar on standard error while it is open.
+
+    Args:
+        total: number of steps.
+        unit: what one step is called.
+        done: steps done before.
+        show: False: silent.
+    """
+
+    def __init__(self, total: int, unit: str, done: int = 0, *, show: bool = True) -> None:
+        self.total, self.unit, self.done, self.first = total, unit, done, done
+        self.units = f"{unit}es" if unit.endswith("s") else f"{unit}s"
+        self.show, self.live = show, show and sys.stderr.isatty()
+        self._rich: Any = None
+        self._line = ""
+
+    def __enter__(self) -> Bar:
+        self.began = self._last = time.monotonic()
+        if self.live:
+            self._rich = _rich_bar(self.total)
+            self._rich.start()
+            self._task = self._rich.add_task("", total=self.total, completed=self.done, note="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+
+    def update(self, done: int, bound: Tensor | float) -> None:
+        """Shows that `done` steps are done; the bound is read only when it is shown."""
+        self.done = done
+        now = time.monotonic()
+        apart = _REFRESH if self.live else _LINES
+        if not self.show or (now - self._last < apart and done != self.total):
+            return
+        self._last = now
+        rate = (done - self.first) / max(now - self.began, 1e-9)
+        text = f"bound {float(bound):.2f}  {rate:.0f} {self.units}/s{self._line}"
+        if self._rich is not None:
+            self._rich.update(self._task, completed=done, note=text)
+        else:
+            left = (self.total - done) / max(rate, 1e-9)
+            print(
+                f"{self.unit} {done}/{self.total}  {text}  {_clock(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Adds the results of an epoch to what the next update shows."""
+        self._line = f"  epoch {row['epoch']}: {row['bound']:.2f}"
+        if "validation" in row:
+            self._line += f", validation {row['validation']:.2f}"
+
+
+def _rich_bar(total: int) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns = (BarColumn(), MofNCompleteColumn(), Left(), TextColumn("{task.fields[note]}"))
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
