@@ -3,7 +3,7 @@
 `"MLP(hidden=(64, 64))"` becomes `partial(MLP, hidden=(64, 64))` and back. The text is parsed by
 `ast` and walked; nothing is ever evaluated, and only the names that were handed in are known.
 
-A name or call of an `nn.Module` class is a *constructor* (sizes are resolved later by a recipe);
+A name or call of an `nn.Module` or optimizer class is a *constructor* (sizes are resolved later);
 any other class is a frozen dataclass and is built at once, so `IWAE` means `IWAE()`; a plain
 function with arguments becomes a `partial`.
 """
@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from latently.errors import UserError, closest
 
@@ -138,7 +139,7 @@ def _lookup(name: str, names: Mapping[str, Any]) -> Any:
 def _resolve(target: Any, args: list[Any], keywords: dict[str, Any]) -> Any:
     if not callable(target):
         return target
-    deferred = not isinstance(target, type) or issubclass(target, nn.Module)
+    deferred = not isinstance(target, type) or issubclass(target, nn.Module | Optimizer)
     _check_arguments(target, args, keywords, complete=not deferred)
     if deferred:
         return partial(target, *args, **keywords) if args or keywords else target
@@ -177,4 +178,4 @@ def _check_arguments(
 
 
 # Arguments of constructors that a recipe resolves; a user never writes them.
-_SIZES = frozenset({"in_shape", "out_shape", "shape", "z_shape", "encoder"})
+_SIZES = frozenset({"in_shape", "out_shape", "shape", "z_shape", "encoder", "params"})

@@ -105,7 +105,7 @@ def vae(
     prior: Callable[..., Prior] = StandardNormal,
     net: Callable[..., nn.Module] = MLP,
     decoder_net: Callable[..., nn.Module] | None = None,
-    missing: bool = False,
+    sees_mask: bool = False,
     contexts: int = 0,
 ) -> Model:
     """Variational autoencoder; trained with bound IWAE it is an IWAE.
@@ -118,18 +118,18 @@ def vae(
         prior: p(z).
         net: network of the encoder, and of the decoder unless decoder_net is given.
         decoder_net: network of the decoder.
-        missing: show the encoder which entries are observed.
-        contexts: width of the context of a conditional model; 0: none.
+        sees_mask: show the encoder which entries are observed; on where data have holes.
+        contexts: width of the context of a conditional model; 0: none. It follows the data.
     """
     z_shape = (latents,) if isinstance(latents, int) else tuple(latents)
     if not z_shape or any(not isinstance(n, int) or n < 1 for n in z_shape):
         raise UserError(f"vae: latents={latents} must be at least 1")
     observed, latent = likelihood(tuple(shape)), posterior(z_shape)
     context_shape = [(contexts,)] if contexts else []
-    mask_shape = [tuple(shape)] if missing else []
+    mask_shape = [tuple(shape)] if sees_mask else []
     encoder = Conditional(net, latent, observed.embed_shape, *mask_shape, *context_shape)
     decoder = Conditional(decoder_net or net, observed, latent.embed_shape, *context_shape)
-    return VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=missing)
+    return VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=sees_mask)
 
 
 def _dequantized(model: Model, levels: int | None) -> Model:

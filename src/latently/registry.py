@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import nn, optim
 
 from latently import nets, recipes
 from latently.inference import bounds, estimators, evidence, schedules
 from latently.probability import families, priors
 
-__all__ = ["ACTIVATIONS", "KINDS", "components", "names"]
+__all__ = ["ACTIVATIONS", "KINDS", "OPTIMIZERS", "components", "names"]
 
 ACTIVATIONS = ("ELU", "GELU", "Identity", "LeakyReLU", "ReLU", "SiLU", "Softplus", "Tanh")
+OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "RMSprop")
 
 
 def _public(module: ModuleType, base: type | None = None) -> dict[str, Any]:
@@ -38,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "methods": _public(evidence, evidence.Method),
     "schedules": _public(schedules, schedules.Schedule),
     "nets": _public(nets),
+    "optimizers": {name: getattr(optim, name) for name in OPTIMIZERS},
     "activations": {name: getattr(nn, name) for name in ACTIVATIONS},
 }
 

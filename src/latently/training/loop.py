@@ -152,11 +152,9 @@ def train(
     Yields:
         A `Step` after every step.
     """
-    from lightning_fabric import Fabric
-
     order = BatchOrder(len(data), batch_size, seed)
     total = run_length(order, epochs, steps)
-    fabric = Fabric(accelerator=device, devices=1, precision=precision)
+    fabric = _fabric(device, precision)
     parameters = [p for p in model.parameters() if p.requires_grad]
     rate = learning_rate if isinstance(learning_rate, int | float) else 1.0
     made = optimizer(parameters, lr=rate)
@@ -191,6 +189,21 @@ def train(
             learning_rate=rate,
             optimizer=made.optimizer,
         )
+
+
+def _fabric(device: str, precision: str) -> Any:
+    """The device and precision of a run.
+
+    Raises:
+        UserError: this machine has no such device, or Fabric knows no such precision.
+    """
+    from lightning_fabric import Fabric
+
+    try:
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"device {device!r} with precision {precision!r}: {reason}") from None
 
 
 def run_length(order: BatchOrder, epochs: int | None, steps: int | None) -> int:

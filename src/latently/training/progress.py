@@ -49,7 +49,7 @@ class Bar:
         if self._rich is not None:
             self._rich.stop()
 
-    def update(self, done: int, bound: Tensor | float) -> None:
+    def update(self, done: int, bound: Tensor | float | None) -> None:
         """Shows that `done` steps are done; the bound is read only when it is shown."""
         self.done = done
         now = time.monotonic()
@@ -58,7 +58,8 @@ class Bar:
             return
         self._last = now
         rate = (done - self.first) / max(now - self.began, 1e-9)
-        text = f"bound {float(bound):.2f}  {rate:.0f} {self.units}/s{self._line}"
+        value = "" if bound is None else f"bound {float(bound):.2f}  "
+        text = f"{value}{rate:.0f} {self.units}/s{self._line}"
         if self._rich is not None:
             self._rich.update(self._task, completed=done, note=text)
         else:

@@ -1,0 +1,285 @@
+"""The command line. Nothing heavy is imported before a command runs.
+
+Exit codes: 0 done; 130 interrupted, checkpoint kept; 2 the user's mistake, one line on stderr
+that names it and the fix; 1 ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from latently.errors import Interrupted, UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="latently",
+    help="Deep latent variable models, where every number says what it is.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="a model file")]
+Spec = Annotated[str, typer.Option("--data", help="a data set such as digits/test, or a file")]
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", help="folder of the data sets [$LATENTLY_DATA]")
+]
+Out = Annotated[str, typer.Option("--out", help="file to write; its suffix says the kind")]
+Force = Annotated[bool, typer.Option("--force", help="replace an existing --out")]
+Seed = Annotated[int, typer.Option("--seed", help="seed of everything random")]
+Samples = Annotated[
+    int | None, typer.Option("--samples", help="draws per row [1000; exact models need none]")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
+
+_RAW = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option("--out", help="folder to write to")] = "demo",
+    quick: Annotated[bool, typer.Option("--quick", help="a few seconds, worse models")] = False,
+) -> None:
+    """Fit FA, PPCA, VAE and IWAE to digits; evidence, samples and a report."""
+    from latently.interfaces.demo import run_demo
+
+    run_demo(out, quick=quick)
+
+
+@app.command(context_settings=_RAW)
+def fit(context: typer.Context) -> None:
+    """Fit RECIPE to --data and write --out; see latently fit RECIPE --help."""
+    from latently.interfaces.fitting import fit_command, fit_help
+
+    words = context.args
+    if not words or "--help" in words or "-h" in words:
+        print(fit_help(words[0] if words and not words[0].startswith("-") else None))
+        return
+    fit_command(words)
+
+
+@app.command()
+def evaluate(
+    model: ModelPath,
+    data: Spec,
+    samples: Samples = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help='e.g. "ImportanceSampling(samples=5000)"')
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    json: AsJson = False,
+) -> None:
+    """How likely are these rows: log p(x), with its kind and error bars."""
+    from latently.interfaces.verbs import evaluate_model
+
+    print(
+        evaluate_model(
+            model,
+            data,
+            samples=samples,
+            method=method,
+            data_dir=data_dir,
+            seed=seed,
+            as_json=json,
+        )
+    )
+
+
+@app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="model files")],
+    data: Spec,
+    samples: Samples = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    json: AsJson = False,
+) -> None:
+    """Rank models on the same rows, with kinds, error bars and paired differences."""
+    from latently.interfaces import verbs
+
+    verbs.compare(models, data, samples=samples, data_dir=data_dir, seed=seed, as_json=json)
+
+
+@app.command()
+def sample(
+    model: ModelPath,
+    out: Out,
+    n: Annotated[int, typer.Option("-n", help="how many")] = 64,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Draw from the model: .png grid, .npz, .npy or .csv."""
+    from latently.interfaces import verbs
+
+    print(verbs.sample(model, n, out, seed=seed, force=force))
+
+
+@app.command()
+def reconstruct(
+    model: ModelPath,
+    data: Spec,
+    out: Out,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Write reconstructions: .npz, .npy, .csv, or a .png beside the originals."""
+    from latently.interfaces import verbs
+
+    print(verbs.reconstruct(model, data, out, data_dir=data_dir, seed=seed, force=force))
+
+
+@app.command()
+def encode(
+    model: ModelPath,
+    data: Spec,
+    out: Out,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Write every row's posterior mean: .npz with z0, z1, ... or .csv."""
+    from latently.interfaces import verbs
+
+    print(verbs.encode(model, data, out, data_dir=data_dir, seed=seed, force=force))
+
+
+@app.command()
+def score(
+    model: ModelPath,
+    data: Spec,
+    out: Out,
+    samples: Samples = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Write every row's log p(x) and anomaly score: .csv or .npz."""
+    from latently.interfaces import verbs
+
+    print(
+        verbs.score(model, data, out, samples=samples, data_dir=data_dir, seed=seed, force=force)
+    )
+
+
+@app.command()
+def impute(
+    model: ModelPath,
+    data: Spec,
+    out: Out,
+    draws: Annotated[int, typer.Option("--draws", help="imputations per row")] = 10,
+    samples: Annotated[int, typer.Option("--samples", help="particles per row")] = 1000,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Fill in missing entries (NaN): .npz with x of shape (draws, n, ...)."""
+    from latently.interfaces import verbs
+
+    print(
+        verbs.impute(
+            model,
+            data,
+            out,
+            draws=draws,
+            samples=samples,
+            data_dir=data_dir,
+            seed=seed,
+            force=force,
+        )
+    )
+
+
+@app.command()
+def report(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="model files")],
+    data: Spec,
+    out: Out = "report.html",
+    samples: Samples = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Write one HTML page: evidence, curves, latents, samples, reconstructions."""
+    from latently.interfaces.reporting import report_command
+
+    print(
+        report_command(
+            models, data, out, samples=samples, data_dir=data_dir, seed=seed, force=force
+        )
+    )
+
+
+@app.command()
+def show(
+    model: ModelPath,
+    command: Annotated[bool, typer.Option("--command", help="only the fit call")] = False,
+) -> None:
+    """Print a model file's recipe call, sizes and training record."""
+    from latently.interfaces import verbs
+
+    print(verbs.show(model, command=command))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str, typer.Argument(help="recipes, families, priors, bounds, estimators, nets, data, ...")
+    ],
+) -> None:
+    """List what there is of a kind."""
+    from latently.interfaces import verbs
+
+    print(verbs.list_kind(kind))
+
+
+@app.command()
+def reproduce(
+    card: Annotated[str, typer.Argument(help="a card's name; see latently list cards")],
+    out: Annotated[str, typer.Option("--out", help="folder to write to")] = "runs",
+    quick: Annotated[bool, typer.Option("--quick", help="a small budget, to see it work")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Run a published number again, from its card."""
+    from latently.interfaces.cards import reproduce_card
+
+    reproduce_card(card, out, quick=quick, data_dir=data_dir)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits by the contract above."""
+    try:
+        code = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        sys.stdout.flush()
+    except UserError as error:
+        _fail(str(error), 2)
+    except Interrupted as error:
+        _fail(f"interrupted: {error}", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        _fail(f"{explain().rstrip('.')}; see latently --help", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"latently: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""`latently fit`: from a recipe, data and flags to a model file."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latently import data as data_floor
+from latently import expr
+from latently._version import __version__
+from latently.data import Data
+from latently.errors import Interrupted, UserError, closest
+from latently.inference.noise import derive, seeded
+from latently.interfaces.flags import Flag, flags_of, parse, usage
+from latently.io import check_savable, save
+from latently.models import Model
+from latently.recipes import RECIPES
+from latently.registry import components
+from latently.training import Fit, Variational, fit
+
+__all__ = ["Request", "fit_command", "fit_flags", "fit_help", "fit_to_file", "make_model"]
+
+_OBJECTIVE = ("bound", "estimator", "samples")
+_SET_HERE = ("model", "data", "objective", "validation", "checkpoint", "log", "progress", "resume")
+
+
+def run(
+    data: str,
+    out: str,
+    *,
+    validation: str | None = None,
+    data_dir: str | None = None,
+    force: bool = False,
+    resume: bool = False,
+    missing: bool = True,
+    log: str | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """The part of `latently fit` that is about files; documented here for its flags.
+
+    Args:
+        data: what to fit to: a name such as digits or mnist:binary-dynamic, or a file.
+        out: the model file to write, e.g. model.safetensors.
+        validation: a share such as 0.1, or other data; named sets have their own split.
+        data_dir: folder of the data sets; default: $LATENTLY_DATA.
+        force: replace an existing --out.
+        resume: continue a stopped run of the same call.
+        missing: allow missing values (NaN); --no-missing refuses them.
+        log: CSV file for the history.
+        threads: number of CPU threads.
+        quiet: no progress, no summary.
+    """
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed fit: recipe, its arguments, the objective, the options of fit, and files."""
+
+    recipe: str
+    arguments: Mapping[str, Any]
+    objective: Variational
+    options: Mapping[str, Any]
+    files: Mapping[str, Any]
+
+
+def fit_flags(recipe: str) -> list[Flag]:
+    """Every flag of `latently fit RECIPE`."""
+    if recipe not in RECIPES:
+        raise UserError(f"unknown recipe {recipe!r}; {closest(recipe, RECIPES)}")
+    return [
+        *flags_of(run, "data and files"),
+        *flags_of(RECIPES[recipe], f"model ({recipe})", skip=("shape", "contexts")),
+        *flags_of(Variational, "objective"),
+        *flags_of(fit, "training", skip=(*_SET_HERE,)),
+    ]
+
+
+def fit_help(recipe: str | None) -> str:
+    """Help of `latently fit`, or of one recipe."""
+    if recipe is None:
+        lines = ["Usage: latently fit RECIPE --data SPEC --out FILE [flags]", "", "Recipes:"]
+        for name, function in RECIPES.items():
+            lines.append(f"  {name:<8} {(inspect.getdoc(function) or '').splitlines()[0]}")
+        lines += ["", "Flags of a recipe: latently fit RECIPE --help"]
+        return "\n".join(lines)
+    head = f"Usage: latently fit {recipe} --data SPEC --out FILE [flags]"
+    return f"{head}\n{usage(fit_flags(recipe))}"
+
+
+def read_request(tokens: Sequence[str]) -> Request:
+    """Parses the words after `latently fit`."""
+    if not tokens or tokens[0].startswith("-"):
+        raise UserError(
+            f"name a recipe first: latently fit RECIPE ...; known: {', '.join(RECIPES)}"
+        )
+    recipe = tokens[0]
+    flags = fit_flags(recipe)
+    values = parse(tokens[1:], flags)
+    files = {f.name: values.pop(f.name, f.default) for f in flags_of(run, "")}
+    for name in ("data", "out"):
+        if files[name] is None:
+            raise UserError(f"latently fit {recipe} needs --{name}; see latently fit --help")
+    names = {f.name for f in flags_of(RECIPES[recipe], "")}
+    arguments = {k: v for k, v in values.items() if k in names}
+    objective = Variational(**{k: v for k, v in values.items() if k in _OBJECTIVE})
+    options = {k: v for k, v in values.items() if k not in names and k not in _OBJECTIVE}
+    return Request(recipe, arguments, objective, options, files)
+
+
+def make_model(recipe: str, arguments: Mapping[str, Any], data: Data, seed: int) -> Model:
+    """Builds a recipe's model for data: shape, likelihood and levels follow from the data."""
+    signature = inspect.signature(RECIPES[recipe])
+    filled: dict[str, Any] = {"shape": tuple(data.shape)}
+    if "likelihood" in signature.parameters:
+        filled["likelihood"] = expr.build(data.family, components())
+    if "levels" in signature.parameters and data.levels is not None:
+        filled["levels"] = data.levels
+    if "sees_mask" in signature.parameters and data.missing:
+        filled["sees_mask"] = True
+    if "contexts" in signature.parameters and data.context is not None:
+        filled["contexts"] = data.context.shape[1]
+    with seeded(derive(seed, "model")):
+        return RECIPES[recipe](**{**filled, **arguments})
+
+
+def fit_command(tokens: Sequence[str], write: Any = print) -> None:
+    """Runs `latently fit` on the words after it."""
+    request = read_request(tokens)
+    files = request.files
+    if files["threads"] is not None:
+        if files["threads"] < 1:
+            raise UserError(f"--threads {files['threads']} must be at least 1")
+        torch.set_num_threads(files["threads"])
+    missing = "allow" if files["missing"] else "refuse"
+    train, validation = data_floor.splits(
+        files["data"],
+        files["data_dir"],
+        files["validation"],
+        request.options.get("seed", 0),
+        missing=missing,
+    )
+    if not files["quiet"]:
+        write(_about(train, validation))
+    result = fit_to_file(request, train, validation)
+    if not files["quiet"]:
+        write(summary(result, Path(files["out"])))
+
+
+def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
+    """Builds, fits and saves; refuses before training what could not be saved after it."""
+    out = Path(request.files["out"]).expanduser()
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    resume, force = request.files["resume"], request.files["force"]
+    _check_out(out, checkpoint, resume, force)
+    seed = request.options.get("seed", 0)
+    model = make_model(request.recipe, request.arguments, train, seed)
+    check_savable(model)
+    quiet = request.files["quiet"]
+    if resume and not quiet and not checkpoint.exists() and model.em(train.x) is None:
+        print(f"nothing to resume beside {out}; starting afresh", file=sys.stderr)
+    if len(train) == 1:
+        print("warning: one training row; every likelihood is degenerate", file=sys.stderr)
+    try:
+        result = fit(
+            model,
+            train,
+            request.objective,
+            validation=validation,
+            checkpoint=checkpoint,
+            resume=resume,
+            log=request.files["log"],
+            progress=not quiet,
+            **request.options,
+        )
+    except Interrupted as stop:
+        kept = checkpoint.exists()
+        how = "continue with the same call and --resume" if kept else "nothing was written"
+        raise Interrupted(f"{stop}; {how}") from None
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    save(model, out, data=train, training=_record(request, result, train))
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _check_out(out: Path, checkpoint: Path, resume: bool, force: bool) -> None:
+    if resume and force:
+        raise UserError("--resume continues a run and --force replaces it; give one of them")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file, e.g. {out / 'model.safetensors'}")
+    if resume and out.exists() and not checkpoint.exists():
+        raise UserError(f"{out} is complete, there is nothing to resume; --force replaces it")
+    if not (resume or force):
+        if out.exists():
+            raise UserError(f"{out} exists; choose another --out, or --force to replace it")
+        if checkpoint.exists():
+            raise UserError(
+                f"{checkpoint} holds a stopped run; --resume continues it, --force starts again"
+            )
+
+
+def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
+    """What the model file says of its fit."""
+    options = {key: _text(value) for key, value in request.options.items()}
+    closed_form = bool(result.history) and "pass" in result.history[0]
+    return {
+        "data": train.protocol,
+        "objective": "maximum likelihood" if closed_form else expr.show(request.objective),
+        "options": options,
+        "kept": result.kept,
+        "seconds": result.seconds,
+        "warnings": list(result.warnings),
+        "history": result.history,
+        "date": datetime.now(UTC).date().isoformat(),
+        "version": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "command": command_text(request),
+    }
+
+
+def command_text(request: Request) -> str:
+    """The exact call that would fit this again."""
+    import shlex
+
+    words = ["latently", "fit", request.recipe, "--data", request.files["data"]]
+    chosen = {**request.arguments, **_changed(request.objective), **request.options}
+    for name in ("validation", "threads"):
+        if request.files[name] is not None:
+            chosen[name] = request.files[name]
+    for name, value in chosen.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else "--no-" + flag[2:])
+        else:
+            words += [flag, _text(value)]
+    return shlex.join([*words, "--out", request.files["out"]])
+
+
+def _changed(objective: Variational) -> dict[str, Any]:
+    default = Variational()
+    values = {name: getattr(objective, name) for name in _OBJECTIVE}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else expr.show(value)
+
+
+def _about(train: Data, validation: Data | None) -> str:
+    text = f"{train.protocol}: {len(train)} rows of shape {tuple(train.shape)}"
+    if validation is not None:
+        text += f", {len(validation)} for validation"
+    if train.missing:
+        text += f", {train.missing} missing values"
+    return text
+
+
+def summary(result: Fit, out: Path) -> str:
+    """Two lines on a finished fit."""
+    last = result.history[-1] if result.history else {}
+    if "pass" in last:
+        reached = f"log p(x) {last['log_prob']:.4f} nats in {last['pass']:.0f} passes"
+    else:
+        reached = f"bound {last.get('bound', float('nan')):.2f} nats"
+        if "validation" in last:
+            reached += f", validation {last['validation']:.2f}"
+        reached += f" after {last.get('epoch', 0):.0f} epochs; kept: {result.kept}"
+    return f"{reached} ({result.seconds:.1f} s)\nwrote {out}"

@@ -1,0 +1,66 @@
+"""Writers of arrays, tables and pictures: by suffix, atomically, never over a file unasked."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from latently.errors import UserError
+from latently.training.files import atomic_write
+
+__all__ = ["check_target", "write_arrays", "write_images", "write_table"]
+
+
+def check_target(out: str, suffixes: Sequence[str], force: bool) -> Path:
+    """The path of an output, checked before any work is done.
+
+    Raises:
+        UserError: another suffix, or a file that is there and not to be replaced.
+    """
+    path = Path(out).expanduser()
+    if path.suffix not in suffixes:
+        raise UserError(f"--out {out}: end the name in {', '.join(suffixes)}")
+    if path.exists() and not force:
+        raise UserError(f"{out} exists; choose another --out, or --force to replace it")
+    return path
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes named arrays to .npz, or the only one to .npy."""
+    held = {
+        k: v.cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in arrays.items()
+    }
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            if path.suffix == ".npy":
+                (only,) = held.values()
+                np.save(file, only, allow_pickle=False)
+            else:
+                np.savez_compressed(file, allow_pickle=False, **held)
+
+    atomic_write(path, write)
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Writes columns to CSV."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+    atomic_write(path, write)
+
+
+def write_images(path: Path, x: Tensor, low: float, high: float) -> None:
+    """Writes rows as a grid of images."""
+    from latently.interfaces.pictures import grid, save_png
+
+    save_png(grid(x, low=low, high=high), path)

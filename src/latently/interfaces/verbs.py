@@ -1,0 +1,377 @@
+"""What the commands do, apart from fit, demo and report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latently import data as data_floor
+from latently import expr
+from latently._version import __version__
+from latently.data import Data
+from latently.data.catalog import SOURCES
+from latently.errors import UserError, closest
+from latently.inference import Evidence, Exact, ImportanceSampling, Method, evaluate
+from latently.inference.evidence import Progress
+from latently.interfaces.output import check_target, write_arrays, write_images, write_table
+from latently.io import Saved, describe, load_saved
+from latently.registry import KINDS, components, names
+from latently.training.progress import Bar
+
+__all__ = [
+    "compare",
+    "encode",
+    "evaluate_model",
+    "impute",
+    "list_kind",
+    "open_data",
+    "open_model",
+    "rank",
+    "reconstruct",
+    "sample",
+    "score",
+    "short_name",
+    "show",
+]
+
+
+def open_model(path: str) -> Saved:
+    """Reads a model file."""
+    return load_saved(Path(path).expanduser())
+
+
+def open_data(spec: str, saved: Saved, data_dir: str | None, seed: int = 0) -> Data:
+    """Rows for a fitted model: the test split of a named set unless another is named."""
+    name = spec.partition(":")[0]
+    if name in SOURCES and "/" not in spec:
+        spec += "/test"
+    like = saved.data or None
+    data = data_floor.load(spec, data_dir=data_dir, like=like)
+    if like is not None:
+        data = data_floor.check_schema(like, data)
+    data = data.once(seed)
+    bad, support = saved.model.misfit(data.x)
+    if data.mask is not None:
+        bad = bad & data.mask
+    if bool(bad.any()):
+        where = bad.nonzero()[0].tolist()
+        raise UserError(
+            f"{data.protocol}: value {float(data.x[tuple(where)]):g} in row {where[0]}, column "
+            f"{', '.join(map(str, where[1:]))} is outside {support}, all this model holds"
+        )
+    return data
+
+
+def pick_method(method: str | None, samples: int | None, saved: Saved) -> Method:
+    """The method of `--method` or `--samples`; exact where the model is."""
+    if method is not None and samples is not None:
+        raise UserError("give --samples or --method, not both")
+    if method is not None:
+        built = expr.build(method, components())
+        if not isinstance(built, Method):
+            raise UserError(f"--method {method}: {closest(method, KINDS['methods'])}")
+        return built
+    if saved.model.density == "exact":
+        return Exact()
+    return ImportanceSampling() if samples is None else ImportanceSampling(samples)
+
+
+def measured(saved: Saved, data: Data, method: Method, seed: int, quiet: bool = False) -> Evidence:
+    """Evidence with a progress bar."""
+    with Bar(len(data), "row", show=not quiet) as bar:
+        return evaluate(saved.model, data, method, seed=seed, progress=_ticker(bar))
+
+
+def _ticker(bar: Bar) -> Progress:
+    return lambda done, total: bar.update(done, None)
+
+
+def evaluate_model(
+    path: str,
+    spec: str,
+    *,
+    samples: int | None,
+    method: str | None,
+    data_dir: str | None,
+    seed: int,
+    as_json: bool,
+) -> str:
+    """One line, or one JSON object, on how likely data are under a model."""
+    saved = open_model(path)
+    chosen = pick_method(method, samples, saved)
+    data = open_data(spec, saved, data_dir, seed)
+    evidence = measured(saved, data, chosen, seed, quiet=as_json)
+    if as_json:
+        return json.dumps({**evidence.to_dict(), "version": __version__})
+    return "\n".join([str(evidence), *(f"warning: {w}" for w in evidence.warnings)])
+
+
+def rank(results: dict[str, Evidence]) -> list[dict[str, Any]]:
+    """Rows of a ranking, best first, with paired differences to the best.
+
+    Raises:
+        UserError: densities and probabilities stand together.
+    """
+    if len({evidence.discrete for evidence in results.values()}) > 1:
+        densities = [name for name, e in results.items() if not e.discrete]
+        raise UserError(
+            f"{', '.join(densities)}: densities cannot be ranked with probabilities; fit with "
+            "--levels, or compare them apart"
+        )
+    order = sorted(results, key=lambda name: -results[name].nats)
+    best = results[order[0]]
+    rows = []
+    for name in order:
+        difference = results[name].paired(best) if results[name] is not best else None
+        rows.append({"name": name, "evidence": results[name], "paired": difference})
+    return rows
+
+
+def compare(
+    paths: Sequence[str],
+    spec: str,
+    *,
+    samples: int | None,
+    data_dir: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Prints a table of models on the same rows."""
+    results: dict[str, Evidence] = {}
+    for path in paths:
+        saved = open_model(path)
+        data = open_data(spec, saved, data_dir, seed)
+        results[short_name(path, paths)] = measured(
+            saved, data, pick_method(None, samples, saved), seed, quiet=as_json
+        )
+    rows = rank(results)
+    if as_json:
+        print(json.dumps([_row_json(row) for row in rows]))
+        return
+    print_ranking(rows)
+
+
+def print_ranking(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints a ranking with kinds and error bars, and what to beware of."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=rows[0]["evidence"].protocol, title_justify="left")
+    bits = any(row["evidence"].bits_per_dim is not None for row in rows)
+    table.add_column("model", overflow="fold")
+    for title in ("log p(x), nats", "kind", "bits/dim" if bits else "", "against the best"):
+        if title:
+            table.add_column(title, justify="right" if title != "kind" else "left")
+    for row in rows:
+        e: Evidence = row["evidence"]
+        sign = {"exact": " =", "lower_bound": ">=", "estimate": " ~"}[e.kind]
+        kind = "exact" if e.kind == "exact" else f"{e.kind.replace('_', ' ')}, {e.method}"
+        cells = [row["name"], f"{sign} {e.nats:.2f} +- {e.nats_stderr:.2f}", kind]
+        if bits:
+            cells.append(f"{e.bits_per_dim:.3f}" if e.bits_per_dim is not None else "")
+        paired = row["paired"]
+        cells.append("best" if paired is None else f"{paired[0]:+.2f} +- {paired[1]:.2f}")
+        table.add_row(*cells)
+    console = Console()
+    console.print(table)
+    for line in cautions(rows):
+        console.print(f"note: {line}", markup=False, highlight=False)
+
+
+def cautions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What to beware of in a ranking."""
+    notes = []
+    if len({row["evidence"].kind for row in rows}) > 1:
+        notes.append(
+            "unlike kinds in one ranking: a lower bound may lie below a worse exact value"
+        )
+    for row in rows:
+        notes += [f"{row['name']}: {warning}" for warning in row["evidence"].warnings]
+    return notes
+
+
+def _row_json(row: dict[str, Any]) -> dict[str, Any]:
+    paired = row["paired"]
+    return {
+        "model": row["name"],
+        **row["evidence"].to_dict(),
+        "paired_difference": None if paired is None else paired[0],
+        "paired_stderr": None if paired is None else paired[1],
+    }
+
+
+def short_name(path: str, paths: Sequence[str]) -> str:
+    """A model's name in a table: the file's stem where these differ, else its path."""
+    stems = [Path(p).stem for p in paths]
+    return Path(path).stem if stems.count(Path(path).stem) == 1 else path
+
+
+def sample(path: str, n: int, out: str, *, seed: int, force: bool) -> str:
+    """Draws from the model to a picture grid, arrays or a table."""
+    target = check_target(out, (".png", ".npz", ".npy", ".csv"), force)
+    if n < 1:
+        raise UserError(f"-n {n} must be at least 1")
+    saved = open_model(path)
+    x = saved.model.sample(n, seed=seed)
+    _write_rows(target, x, saved)
+    return f"wrote {n} samples to {target}"
+
+
+def reconstruct(
+    path: str, spec: str, out: str, *, data_dir: str | None, seed: int, force: bool
+) -> str:
+    """The mean of p(x|z) at the posterior mean of every row."""
+    target = check_target(out, (".png", ".npz", ".npy", ".csv"), force)
+    saved = open_model(path)
+    data = open_data(spec, saved, data_dir, seed)
+    x = _in_blocks(saved.model.reconstruct, data)
+    if target.suffix == ".png":
+        from latently.interfaces.pictures import pairs, save_png
+
+        shown = slice(0, 64)
+        low, high = _value_range(saved, data.x)
+        save_png(pairs(data.x[shown], x[shown].to(data.x.dtype), low=low, high=high), target)
+    else:
+        _write_rows(target, x, saved)
+    return f"wrote {len(x)} reconstructions to {target}"
+
+
+def encode(path: str, spec: str, out: str, *, data_dir: str | None, seed: int, force: bool) -> str:
+    """The posterior mean of every row, layer by layer."""
+    target = check_target(out, (".npz", ".csv"), force)
+    saved = open_model(path)
+    data = open_data(spec, saved, data_dir, seed)
+    z = _layers(saved, data)
+    if target.suffix == ".npz":
+        write_arrays(target, {f"z{i}": layer for i, layer in enumerate(z)})
+    else:
+        flat = [layer.flatten(1) for layer in z]
+        columns = {
+            f"z{i}_{j}": layer[:, j].tolist()
+            for i, layer in enumerate(flat)
+            for j in range(layer.shape[1])
+        }
+        write_table(target, columns)
+    return f"wrote the posterior means of {len(data)} rows to {target}"
+
+
+def score(
+    path: str,
+    spec: str,
+    out: str,
+    *,
+    samples: int | None,
+    data_dir: str | None,
+    seed: int,
+    force: bool,
+) -> str:
+    """How likely and how strange every row is."""
+    target = check_target(out, (".csv", ".npz"), force)
+    saved = open_model(path)
+    data = open_data(spec, saved, data_dir, seed)
+    evidence = measured(saved, data, pick_method(None, samples, saved), seed)
+    columns = {
+        "log_prob": evidence.values.tolist(),
+        "kind": [evidence.kind] * len(evidence),
+        "mc_stderr": evidence.mc_variance.sqrt().tolist(),
+        "anomaly_score": (-evidence.values).tolist(),
+    }
+    if target.suffix == ".csv":
+        write_table(target, columns)
+    else:
+        write_arrays(target, columns)
+    return f"wrote the scores of {len(evidence)} rows to {target}"
+
+
+def impute(
+    path: str,
+    spec: str,
+    out: str,
+    *,
+    draws: int,
+    samples: int,
+    data_dir: str | None,
+    seed: int,
+    force: bool,
+) -> str:
+    """Draws of the missing entries given the observed ones."""
+    target = check_target(out, (".npz", ".npy"), force)
+    if draws < 1:
+        raise UserError(f"--draws {draws} must be at least 1")
+    saved = open_model(path)
+    data = open_data(spec, saved, data_dir, seed)
+    if data.mask is None or not data.missing:
+        raise UserError(f"{data.protocol} has no missing value (NaN), there is nothing to impute")
+    x = saved.model.impute(data.x, data.mask, draws=draws, samples=samples, seed=seed)
+    write_arrays(target, {"x": x})
+    return f"wrote {draws} imputations of {data.missing} values to {target}"
+
+
+def show(path: str, *, command: bool) -> str:
+    """The recipe call, sizes and training record of a model file."""
+    metadata, tensors = describe(Path(path).expanduser())
+    training = metadata.get("training", {})
+    if command:
+        if "command" not in training:
+            raise UserError(f"{path} was not written by latently fit and holds no command")
+        return str(training["command"])
+    values = sum(int(torch.tensor(entry["shape"]).prod()) for entry in tensors.values())
+    lines = [
+        f"call      {metadata['call']}",
+        f"tensors   {len(tensors)}, {values:,} values",
+        f"data      {json.dumps(metadata.get('data', {}))}",
+        f"latently  {metadata['latently'].get('version')}",
+    ]
+    for key in ("objective", "options", "kept", "seconds", "date", "torch", "threads"):
+        if key in training:
+            lines.append(f"{key:<9} {training[key]}")
+    lines += [f"warning   {warning}" for warning in training.get("warnings", [])]
+    if training.get("history"):
+        last = {k: round(v, 4) for k, v in training["history"][-1].items()}
+        lines.append(f"last      {json.dumps(last)}")
+    return "\n".join(lines)
+
+
+def list_kind(kind: str) -> str:
+    """Members of a registry with a line each."""
+    if kind == "data":
+        members = dict(data_floor.names())
+    elif kind in KINDS:
+        members = names(kind)
+    else:
+        raise UserError(f"unknown kind {kind!r}; {closest(kind, [*KINDS, 'data'])}")
+    width = max(map(len, members))
+    return "\n".join(f"{name:<{width}}  {about}".rstrip() for name, about in members.items())
+
+
+def _layers(saved: Saved, data: Data) -> list[Tensor]:
+    pieces = []
+    for rows in torch.arange(len(data)).split(500):
+        part = data.rows(rows)
+        pieces.append(saved.model.encode(part.x, part.mask, part.context))
+    return [torch.cat(layer) for layer in zip(*pieces, strict=True)]
+
+
+def _in_blocks(function: Callable[..., Tensor], data: Data) -> Tensor:
+    parts = (data.rows(rows) for rows in torch.arange(len(data)).split(500))
+    return torch.cat([function(part.x, part.mask, part.context) for part in parts])
+
+
+def _write_rows(target: Path, x: Tensor, saved: Saved) -> None:
+    if target.suffix == ".png":
+        write_images(target, x, *_value_range(saved, x))
+    elif target.suffix == ".csv":
+        flat = x.flatten(1)
+        write_table(target, {f"x{j}": flat[:, j].tolist() for j in range(flat.shape[1])})
+    else:
+        write_arrays(target, {"x": x})
+
+
+def _value_range(saved: Saved, x: Tensor) -> tuple[float, float]:
+    levels = saved.data.get("levels")
+    return (0.0, levels - 1.0) if levels else (float(x.min()), float(x.max()))
