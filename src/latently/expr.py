@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -62,7 +63,11 @@ def show(value: Any) -> str:
     >>> show(partial(MLP, hidden=(64, 64)))
     'MLP(hidden=(64, 64))'
     """
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise UserError(f"{value} has no call expression; options must be finite numbers")
+        return repr(float(value))  # a numpy float's own repr is a call
+    if value is None or isinstance(value, bool | int | str):
         return repr(value)
     if isinstance(value, tuple | list):
         inner = ", ".join(show(v) for v in value)
@@ -125,7 +130,7 @@ def _value(node: ast.expr, names: Mapping[str, Any], source: str, depth: int) ->
             if len(keywords) == len(pairs):
                 return _resolve(_lookup(name, names), positional, keywords)
     raise UserError(
-        f"{source}: {ast.unparse(node)[:40]!r} is not allowed; "
+        f"{source}: {type(node).__name__} is not allowed; "
         "only literals, names and calls such as MLP(hidden=(64, 64)) are read"
     )
 

@@ -1,8 +1,8 @@
 """Model files: one safetensors file holding the weights and the recipe call that rebuilds them.
 
 Nothing is ever unpickled, evaluated or imported by path. A file is hostile until read: the
-header is bounded, only known names and literals are admitted, the model is built without memory
-(on the "meta" device), and every shape is compared before anything is allocated.
+header is bounded, only known names and literals are admitted, the model is first built without
+memory (on the "meta" device), and every shape is compared before anything is allocated.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from latently import expr
 from latently._version import __version__
 from latently.data import Data
 from latently.errors import UserError, closest
+from latently.inference.noise import seeded
 from latently.models import Model
 from latently.recipes import RECIPES
 from latently.registry import components as known_components
@@ -116,13 +117,13 @@ def load_saved(path: str | Path, *, components: Mapping[str, Any] | None = None)
     """As `load`, with the data schema and training record of the file."""
     path = Path(path)
     metadata, tensors = describe(path)
-    model = _build(path, metadata["call"], known_components(components))
-    expected = named_tensors(model)
-    _check_tensors(path, expected, tensors)
+    call, names = metadata["call"], known_components(components)
+    with torch.device("meta"):
+        _check_tensors(path, named_tensors(_build(path, call, names)), tensors)
     values = read_tensors(path)
-    set_tensors(model, values, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    with seeded(0):  # initial weights are drawn, and replaced at once
+        model = _build(path, call, names)
+    set_tensors(model, values)
     return Saved(
         model.eval(),
         metadata.get("data", {}),
@@ -151,12 +152,12 @@ def describe(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _build(path: Path, call: str, names: Mapping[str, Any]) -> Model:
     try:
         constructor = _parse(call, names)
-        with torch.device("meta"), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return constructor()
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+    except Exception as error:  # a hostile call may misuse a component in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: its call {call[:80]!r} builds no model: {reason}") from None
 
@@ -178,11 +179,15 @@ def _check_tensors(
         raise UserError(f"{path} holds {min(extra)!r}, which its recipe call does not make")
     for name, tensor in expected.items():
         shape, dtype = found[name]["shape"], found[name].get("dtype")
-        if list(tensor.shape) != shape or _DTYPES.get(dtype) != tensor.dtype:
+        fits = _DTYPES.get(dtype) == tensor.dtype or (
+            tensor.is_floating_point() and dtype in _FLOATS  # a fit may change the precision
+        )
+        if list(tensor.shape) != shape or not fits:
             raise UserError(
                 f"{path}: {name!r} is {dtype} {tuple(shape)} in the file and {tensor.dtype} "
                 f"{tuple(tensor.shape)} by its recipe call; it is damaged"
             )
 
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
+_FLOATS = ("F64", "F32", "BF16", "F16")
+_DTYPES = {"I64": torch.int64, "BOOL": torch.bool}

@@ -43,9 +43,18 @@ class Reparam(Estimator):
 
     Source: Kingma, Welling, "Auto-Encoding Variational Bayes", 2014; Rezende, Mohamed, Wierstra,
     "Stochastic Backpropagation", 2014.
+
+    Raises:
+        UserError: the posterior's draws carry no gradient.
     """
 
     def __call__(self, bound: Bound, p: Particles) -> Tensor:
+        for z, log_q in zip(p.z, p.log_q, strict=True):
+            if log_q.requires_grad and not z.requires_grad:
+                raise UserError(
+                    "Reparam needs reparameterised draws, and this posterior has none: its "
+                    "encoder's gradient would be biased; choose a posterior such as Normal"
+                )
         return bound(p)
 
 

@@ -46,6 +46,7 @@ class DataLike(Protocol):
     def context(self) -> Tensor | None: ...
     @property
     def protocol(self) -> str: ...
+    def once(self) -> DataLike: ...
 
 
 class Method(ABC):
@@ -166,12 +167,17 @@ class ImportanceSampling(Method):
                 share = torch.logsumexp(2 * log_w, 0) - 2 * total  # log of sum v^2 = -log ESS
                 values[i] = total - math.log(self.samples)
                 ess[i] = (-share).exp()
-                variance[i] = (share.exp() - 1 / self.samples).clamp(min=0)
+                variance[i] = self._variance(share)
                 if tail:
                     tops[i] = log_w.topk(tail + 1).values
                 if progress:
                     progress(i + 1, len(x))
         return Scores(values, variance, ess, pareto_k(tops) if tail else None)
+
+    def _variance(self, share: Tensor) -> Tensor:
+        """Of the log of the mean weight; one draw says nothing about it."""
+        spread = (share.exp() - 1 / self.samples).clamp(min=0)
+        return spread if self.samples > 1 else torch.full_like(spread, math.nan)
 
     def _log_weights(
         self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None, seed: int
@@ -326,8 +332,9 @@ def evaluate(
         progress: called with (rows done, rows).
 
     Raises:
-        UserError: the model has no density.
+        UserError: the model has no density, or the rows are none of its own.
     """
+    data = _as_evaluated(model, data)
     if method is None:
         method = Exact() if model.density == "exact" else ImportanceSampling()
     was_training = model.training
@@ -343,7 +350,7 @@ def evaluate(
         kind="exact" if exact else method.kind,
         method="exact" if exact else method.name,
         protocol=data.protocol,
-        mc_variance=scores.mc_variance,
+        mc_variance=torch.zeros_like(scores.values) if exact else scores.mc_variance,
         ess=None if exact else scores.ess,
         k_hat=None if exact else scores.k_hat,
         samples=0 if exact else getattr(method, "samples", 0),
@@ -351,6 +358,32 @@ def evaluate(
         discrete=model.discrete,
         seed=seed,
     )
+
+
+def _as_evaluated(model: Any, data: DataLike) -> DataLike:
+    """The data, dynamic ones drawn once.
+
+    Raises:
+        UserError: rows of another shape, or values outside the model's support.
+    """
+    data = data.once()
+    if tuple(data.x.shape[1:]) != tuple(model.shape):
+        raise UserError(
+            f"{data.protocol} has rows of shape {tuple(data.x.shape[1:])}, the model of "
+            f"{tuple(model.shape)}"
+        )
+    for start in range(0, len(data.x), MAX_BLOCK):
+        rows = slice(start, start + MAX_BLOCK)
+        bad, support = model.misfit(data.x[rows])
+        bad = bad if data.mask is None else bad & data.mask[rows]
+        if bool(bad.any()):
+            row, *column = bad.nonzero()[0].tolist()
+            value = float(data.x[(start + row, *column)])
+            raise UserError(
+                f"{data.protocol}: value {value:g} in row {start + row}, column "
+                f"{', '.join(map(str, column))} is outside {support}, all that this model holds"
+            )
+    return data
 
 
 def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:

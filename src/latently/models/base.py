@@ -173,7 +173,7 @@ class Model(nn.Module, ABC):
             )
             chosen.append(self.likelihood(tuple(z[index] for z in p.z), here).sample())
         drawn = torch.cat(chosen, 1)
-        return torch.where(mask, x.to(drawn.dtype), drawn)
+        return torch.where(mask, x, drawn.to(x.dtype))
 
     def anomaly_score(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None

@@ -24,7 +24,7 @@ from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
-from latently.probability.conditional import Draw, draw
+from latently.probability.conditional import Draw, draw, draw_mean
 from latently.probability.distributions import Factorized, Normal
 
 __all__ = ["PPCA", "FactorAnalysis", "LinearGaussian"]
@@ -62,6 +62,10 @@ class LinearGaussian(Model):
 
         `rows` is the number of observed rows of each column.
         """
+
+    @abstractmethod
+    def _floor(self, columns: Tensor) -> Tensor:
+        """The smallest noise variances allowed, (D,), from those of the single columns."""
 
     @abstractmethod
     def _maximise(
@@ -145,7 +149,7 @@ class LinearGaussian(Model):
         centred = x - mean
         covariance = centred.T @ centred / len(x)
         self.loc.copy_(mean)
-        floor = _noise_floor(mean, covariance.diagonal())
+        floor = self._floor(_noise_floor(mean, covariance.diagonal()))
         for log_p, weight, noise in self._maximise(covariance, floor):
             self._set(weight, noise)
             yield log_p
@@ -160,7 +164,7 @@ class LinearGaussian(Model):
         mean = x.sum(0) / count
         total = torch.where(mask, (x - mean).square(), 0.0).sum(0) / count
         self.loc.copy_(mean)
-        floor = _noise_floor(mean, total)
+        floor = self._floor(_noise_floor(mean, total))
         noise = self._noise(0.5 * total, count).clamp(min=floor)
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(self.weight.shape, dtype=x.dtype, generator=generator).to(x.device)
@@ -186,14 +190,16 @@ class LinearGaussian(Model):
             second[:, :-1, :-1] += q.covariance_matrix
             zz += seen.to(x.dtype).T @ second.flatten(1)
             xz += here.T @ z1
-            p = self.infer(here.view(-1, *self.shape), 1, seen.view(-1, *self.shape))
+            rows_of = here.view(-1, *self.shape), 1, seen.view(-1, *self.shape)
+            p = self.infer(*rows_of, draw=draw_mean)  # log_w is the same at every z
             log_p += p.log_w.sum()
         return log_p / len(x), zz.view(size, latents + 1, latents + 1), xz, x.square().sum(0)
 
     def complaints(self) -> tuple[str, ...]:
         """Names columns in a Heywood case: a noise variance that fell to its floor."""
         signal = self.weight.detach().square().sum(1)
-        fallen = self.log_variance.detach().exp() <= 1.01 * _FLOOR * signal / (1 - _FLOOR)
+        noise = self.log_variance.detach().exp()
+        fallen = noise <= 1.01 * self._floor(_FLOOR * (signal + noise))
         if not bool(fallen.any()):
             return ()
         return (
@@ -228,6 +234,9 @@ class FactorAnalysis(LinearGaussian):
 
     def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
         return residual
+
+    def _floor(self, columns: Tensor) -> Tensor:
+        return columns
 
     def _maximise(
         self, covariance: Tensor, floor: Tensor
@@ -286,6 +295,9 @@ class PPCA(LinearGaussian):
 
     def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
         return ((residual * rows).sum() / rows.sum()).expand_as(residual)
+
+    def _floor(self, columns: Tensor) -> Tensor:
+        return columns.min().expand_as(columns)
 
     def _maximise(
         self, covariance: Tensor, floor: Tensor

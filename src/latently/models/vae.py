@@ -101,7 +101,7 @@ class VAE(Model):
 
     def _seen(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """What the encoder reads of x: scaled, zero where missing, with the mask if it wants."""
-        embedded = self.decoder.family.embed(x, mask)
+        embedded = self.decoder.family.embed(x, mask).to(self.dtype)
         if not self.sees_mask:
             return (embedded,)
-        return embedded, torch.ones_like(x) if mask is None else mask.to(x.dtype)
+        return embedded, torch.ones_like(embedded) if mask is None else mask.to(self.dtype)

@@ -60,6 +60,13 @@ class Dequantized(Model):
         lead = (samples if z is None or not z else len(z[0]), len(x))
         x = x.to(self.model.dtype)
         u = draw(Uniform(torch.zeros_like(x), torch.ones_like(x), validate_args=False), lead[0])
+        drawn: list[Tensor] = []
+
+        def draw_inner(q: Distribution, samples: int) -> Tensor:
+            """Keeps the (K, B, *Z) view that log_w descends from: estimators act on it."""
+            drawn.append(draw(q, samples)[0].unflatten(0, lead))
+            return drawn[-1].flatten(0, 1)[None]
+
         p = self.model.infer(
             (x + u).flatten(0, 1),
             1,
@@ -67,11 +74,11 @@ class Dequantized(Model):
             _repeat(context, lead),
             gradient=gradient,
             z=None if z is None else tuple(layer.flatten(0, 1)[None] for layer in z),
-            draw=draw,
+            draw=draw_inner,
         )
         log_lik = p.log_lik.view(lead)
         return Particles(
-            z=tuple(layer[0].unflatten(0, lead) for layer in p.z),
+            z=tuple(drawn) if z is None else z,
             log_lik=log_lik,
             log_prior=tuple(term.view(lead) for term in p.log_prior),
             log_q=tuple(term.view(lead) for term in p.log_q),
@@ -104,6 +111,9 @@ class Dequantized(Model):
     ) -> Iterator[Tensor] | None:
         """The inner model's, on one fixed draw of the noise."""
         return self.model.em(self._noisy(x), mask, context)
+
+    def complaints(self) -> tuple[str, ...]:
+        return self.model.complaints()
 
     def _noisy(self, x: Tensor) -> Tensor:
         with seeded(0, x.device):

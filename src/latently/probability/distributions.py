@@ -8,6 +8,7 @@ Instances never validate their arguments: support is checked once, at the data b
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_BLOCK_VALUES = 2**20  # values held at once where a sum runs over the levels
 
 
 class Normal(TorchNormal):
@@ -134,11 +136,8 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """`E[X] = sum_k P(X > k)`, exact; the sum runs over the levels."""
-        total = torch.zeros_like(self.loc)
-        for k in range(self.levels - 1):
-            total = total + torch.sigmoid((self.loc - k - 0.5) * self.rate)
-        return total
+        """`E[X]`, exact; the sum runs over the levels."""
+        return self._moments()[0]
 
     @property
     def mode(self) -> Tensor:
@@ -150,15 +149,41 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        """`Var[X]`, from `E[X^2] = sum_k (2k + 1) P(X > k)`."""
-        second = torch.zeros_like(self.loc)
-        for k in range(self.levels - 1):
-            second = second + (2 * k + 1) * torch.sigmoid((self.loc - k - 0.5) * self.rate)
-        return (second - self.mean.square()).clamp(min=0)
+        """`Var[X]`, exact; the sum runs over the levels."""
+        return self._moments()[1]
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        def tails(k: Tensor) -> tuple[Tensor, Tensor]:
+            a = (k + 0.5 - self.loc) * self.rate
+            return torch.sigmoid(a), torch.sigmoid(-a)
+
+        return _integer_moments(tails, self.loc.detach().round(), self.levels)
 
     @property
     def _range(self) -> tuple[int, int]:
         return 0, self.levels - 1
+
+
+def _integer_moments(
+    tails: Callable[[Tensor], tuple[Tensor, Tensor]], centre: Tensor, levels: int
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of integers 0 .. levels - 1 from `tails(k) = P(X <= k), P(X > k)`.
+
+    `E[X - c] = sum_{k >= c} P(X > k) - sum_{k < c} P(X <= k)`, and the same sum with weights
+    `|2 (k - c) + 1|` and plus signs is `E[(X - c)^2]`: with an integer c near the mean nothing
+    cancels, in float32 neither. The levels are summed in blocks, which bounds memory.
+    """
+    centre = centre.clamp(0, levels - 1)
+    first, second = torch.zeros_like(centre), torch.zeros_like(centre)
+    block = max(1, _BLOCK_VALUES // max(1, centre.numel()))
+    for ks in torch.arange(levels - 1, dtype=centre.dtype, device=centre.device).split(block):
+        k = ks.view(-1, *(1,) * centre.dim())
+        odd = 2 * (k - centre) + 1
+        below, above = tails(k)
+        beyond = torch.where(odd > 0, above, below)
+        first = first + (odd.sign() * beyond).sum(0)
+        second = second + (odd.abs() * beyond).sum(0)
+    return centre + first, (second - first.square()).clamp(min=0)
 
 
 def _log1mexp(rate: Tensor) -> Tensor:
@@ -194,15 +219,20 @@ class Rounded(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """`E[X] = sum_k P(X > k)`, exact; the sum runs over the levels."""
-        total = torch.zeros(self.batch_shape, dtype=self.base.mean.dtype, device=self._device)
-        for k in range(1, self.levels):
-            total = total + (1 - self.base.cdf(torch.full_like(total, k)))
-        return total
+        """`E[X]`, exact; the sum runs over the levels."""
+        return self._moments()[0]
 
     @property
-    def _device(self) -> torch.device:
-        return self.base.mean.device
+    def variance(self) -> Tensor:
+        """`Var[X]`, exact; the sum runs over the levels."""
+        return self._moments()[1]
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        def tails(k: Tensor) -> tuple[Tensor, Tensor]:
+            below = self.base.cdf(k + 1)
+            return below, 1 - below
+
+        return _integer_moments(tails, self.base.mean.detach().floor(), self.levels)
 
 
 class Factorized(Distribution):

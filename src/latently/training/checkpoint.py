@@ -85,18 +85,40 @@ def load_checkpoint(
     """
     metadata, _ = read_header(path)
     _compare(path, metadata.get("fingerprint", {}), fingerprint)
-    tensors = read_tensors(path)
+    try:
+        parts = _parts(read_tensors(path))
+        state = {"state": _slots(parts["optimizer"]), "param_groups": metadata["groups"]}
+        progress = Progress(**metadata["progress"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged: {error}; start again with --force") from None
+    for part in filter(None, (parts["model"], parts["best"])):
+        _check_same(path, named_tensors(model), part)
+    set_tensors(model, parts["model"])
+    return progress, state, parts["best"] or None
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
-    set_tensors(model, parts["model"])
+    return parts
+
+
+def _slots(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
+    for name, tensor in tensors.items():
         index, _, key = name.partition("/")
         slots.setdefault(int(index), {})[key] = tensor
-    state = {"state": slots, "param_groups": metadata["groups"]}
-    return Progress(**metadata["progress"]), state, parts["best"] or None
+    return slots
+
+
+def _check_same(path: Path, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
+    for name in old.keys() | new.keys():
+        if name not in old or name not in new or old[name].shape != new[name].shape:
+            raise UserError(f"{path} is damaged at {name!r}; start again with --force")
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -57,9 +57,11 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named if name in kept}
 
 
-def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool = False) -> None:
-    """The inverse of `named_tensors`; `assign` replaces tensors (of a model on "meta")."""
-    module.load_state_dict(dict(tensors), strict=False, assign=assign)
+def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `named_tensors`: values and types are taken over, ties and devices stay."""
+    for name, held in [*module.named_parameters(), *module.named_buffers()]:
+        if name in tensors:
+            held.data = tensors[name].to(held.device)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -139,17 +141,19 @@ def locked(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = path.with_name(f".{path.name}.lock")
+    held = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
-            yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
     except Timeout:
         raise UserError(
             f"another fit is writing {path}; wait for it or choose another --out"
         ) from None
     except OSError as error:
         raise UserError(f"cannot write beside {path}: {error.strerror or error}") from None
-    else:
+    try:
+        yield
+    finally:
         with contextlib.suppress(OSError):
-            lock.unlink()
+            Path(held.lock_file).unlink()
+        held.release()

@@ -291,11 +291,15 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self, step: Step) -> float:
-        """The mean objective on validation rows, with the same noise in every epoch."""
+        """The mean objective on validation rows, comparable between epochs.
+
+        The noise is the same in every epoch, and schedules stand at their end: under a warm-up
+        of beta the early epochs, almost free of KL, would look best.
+        """
         assert self.validation is not None
         data, total = self.validation, 0.0
         self.model.eval()
-        clock = torch.tensor(step.index - 1, device=self.model.device)
+        clock = torch.tensor(step.total, device=self.model.device)
         with seeded(derive(self.seed, "validation"), self.model.device):
             for start in range(0, len(data), _BLOCK):
                 rows = torch.arange(start, min(start + _BLOCK, len(data)))
