@@ -1,0 +1,5 @@
+"""The report: models on one data set, in one HTML file that needs nothing else."""
+
+from latently.interfaces.report.write import Entry, write_report
+
+__all__ = ["Entry", "write_report"]
