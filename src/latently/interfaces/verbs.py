@@ -37,6 +37,7 @@ __all__ = [
     "score",
     "short_name",
     "show",
+    "training_seconds",
 ]
 
 
@@ -100,12 +101,14 @@ def evaluate_model(
     data_dir: str | None,
     seed: int,
     as_json: bool,
+    progress: bool | None = None,
 ) -> str:
     """One line, or one JSON object, on how likely data are under a model."""
     saved = open_model(path)
     chosen = pick_method(method, samples, saved)
     data = open_data(spec, saved, data_dir, seed)
-    evidence = measured(saved, data, chosen, seed, quiet=as_json)
+    quiet = as_json if progress is None else not progress
+    evidence = measured(saved, data, chosen, seed, quiet=quiet)
     if as_json:
         return json.dumps({**evidence.to_dict(), "version": __version__})
     return "\n".join([str(evidence), *(f"warning: {w}" for w in evidence.warnings)])
@@ -337,14 +340,23 @@ def show(path: str, *, command: bool) -> str:
     return "\n".join(lines)
 
 
+def training_seconds(path: str) -> float:
+    """Seconds that a model file says its fit took."""
+    return float(describe(Path(path))[0].get("training", {}).get("seconds", 0.0))
+
+
 def list_kind(kind: str) -> str:
     """Members of a registry with a line each."""
     if kind == "data":
         members = dict(data_floor.names())
+    elif kind == "cards":
+        from latently.interfaces.cards import cards
+
+        members = {made.name: f"{made.claim}; {made.expected}" for made in cards().values()}
     elif kind in KINDS:
         members = names(kind)
     else:
-        raise UserError(f"unknown kind {kind!r}; {closest(kind, [*KINDS, 'data'])}")
+        raise UserError(f"unknown kind {kind!r}; {closest(kind, [*KINDS, 'data', 'cards'])}")
     width = max(map(len, members))
     return "\n".join(f"{name:<{width}}  {about}".rstrip() for name, about in members.items())
 

@@ -66,19 +66,13 @@ def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes safetensors with each metadata value as JSON, atomically."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     header = {key: json.dumps(value) for key, value in metadata.items()}
     held = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
-    def write(temporary: Path) -> None:
-        try:
-            save_file(held, temporary, metadata=header)
-        except SafetensorError as error:
-            raise OSError(0, str(error)) from None
-
-    atomic_write(path, write)
+    content = save(held, metadata=header)  # in memory: the file gets the usual permissions
+    atomic_write(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
