@@ -59,6 +59,13 @@ _MODULES = {
     "nets": "latently.nets",
     "priors": "latently.probability.priors",
 }
+_GATHERED = [  # what is added to these is public at once
+    "latently.inference.bounds",
+    "latently.inference.estimators",
+    "latently.inference.evidence",
+    "latently.inference.schedules",
+    "latently.recipes",
+]
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -103,9 +110,17 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(_MODULES[name])
     else:
-        raise AttributeError(f"module 'latently' has no attribute {name!r}")
+        value = _gathered(name)
     globals()[name] = value
     return value
+
+
+def _gathered(name: str) -> Any:
+    if not name.startswith("_"):
+        for home in map(importlib.import_module, _GATHERED):
+            if name in home.__all__:
+                return getattr(home, name)
+    raise AttributeError(f"module 'latently' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -151,7 +151,8 @@ def _resolve(target: Any, args: list[Any], keywords: dict[str, Any]) -> Any:
     try:
         return target(*args, **keywords)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{_show_call(target.__name__, ['...'])}: {error}") from None
+        given = [*map(show, args), *(f"{key}={show(value)}" for key, value in keywords.items())]
+        raise UserError(f"{_show_call(target.__name__, given)}: {error}") from None
 
 
 def _check_arguments(

@@ -18,7 +18,7 @@ from torch import nn
 from latently import expr
 from latently.errors import UserError, closest
 from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model
-from latently.nets import MLP
+from latently.nets.mlp import MLP
 from latently.probability.conditional import Conditional
 from latently.probability.families.base import Family
 from latently.probability.families.bernoulli import Bernoulli

@@ -1,14 +1,14 @@
 """Families: observation models and posteriors, one file each, gathered by `__all__`."""
 
-import importlib
-import pkgutil
+from typing import Any
 
+from latently._gather import gather
 from latently.probability.families.base import Family
 
-__all__ = ["Family"]
+_found = gather(__name__, __path__, skip=("base",))
+__all__ = ["Family", *_found]
+globals().update(_found)
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_") and _module.name != "base":
-        _loaded = importlib.import_module(f"{__name__}.{_module.name}")
-        globals().update({_name: getattr(_loaded, _name) for _name in _loaded.__all__})
-        __all__ += _loaded.__all__
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"no family is called {name!r}; there are {', '.join(__all__)}")
