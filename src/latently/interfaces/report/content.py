@@ -57,7 +57,7 @@ class Example:
     label: str
     log_prob: str
     picture: Picture | None
-    cells: str
+    cells: tuple[str, ...]
 
 
 def picture(image: Image, alt: str) -> Picture:
@@ -151,7 +151,8 @@ def examples(data: Data, values: Tensor, most: int) -> tuple[list[Example], list
 
 def _example(data: Data, values: Tensor, row: int) -> Example:
     label = "" if data.labels is None else str(int(data.labels[row]))
-    shown, cells = None, ""
+    shown: Picture | None = None
+    cells: tuple[str, ...] = ()
     if pictures.is_image_shape(data.shape):
         low, high = pictures.value_range(data)
         x = data.x[row : row + 1]
@@ -165,7 +166,7 @@ def _example(data: Data, values: Tensor, row: int) -> Example:
     return Example(row, label, plain(float(values[row])), shown, cells)
 
 
-def _cells(data: Data, row: int) -> str:
+def _cells(data: Data, row: int) -> tuple[str, ...]:
     """The row's most unusual columns, in standard deviations from their mean."""
     x = data.x.flatten(1).double()
     mask = torch.ones_like(x) if data.mask is None else data.mask.flatten(1).double()
@@ -176,7 +177,7 @@ def _cells(data: Data, row: int) -> str:
     order = z.abs().argsort(descending=True, stable=True)[:_TELLING].tolist()
     seen = [j for j in order if mask[row, j]]
     spread = len(data) > 1
-    return ", ".join(
+    return tuple(
         f"x{j} = {significant(float(x[row, j]))}"
         + (f" ({plain(float(z[j]), 1, sign=True)} sd)" if spread else "")
         for j in seen

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["bars", "curves", "forest", "marginal"]
 
 _MARKERS = {"exact": "o", "lower_bound": ">", "estimate": "D"}
+_FEW = 20  # values too few for a histogram: each is a line
 _SHOWN = 0.8  # share of the epochs, the last ones, that the y-axis is fitted to
 _PANELS = (
     ("bound", "Bound", "validation"),
@@ -55,7 +56,7 @@ def _dots(
     ]
     if not rows:
         return Markup("")
-    figure, axes = panel(420, 50 + 40 * len(rows))
+    figure, axes = panel(380, 50 + 38 * len(rows))
     axes.grid(visible=False)
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.spines["left"].set_visible(False)
@@ -83,7 +84,7 @@ def _dots(
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.set_xlabel(label, color=MUTED, fontsize=10)
     told = "; ".join(f"{row.name}: {mean:.2f} ± {stderr:.2f}" for row, mean, stderr in rows)
-    return svg(figure, f"{alt}: {told}")
+    return svg(figure, f"{alt}, {ranking.title}: {told}")
 
 
 def _widen(axes: Axes, centres: Sequence[float]) -> None:
@@ -121,6 +122,8 @@ def _line(history: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[np.ndar
         if isinstance(row.get(y), int | float) and math.isfinite(row[y])
     ]
     array = np.array(points).reshape(-1, 2)
+    if (np.diff(array[:, 0]) <= 0).any():  # a batch may end two epochs: count the rows instead
+        array[:, 0] = np.arange(1, len(array) + 1)
     return array[:, 0], array[:, 1]
 
 
@@ -156,7 +159,7 @@ def _curve(
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best")
     ends = "; ".join(f"{label} ends at {y[-1]:.2f}" for label, (_, y) in lines.items())
-    return svg(figure, f"{name}, {title} in nats by {axis}: {ends}")
+    return svg(figure, f"{name}, {title} in nats by {axis}: {ends}", index)
 
 
 def _clip(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -177,11 +180,13 @@ def bars(layer: Layer, name: str, index: int) -> Markup:
     values, order = shown.sort(descending=True)
     active = layer.active
     used = np.ones(len(values), bool) if active is None else active[order].numpy()
-    figure, axes = panel(360, 190)
+    figure, axes = panel()
     x = np.arange(1, len(values) + 1)
     width = 0.82 if len(x) <= 64 else 1.0
-    colors = [series(index) if here else MUTED for here in used]
-    axes.bar(x, values.numpy(), width=width, color=colors)
+    drawn = axes.bar(x, values.numpy(), width=width, color=series(index))
+    for bar, here in zip(drawn, used, strict=True):
+        if not here:
+            bar.set(color=MUTED, alpha=0.5)
     axes.set_xlim(0.3, len(x) + 0.7)
     axes.set_ylim(bottom=0)
     if len(x) <= 20:
@@ -194,7 +199,7 @@ def bars(layer: Layer, name: str, index: int) -> Markup:
         f"latent{' number' if len(x) <= 20 else f's, {len(x)}'}, sorted", color=MUTED, fontsize=10
     )
     alt = f"{name}: {what} of {len(x)} latents, sorted, from {values[0]:.2f} to {values[-1]:.4f}"
-    return svg(figure, alt)
+    return svg(figure, alt, index)
 
 
 def marginal(
@@ -206,7 +211,10 @@ def marginal(
     """Histogram of one column of the data (filled) and of each model's draws (lines)."""
     figure, axes = panel(240, 150)
     edges = _edges(data, [values for _, values in draws], levels)
-    if len(data):
+    if len(data) < _FEW:
+        for value in data:
+            axes.axvline(value, color=FAINT, linewidth=3)
+    else:
         axes.hist(data, edges.tolist(), density=True, color=FAINT, label="data")
     for index, values in draws:
         inside = values[np.isfinite(values)]

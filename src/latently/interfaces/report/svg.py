@@ -46,18 +46,23 @@ def panel(width: float = 320, height: float = 190) -> tuple[Figure, Axes]:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(FAINT)
-    axes.tick_params(color=FAINT, labelcolor=MUTED, labelsize=9.5, length=3)
+    axes.tick_params(color=FAINT, labelcolor=MUTED, labelsize=10, length=3)
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
     return figure, axes
 
 
-def svg(figure: Figure, alt: str) -> Markup:
-    """The figure as an `<svg>` element that scales with the page and reads `alt` aloud."""
+def svg(figure: Figure, alt: str, key: int = 0) -> Markup:
+    """The figure as an `<svg>` element that scales with the page and reads `alt` aloud.
+
+    Figures of one page need different pairs (alt, key): the ids inside are made from them.
+    """
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):  # restored on leaving
+    with rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": f"{key} {alt}"}
+    ):  # restored on leaving
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = _DROPPED.sub("", text[text.index("<svg") :]).replace("xlink:href", "href")

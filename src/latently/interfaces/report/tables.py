@@ -15,6 +15,7 @@ __all__ = ["Ranking", "Row", "rankings"]
 
 SIGNS = {"exact": "=", "lower_bound": "≥", "estimate": "≈"}
 WORDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"}
+_PLURAL = {"exact": "exact values", "lower_bound": "lower bounds", "estimate": "estimates"}
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ def _notes(found: Sequence[Evidence]) -> tuple[str, ...]:
     bounds = {evidence.method for evidence in found if evidence.kind == "lower_bound"}
     notes = []
     if len(kinds) > 1:
-        words = " and ".join(WORDS[kind] + " values" for kind in sorted(kinds))
-        notes.append(f"This ranking mixes {words}, and its order is not final.")
+        words = " and ".join(_PLURAL[kind] for kind in sorted(kinds))
+        notes.append(f"This ranking mixes {words}, so its order is not always final.")
     if len(kinds) > 1 and "lower_bound" in kinds:
         notes.append(
             "A lower bound can only understate its model: a bound above another model's exact "

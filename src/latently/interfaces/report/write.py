@@ -21,7 +21,7 @@ from latently.inference.pareto import K_HAT_LIMIT
 from latently.interfaces.pictures import is_image_shape
 from latently.interfaces.report import content, figures
 from latently.interfaces.report.latents import ACTIVE, Layer, latent_layers
-from latently.interfaces.report.numbers import plain, significant
+from latently.interfaces.report.numbers import DASH, plain, significant
 from latently.interfaces.report.tables import Ranking, rankings
 from latently.io import Saved
 from latently.training.files import atomic_write
@@ -29,7 +29,8 @@ from latently.training.files import atomic_write
 __all__ = ["Entry", "write_report"]
 
 _COLUMNS = 16  # histograms
-_EXAMPLES = 8  # strangest, and most typical, rows
+_EXAMPLES = 8  # strangest, and most typical, images
+_EXAMPLE_ROWS = 5  # the same, of tables
 _PAIRS = 24  # reconstructions
 _DRAWS = 1000  # rows drawn for histograms
 _TOLD = {"history", "kept", "seconds", "objective", "warnings"}
@@ -136,7 +137,9 @@ def _call(entry: Entry) -> str:
 def _facts(data: Data, entries: Sequence[Entry]) -> list[tuple[str, str]]:
     """What the header tells: name and value."""
     shape = " × ".join(map(str, data.shape))
-    values = "continuous values" if data.levels is None else f"integers 0 to {data.levels - 1}"
+    values = {None: "continuous values", 2: "binary values"}.get(
+        data.levels, f"integers 0 to {(data.levels or 0) - 1}"
+    )
     holes = f", {data.missing:,} values missing" if data.missing else ""
     seeds = sorted({entry.evidence.seed for entry in entries})
     return [
@@ -152,9 +155,10 @@ def _headline(ranking: Ranking) -> dict[str, str]:
     best = ranking.rows[0]
     symbol = "log P(x)" if ranking.discrete else "log p(x)"
     bits = best.evidence.bits_per_dim
+    error = "" if best.stderr == DASH else f" {best.stderr}"
     return {
         "name": best.name,
-        "number": f"{symbol} {best.sign} {best.nats} {best.stderr} nats",
+        "number": f"{symbol} {best.sign} {best.nats}{error} nats",
         "about": best.kind if best.kind == "exact" else f"{best.kind}, {best.method}",
         "bits": "" if bits is None else f"{plain(bits, 3)} bits/dim",
         "index": str(best.index),
@@ -168,7 +172,9 @@ def _model(index: int, entry: Entry, data: Data, rows: torch.Tensor, seed: int) 
     kept = str(training.get("kept", ""))
     layers = latent_layers(model, data)
     image = is_image_shape(data.shape)
-    strange, typical = content.examples(data, entry.evidence.values, _EXAMPLES)
+    strange, typical = content.examples(
+        data, entry.evidence.values, _EXAMPLES if image else _EXAMPLE_ROWS
+    )
     passes = [row for row in history if "log_prob" in row]
     return {
         "index": index,
