@@ -68,7 +68,8 @@ def _dots(
         color = series(row.index)
         if stderr:
             axes.plot([mean - 2 * stderr, mean + 2 * stderr], [y, y], color=color, linewidth=2.5)
-        axes.plot([mean], [y], _MARKERS[row.evidence.kind], color=color, markersize=6.5)
+        marker = "o" if zero else _MARKERS[row.evidence.kind]
+        axes.plot([mean], [y], marker, color=color, markersize=6.5)
         axes.text(
             0,
             y - 0.2,
