@@ -281,8 +281,11 @@ class Evidence:
         return float(difference.mean()), _stderr(difference)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fixed fields of `latently evaluate --json` (version is added there)."""
-        return {
+        """The fixed fields of `latently evaluate --json` (version is added there).
+
+        JSON has no inf and nan: what is not finite is None.
+        """
+        fields = {
             "kind": self.kind,
             "method": self.method,
             "nats": self.nats,
@@ -295,6 +298,10 @@ class Evidence:
             "protocol": self.protocol,
             "seed": self.seed,
             "warnings": list(self.warnings),
+        }
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in fields.items()
         }
 
     def __str__(self) -> str:
@@ -367,22 +374,7 @@ def _as_evaluated(model: Any, data: DataLike) -> DataLike:
         UserError: rows of another shape, or values outside the model's support.
     """
     data = data.once()
-    if tuple(data.x.shape[1:]) != tuple(model.shape):
-        raise UserError(
-            f"{data.protocol} has rows of shape {tuple(data.x.shape[1:])}, the model of "
-            f"{tuple(model.shape)}"
-        )
-    for start in range(0, len(data.x), MAX_BLOCK):
-        rows = slice(start, start + MAX_BLOCK)
-        bad, support = model.misfit(data.x[rows])
-        bad = bad if data.mask is None else bad & data.mask[rows]
-        if bool(bad.any()):
-            row, *column = bad.nonzero()[0].tolist()
-            value = float(data.x[(start + row, *column)])
-            raise UserError(
-                f"{data.protocol}: value {value:g} in row {start + row}, column "
-                f"{', '.join(map(str, column))} is outside {support}, all that this model holds"
-            )
+    model.check(data.x, data.mask, data.protocol)
     return data
 
 

@@ -56,15 +56,7 @@ def open_data(spec: str, saved: Saved, data_dir: str | None, seed: int = 0) -> D
     if like is not None:
         data = data_floor.check_schema(like, data)
     data = data.once(seed)
-    bad, support = saved.model.misfit(data.x)
-    if data.mask is not None:
-        bad = bad & data.mask
-    if bool(bad.any()):
-        where = bad.nonzero()[0].tolist()
-        raise UserError(
-            f"{data.protocol}: value {float(data.x[tuple(where)]):g} in row {where[0]}, column "
-            f"{', '.join(map(str, where[1:]))} is outside {support}, all this model holds"
-        )
+    saved.model.check(data.x, data.mask, data.protocol)
     return data
 
 

@@ -19,6 +19,7 @@ from latently.probability.conditional import Draw, draw, draw_mean
 __all__ = ["Density", "Model"]
 
 Density = Literal["exact", "bound"]
+_BLOCK = 4096  # rows checked at a time
 
 
 class Model(nn.Module, ABC):
@@ -79,6 +80,41 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def misfit(self, x: Tensor) -> tuple[Tensor, str]:
         """Where values lie outside the support, and the support in words."""
+
+    def check(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        name: str = "data",
+        *,
+        first: int = 0,
+        fix: str = "give rows of the kind it was fitted to",
+    ) -> None:
+        """Raises UserError for rows of another shape or values outside the support.
+
+        Args:
+            x: rows.
+            mask: True where observed.
+            name: what to call the rows.
+            first: number of the first row.
+            fix: what to do about a value outside the support.
+        """
+        if tuple(x.shape[1:]) != tuple(self.shape):
+            raise UserError(
+                f"{name} has rows of shape {tuple(x.shape[1:])}, the model of "
+                f"{tuple(self.shape)}; build the model with shape=data.shape"
+            )
+        for start in range(0, len(x), _BLOCK):
+            bad, support = self.misfit(x[start : start + _BLOCK])
+            bad = bad if mask is None else bad & mask[start : start + _BLOCK]
+            if bool(bad.any()):
+                row, *column = bad.nonzero()[0].tolist()
+                value = float(x[(start + row, *column)])
+                raise UserError(
+                    f"{name}: value {value:g} in row {first + start + row}, column "
+                    f"{', '.join(map(str, column))} is outside {support}, all that the model "
+                    f"holds; {fix}"
+                )
 
     def initialise(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None

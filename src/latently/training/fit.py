@@ -372,32 +372,18 @@ def _check_data(model: Model, data: Data, validation: Data | None) -> None:
     for part in (data, validation):
         if part is None:
             continue
-        if tuple(part.shape) != tuple(model.shape):
-            raise UserError(
-                f"{part.protocol} has rows of shape {tuple(part.shape)}, the model of "
-                f"{tuple(model.shape)}; build the model with shape=data.shape"
-            )
         if part.mask is not None and not bool(part.mask.any()):
             raise UserError(f"{part.protocol} has no observed value at all")
         _check_support(model, part)
 
 
 def _check_support(model: Model, data: Data) -> None:
+    fix = f"these data fit --likelihood {data.family!r}"
     for start in range(0, len(data), _BLOCK):
         rows = torch.arange(start, min(start + _BLOCK, len(data)))
         with seeded(0):
             x, mask, _ = data.batch(rows)
-        bad, support = model.misfit(x)
-        if mask is not None:
-            bad = bad & mask
-        if bool(bad.any()):
-            where = bad.nonzero()[0].tolist()
-            place = ", ".join(map(str, where[1:]))
-            raise UserError(
-                f"{data.protocol}: value {float(x[tuple(where)]):g} in row {start + where[0]}, "
-                f"column {place} is outside {support}, all that this model's likelihood holds; "
-                f"these data fit --likelihood {data.family!r}"
-            )
+        model.check(x, mask, data.protocol, first=start, fix=fix)
 
 
 def _moved(batch: tuple[Tensor | None, ...], device: torch.device) -> tuple[Any, Any, Any]:
