@@ -37,7 +37,8 @@ def flat_call(net: nn.Module, x: Tensor, ndim: int) -> Tensor:
     lead = x.shape[: x.dim() - ndim]
     if len(lead) == 1:
         return net(x)
-    return net(x.reshape(-1, *x.shape[x.dim() - ndim :])).unflatten(0, lead)
+    out = net(x.reshape(-1, *x.shape[x.dim() - ndim :]))
+    return out.reshape(*lead, *out.shape[1:])
 
 
 class Conditional(nn.Module):

@@ -1,0 +1,149 @@
+"""What a family sets from data, and what it refuses; the rest of it is in conformance.py."""
+
+import math
+
+import pytest
+import torch
+
+from latently.probability.families import (
+    Bernoulli,
+    DiscretizedLogistic,
+    FixedNormal,
+    Normal,
+    SharedNormal,
+)
+
+
+def columns():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    return x * torch.tensor([1e-3, 1.0, 1e4]) + torch.tensor([5.0, -2.0, 1e5])
+
+
+@pytest.mark.parametrize("kind", [Normal, SharedNormal, FixedNormal])
+def test_embedding_is_of_order_one_and_density_in_data_units(kind):
+    x = columns()
+    family = kind((3,)).double()
+    family.initialise(x)
+    embedded = family.embed(x)
+    assert embedded.mean(0).abs().max() < 1e-9
+    assert (embedded.std(0, correction=0) - 1).abs().max() < 1e-9
+    if kind is FixedNormal:
+        return
+    d = family(torch.zeros(family.param_shape).double())  # the best that ignores z
+    wanted = torch.distributions.Normal(x.mean(0), x.std(0, correction=0)).log_prob(x).sum(1)
+    torch.testing.assert_close(d.log_prob(x), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Normal, SharedNormal])
+def test_change_of_units_is_an_exact_jacobian(kind):
+    x, units = columns(), torch.tensor([2.0, 1e-4, 7.0], dtype=torch.float64)
+    h = torch.randn(200, 6 if kind is Normal else 3).double()
+    results = []
+    for there in (x, x * units):
+        family = kind((3,)).double()
+        family.initialise(there)
+        results.append(family(h).log_prob(there))
+    torch.testing.assert_close(results[0], results[1] + units.log().sum(), rtol=1e-9, atol=1e-9)
+
+
+def test_scales_come_from_observed_values_only():
+    x, mask = columns(), torch.rand(200, 3) < 0.7
+    spoiled = torch.where(mask, x, 1e9)
+    family = Normal((3,)).double()
+    family.initialise(spoiled, mask)
+    for j in range(3):
+        seen = x[mask[:, j], j]
+        assert family.loc[j] == pytest.approx(float(seen.mean()))
+        assert family.scale[j] == pytest.approx(float(seen.std(correction=0)))
+    assert (family.embed(spoiled, mask)[~mask] == 0).all()
+
+
+def test_constant_and_unobserved_columns_keep_scale_one():
+    x = columns()
+    x[:, 1], mask = 1 / 3, torch.ones(200, 3, dtype=torch.bool)
+    mask[:, 2] = False
+    family = Normal((3,)).double()
+    family.initialise(x, mask)
+    assert family.scale[1:].tolist() == [1, 1]
+    assert family.loc.isfinite().all()
+
+
+def test_isotropic_noise_is_one_deviation_in_data_units():
+    family = SharedNormal((3,), isotropic=True).double()
+    family.initialise(columns())
+    d = family(torch.zeros(3).double())
+    assert torch.equal(d.variance, d.variance[:1].expand(3))
+    assert family.log_scale.shape == ()
+
+
+def test_fixed_deviation_is_in_data_units():
+    family = FixedNormal((3,), std=0.25).double()
+    family.initialise(columns())
+    torch.testing.assert_close(
+        family(torch.zeros(3).double()).variance, torch.full((3,), 0.0625).double()
+    )
+
+
+def test_scale_is_bounded_with_a_gradient_everywhere():
+    h = torch.tensor([0.0, 300.0], requires_grad=True)
+    log_p = Normal((1,))(h).log_prob(torch.zeros(1))
+    log_p.backward()
+    assert log_p.item() == pytest.approx(-10 - 0.5 * math.log(2 * math.pi), abs=1e-4)
+    near = torch.tensor([0.0, 30.0], requires_grad=True)
+    Normal((1,))(near).log_prob(torch.zeros(1)).backward()
+    assert near.grad[1] < 0
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_marginal_of_bits_is_the_best_constant(holes):
+    x = (torch.rand(300, 4) < torch.tensor([0.1, 0.5, 0.8, 0.0])).double()
+    mask = torch.rand(300, 4) < 0.7 if holes else None
+    family = Bernoulli((4,))
+    h = family.marginal(x, mask).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(family(h).log_prob(x, mask).sum(), h)
+    assert gradient[:3].abs().max() < 1e-9
+    assert h[3].isfinite()  # never seen is not impossible
+
+
+def test_marginal_of_levels_is_near_the_best_constant():
+    x = torch.distributions.Binomial(16, torch.tensor([0.3, 0.6])).sample((500,)).double()
+    family = DiscretizedLogistic((2,), levels=17)
+    h = family.marginal(x)
+    best = h.clone().requires_grad_(True)
+    search = torch.optim.LBFGS([best], max_iter=100)
+
+    def loss():
+        search.zero_grad()
+        value = -family(best).log_prob(x).mean()
+        value.backward()
+        return value
+
+    search.step(loss)
+    assert -family(h).log_prob(x).mean() - loss() < 0.05
+
+
+def test_levels_are_embedded_to_one_and_never_past_it():
+    family = DiscretizedLogistic((1,), levels=256)
+    assert family.embed(torch.tensor([[0.0], [255.0], [127.5]])).flatten().tolist() == [-1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("family", "bad"),
+    [
+        (Bernoulli((1,)), [0.5, -1, 2]),
+        (DiscretizedLogistic((1,), levels=4), [-1, 4, 1.5]),
+        (Normal((1,)), [math.inf, math.nan]),
+    ],
+)
+def test_values_outside_the_support_are_found(family, bad):
+    assert family.misfit(torch.tensor(bad)[:, None]).all()
+    assert not family.misfit(torch.tensor([[0.0], [1.0]])).any()
+
+
+def test_options_are_checked(refused):
+    with refused("levels=1", "at least 2"):
+        DiscretizedLogistic((1,), levels=1)
+    for std in (0.0, -1.0, math.inf, math.nan):
+        with refused("std", "positive"):
+            FixedNormal((1,), std=std)

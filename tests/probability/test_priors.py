@@ -1,0 +1,139 @@
+from functools import partial
+
+import pytest
+import torch
+
+from latently.nets import MLP
+from latently.probability.conditional import Conditional
+from latently.probability.families import Bernoulli, Normal
+from latently.probability.priors import StandardNormal, VampPrior
+
+
+def encoder(*inputs, latents=2):
+    return Conditional(partial(MLP, hidden=(4,)), Normal((latents,)), *(inputs or [(3,)])).double()
+
+
+def test_standard_normal_is_one():
+    prior = StandardNormal((2, 3)).double()
+    z = torch.randn(5, 2, 3).double()
+    wanted = torch.distributions.Normal(0, 1).log_prob(z).sum((1, 2))
+    torch.testing.assert_close(prior().log_prob(z), wanted)
+
+
+def test_vamp_is_the_mixture_of_the_encoders_posteriors():
+    q = encoder()
+    prior = VampPrior((2,), q, components=7).double()
+    z = torch.randn(4, 5, 2).double()
+    each = torch.stack([q(u).log_prob(z) for u in prior.pseudo_inputs])
+    torch.testing.assert_close(prior().log_prob(z), each.logsumexp(0) - torch.tensor(7.0).log())
+
+
+def test_vamp_draws_random_components_with_their_own_variance():
+    q = encoder(latents=1)
+    prior = VampPrior((1,), q, components=10).double()
+    with torch.no_grad():  # component k is N(100 k, 0.2^2)
+        for p in q.parameters():
+            p.zero_()
+        q.net.layers[0].weight[0, 0] = 1
+        q.net.layers[2].weight[0, 0] = 1
+        q.net.layers[2].bias[1] = torch.tensor(0.2).log()
+        prior.pseudo_inputs.zero_()
+        prior.pseudo_inputs[:, 0] = 100 * torch.arange(10)
+    z = prior().sample((5000,)).flatten()
+    chosen = (z / 100).round()
+    counts = torch.bincount(chosen.long(), minlength=10).double()
+    assert ((counts - 500).square() / 500).sum() < 40  # chi-square, 9 degrees: p = 1e-5
+    spread = (z - 100 * chosen).std()
+    wanted = q(prior.pseudo_inputs[:1]).variance.sqrt().item()
+    assert spread == pytest.approx(wanted, rel=0.06)
+    few = prior().sample((6,)).flatten().div(100).round()
+    assert few.tolist() != sorted(few.tolist()) or len(set(few.tolist())) < 6
+
+
+def test_vamp_reads_a_complete_mask_and_each_rows_context():
+    q = encoder((3,), (3,), (2,))
+    prior = VampPrior((2,), q, components=4).double()
+    context = torch.randn(5, 2).double()
+    d = prior(context)
+    assert d.batch_shape == (5,)
+    z = torch.randn(6, 5, 2).double()
+    for b in range(5):
+        each = torch.stack(
+            [
+                q(u, torch.ones(3).double(), context[b]).log_prob(z[:, b])
+                for u in prior.pseudo_inputs
+            ]
+        )
+        wanted = each.logsumexp(0) - torch.tensor(4.0).log()
+        torch.testing.assert_close(d.log_prob(z)[:, b], wanted)
+    assert d.sample((6,)).shape == (6, 5, 2)
+
+
+def test_vamp_starts_at_random_rows_repeated_if_few():
+    prior = VampPrior((2,), encoder(), components=7)
+    rows = torch.arange(9.0).view(3, 3)
+    prior.initialise(rows)
+    found = sorted(prior.pseudo_inputs.detach()[:, 0].tolist())
+    assert set(found) == {0, 3, 6}
+    many = torch.randn(1000, 3)
+    prior.initialise(many)
+    at = [int((many == u).all(1).nonzero()) for u in prior.pseudo_inputs]
+    assert len(set(at)) == 7
+    assert at != list(range(7))
+
+
+def test_vamp_shares_the_encoder_and_trains_its_inputs():
+    q = encoder()
+    prior = VampPrior((2,), q, components=3).double()
+    prior().log_prob(torch.randn(4, 2).double()).sum().backward()
+    assert prior.pseudo_inputs.grad.abs().sum() > 0
+    assert q.net.layers[0].weight.grad.abs().sum() > 0
+
+
+def test_vamp_needs_components_and_an_encoder(refused):
+    with refused("components=0"):
+        VampPrior((2,), encoder(), components=0)
+    with refused("encoder", "StandardNormal"):
+        VampPrior((2,), None)
+
+
+def test_conditional_joins_inputs_of_any_shape():
+    image = Conditional(MLP, Bernoulli((1,)), (1, 4, 4), (1, 4, 4))
+    assert image.in_shape == (2, 4, 4)
+    mixed = Conditional(MLP, Bernoulli((1,)), (1, 4, 4), (3,))
+    assert mixed.in_shape == (19,)
+    assert mixed(torch.zeros(6, 5, 1, 4, 4), torch.zeros(5, 3)).batch_shape == (6, 5)
+
+
+def test_conditional_broadcasts_as_each_row_alone():
+    c = encoder((3,), (2,))
+    x, context = torch.randn(4, 5, 3).double(), torch.randn(5, 2).double()
+    joint = c.params(x, context)
+    for k in range(4):
+        for b in range(5):
+            torch.testing.assert_close(joint[k, b], c.params(x[k, b][None], context[b][None])[0])
+
+
+def test_conditional_wants_exactly_its_inputs(refused):
+    c = encoder((3,), (2,))
+    with refused("1 inputs", "built on 2"):
+        c(torch.zeros(1, 3).double(), None)
+    with refused("2 inputs", "built on 1"):
+        encoder()(torch.zeros(1, 3).double(), torch.zeros(1, 2).double())
+
+
+def test_held_log_prob_has_the_value_and_only_the_path_gradient():
+    c = encoder()
+    h = c.params(torch.randn(4, 3).double())
+    z = c.family(h).rsample((5,))
+    z.retain_grad()
+    held = c.held_log_prob(h, z)
+    torch.testing.assert_close(held, c.family(h).log_prob(z))
+    (by_h,) = torch.autograd.grad(held.sum(), h, retain_graph=True)
+    through_z = -((z - c.family(h).mean) / c.family(h).variance)
+    mean, log_scale = h.detach().requires_grad_(True).chunk(2, -1)
+    path = c.family(torch.cat([mean, log_scale], -1))
+    eps = ((z - c.family(h).mean) / c.family(h).variance.sqrt()).detach()
+    redrawn = path.mean + path.variance.sqrt() * eps
+    (wanted,) = torch.autograd.grad((through_z.detach() * redrawn).sum(), mean)
+    torch.testing.assert_close(by_h[:, :2], wanted)
