@@ -87,8 +87,9 @@ class BatchOrder:
         return max(1, epochs * self.rows // self.batch_size)
 
     def epoch(self, t: int) -> int:
-        """The epoch, from 0, that batch t completes or lies in."""
-        return ((t + 1) * self.batch_size - 1) // self.rows
+        """The epoch, from 1, that batch t completes, or else the one it lies in."""
+        complete = (t + 1) * self.batch_size // self.rows
+        return complete if self.ends_epoch(t) else complete + 1
 
     def ends_epoch(self, t: int) -> bool:
         """Whether an epoch is complete after batch t and was not before."""
@@ -181,7 +182,7 @@ def train(
         yield Step(
             index=t + 1,
             total=total,
-            epoch=order.epoch(t) + 1,
+            epoch=order.epoch(t),
             ends_epoch=order.ends_epoch(t) or t + 1 == total,
             bound=metrics[0],
             reconstruction=metrics[1],
