@@ -1,6 +1,7 @@
 """FA and PPCA against closed forms: the evidence, the posterior, imputation and the maximum."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_every_draw_weighs_exactly_the_marginal(kind, holes, shape, exactly, dev
 def test_posterior_mean_and_covariance_are_the_conditional(kind, exactly, device, dtype):
     model = random_model(kind).to(device, dtype)
     x, mask = random_rows()
-    loc, weight, noise, covariance = moments(model)
+    loc, weight, _, covariance = moments(model)
     q = model.posterior(x.to(device, dtype), mask.to(device))
     for row in range(len(x)):
         seen = mask[row].numpy()
@@ -128,9 +129,7 @@ def test_likelihood_never_falls(kind, holes, seed):
     data = Data.from_array(factor_data(150, seed=seed, holes=holes))
     model = kind(data.shape, 3)
     values = [row["log_prob"] for row in fit(model, data, steps=60, progress=False).history]
-    assert all(
-        later >= earlier - 1e-10 for earlier, later in zip(values, values[1:], strict=False)
-    )
+    assert all(later >= earlier - 1e-10 for earlier, later in pairwise(values))
     assert len(values) >= (1 if kind is PPCA and not holes else 5)
 
 
