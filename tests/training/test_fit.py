@@ -1,0 +1,239 @@
+"""`fit`: the maximum it reaches, the weights it keeps, and what it refuses."""
+
+import csv
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from latently import (
+    ELBO,
+    IWAE,
+    PPCA,
+    Cosine,
+    Data,
+    DReG,
+    ImportanceSampling,
+    Linear,
+    UserError,
+    Variational,
+    evaluate,
+    fit,
+    vae,
+)
+from latently.nets import MLP
+from latently.probability.families import Normal, SharedNormal
+from latently.training.files import named_tensors
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def bits(n=40, seed=0, columns=4):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, columns, generator=generator).lt(0.4).float()
+    x[:, 1] = x[:, 0]
+    return Data.from_array(x, levels=2)
+
+
+def model_of(**options):
+    torch.manual_seed(0)
+    return vae((4,), latents=2, net=partial(MLP, hidden=(5,)), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", [Variational(), Variational(IWAE(), DReG(), 5)])
+def test_a_linear_vae_reaches_the_maximum_likelihood_of_ppca(objective):
+    generator = torch.Generator().manual_seed(1)
+    factors = torch.randn(400, 2, generator=generator).double() * torch.tensor([3.0, 1.5])
+    basis = torch.linalg.qr(torch.randn(5, 5, generator=generator).double()).Q[:, :2]
+    x = factors @ basis.T + 0.5 * torch.randn(400, 5, generator=generator).double()
+    data = Data.from_array(x.float())
+    truth = PPCA((5,), 2)
+    fit(truth, data, progress=False)
+    torch.manual_seed(3)
+    model = vae(
+        (5,),
+        latents=2,
+        net=partial(MLP, hidden=()),
+        likelihood=partial(SharedNormal, isotropic=True),
+    )
+    fit(model, data, objective, steps=2500, batch_size=100, learning_rate=Cosine(0.03), **QUIET)
+    best = evaluate(truth, data).nats
+    found = evaluate(model, data, ImportanceSampling(500)).nats
+    assert best - 0.05 < found < best + 0.01
+
+
+def test_the_epoch_best_on_validation_is_kept():
+    model, train, held = model_of(), bits(20), bits(60, seed=1)
+    options = {"batch_size": 5, "learning_rate": 0.05, **QUIET}
+    found = fit(
+        model,
+        train,
+        validation=held,
+        epochs=60,
+        batch_size=5,
+        learning_rate=0.05,
+        patience=8,
+        **QUIET,
+    )
+    values = [row["validation"] for row in found.history]
+    best = values.index(max(values)) + 1
+    assert found.kept == f"epoch {best}, best on validation"
+    assert len(values) == best + 8 < 60
+    again = fit(model_of(), train, epochs=60, **options)
+    assert len(again.history) == 60
+    short = model_of()  # the same run, stopped at that epoch, holds the same weights
+    for row in fit(
+        short, train, steps=4 * best, batch_size=5, learning_rate=0.05, **QUIET
+    ).history:
+        assert row["epoch"] <= best
+    for a, b in zip(named_tensors(model).values(), named_tensors(short).values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_validation_weighs_rows_equally_and_repeats():
+    model, held = model_of(), bits(777, seed=1)  # blocks of 500: a short last one
+    found = fit(
+        model,
+        bits(),
+        Variational(samples=200),
+        validation=held,
+        epochs=1,
+        learning_rate=1e-30,
+        **QUIET,
+    )
+    with torch.no_grad():
+        p = model.infer(held.x, 400)
+        wanted = ELBO()(p)
+    assert found.history[0]["validation"] == pytest.approx(float(wanted.mean()), abs=0.02)
+
+
+def test_validation_compares_epochs_at_the_end_of_every_schedule():
+    held = bits(50, seed=1)
+    warm = Variational(ELBO(beta=Linear(0.0, 1.0)), samples=20)
+    found = fit(model_of(), bits(), warm, validation=held, epochs=5, learning_rate=1e-30, **QUIET)
+    values = [row["validation"] for row in found.history]
+    assert max(values) - min(values) < 1e-6  # nothing is learned, so nothing looks better
+    bounds = [row["bound"] for row in found.history]
+    assert bounds[0] > bounds[-1]  # while the training bound pays more and more KL
+
+
+def test_history_has_one_row_per_epoch_and_means_over_it(tmp_path):
+    log = tmp_path / "log.csv"
+    found = fit(model_of(), bits(23), epochs=3, batch_size=5, log=log, **QUIET)
+    assert [row["epoch"] for row in found.history] == [1, 2, 3]
+    assert [row["step"] for row in found.history] == [5, 10, 13]
+    for row in found.history:
+        assert row["bound"] == pytest.approx(row["reconstruction"] - row["kl"], abs=1e-4)
+    with open(log, newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [float(r["bound"]) for r in written] == [r["bound"] for r in found.history]
+
+
+def test_fit_leaves_the_host_as_it_was(untouched):
+    import signal
+
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    model = model_of(likelihood=Normal)
+    data = Data.from_array(torch.randn(30, 4))
+    with untouched():
+        fit(model, data, validation=data, epochs=2, **QUIET)
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    assert not model.training
+
+
+def test_fit_is_repeatable_and_depends_on_its_seed():
+    found = []
+    for seed in (0, 0, 1):
+        model = model_of()
+        fit(model, bits(), epochs=2, seed=seed, **QUIET)
+        found.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_training_improves_the_bound():
+    model, data = model_of(), bits(200)
+    before = evaluate(model, data, ImportanceSampling(50)).nats
+    fit(model, data, steps=300, learning_rate=0.01, **QUIET)
+    assert evaluate(model, data, ImportanceSampling(50)).nats > before + 0.2
+
+
+def test_missing_values_are_trained_on():
+    x = torch.randn(60, 4)
+    x[:, 1] = x[:, 0]
+    x[torch.rand(60, 4) < 0.3] = math.nan
+    model = model_of(likelihood=Normal, sees_mask=True)
+    found = fit(model, Data.from_array(x), steps=50, **QUIET)
+    assert math.isfinite(found.history[-1]["bound"])
+
+
+class Exploding(torch.optim.SGD):
+    """Breaks the first parameter after ten good steps."""
+
+    taken = 0
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.taken += 1
+        if self.taken == 10:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(math.nan)
+
+
+def test_a_run_that_blows_up_names_the_tensor_and_keeps_the_last_good_checkpoint(tmp_path):
+    path = tmp_path / "run.ckpt"
+    model = model_of()
+    with pytest.raises(UserError, match=r"encoder\.net\.layers\.0\.weight") as caught:
+        fit(
+            model,
+            bits(),
+            epochs=5,
+            batch_size=10,
+            optimizer=Exploding,
+            learning_rate=1e-3,
+            checkpoint=path,
+            checkpoint_seconds=0,
+            **QUIET,
+        )
+    assert "learning-rate" in str(caught.value)
+    assert str(path) in str(caught.value)
+    from latently.training.files import read_header, read_tensors
+
+    assert read_header(path)[0]["progress"]["step"] == 9
+    assert all(t.isfinite().all() for t in read_tensors(path).values() if t.is_floating_point())
+
+
+def test_mistakes_are_refused_before_the_first_step(refused):
+    data = bits()
+    with refused("patience", "validation"):
+        fit(model_of(), data, patience=3, **QUIET)
+    with refused("patience"):
+        fit(model_of(), data, validation=data, patience=0, **QUIET)
+    for rate in (0.0, -1.0, math.nan):
+        with refused("learning_rate"):
+            fit(model_of(), data, learning_rate=rate, **QUIET)
+    with refused("batch_size=0"):
+        fit(model_of(), data, batch_size=0, **QUIET)
+    with refused("epochs", "steps"):
+        fit(model_of(), data, epochs=1, steps=1, **QUIET)
+    with refused("epochs=0"):
+        fit(model_of(), data, epochs=0, **QUIET)
+    with refused("(3,)", "(4,)"):
+        fit(model_of(), bits(columns=3), **QUIET)
+    grey = Data(torch.rand(20, 4), "Normal", "grey")
+    with refused("grey", "row 0", "outside 0 and 1", "Normal"):
+        fit(model_of(), grey, **QUIET)
+    with refused("grey"):
+        fit(model_of(), data, validation=grey, **QUIET)
+    empty = Data(torch.zeros(5, 4), "Bernoulli", "empty", mask=torch.zeros(5, 4, dtype=torch.bool))
+    with refused("empty", "no observed value"):
+        fit(model_of(), empty, **QUIET)
+
+
+def test_plain_progress_lines_go_to_standard_error(capsys):
+    fit(model_of(), bits(), steps=3, progress=True, device="cpu")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "step 3/3" in captured.err
