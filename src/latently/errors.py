@@ -27,9 +27,9 @@ def closest(name: str, known: Iterable[str]) -> str:
     >>> closest("zzz", ["fa", "ppca"])
     'known: fa, ppca'
     """
-    known = sorted(known)
+    known = sorted(set(known))
     by_lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(by_lower[n] for n in near)}?"
-    return f"known: {', '.join(known)}"
+    return f"known: {', '.join(known) or 'none'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -36,14 +37,16 @@ class ELBO(Bound):
         beta: weight of the KL, a number or a schedule.
 
     Raises:
-        UserError: a negative beta.
+        UserError: a beta that is negative or no number.
     """
 
     beta: float | Schedule = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.beta, int | float) and not self.beta >= 0:
-            raise UserError(f"ELBO: beta={self.beta} must be at least 0")
+        if isinstance(self.beta, Schedule | Tensor):  # a schedule resolves to a tensor
+            return
+        if not isinstance(self.beta, int | float) or not 0 <= self.beta < math.inf:
+            raise UserError(f"ELBO: beta={self.beta!r} must be a number of at least 0")
 
     def __call__(self, p: Particles, log_w: Tensor | None = None) -> Tensor:
         if log_w is not None:

@@ -84,6 +84,10 @@ class Exact(Method):
     kind: ClassVar[Kind] = "exact"
     block: int = 256
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.block, int) or self.block < 1:
+            raise UserError(f"Exact: block={self.block!r} must be a whole number of at least 1")
+
     @property
     def name(self) -> str:
         return "exact"
@@ -135,8 +139,10 @@ class ImportanceSampling(Method):
     samples: int = 1000
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"ImportanceSampling: samples={self.samples} must be at least 1")
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise UserError(
+                f"ImportanceSampling: samples={self.samples!r} must be a whole number, 1 or more"
+            )
 
     @property
     def name(self) -> str:

@@ -44,7 +44,7 @@ class Linear(Schedule):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        _check_steps(self)
+        _check(self)
 
     def __call__(self, step: Tensor, total: int) -> Tensor:
         return self.start + (self.stop - self.start) * _progress(step, self.steps or total)
@@ -65,7 +65,7 @@ class Cosine(Schedule):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        _check_steps(self)
+        _check(self)
 
     def __call__(self, step: Tensor, total: int) -> Tensor:
         angle = math.pi * _progress(step, self.steps or total)
@@ -86,6 +86,13 @@ def _progress(step: Tensor, steps: int) -> Tensor:
     return (step / steps).clamp(max=1.0)
 
 
-def _check_steps(schedule: Linear | Cosine) -> None:
-    if schedule.steps is not None and schedule.steps < 1:
-        raise UserError(f"{type(schedule).__name__}: steps={schedule.steps} must be at least 1")
+def _check(schedule: Linear | Cosine) -> None:
+    name = type(schedule).__name__
+    for end in ("start", "stop"):
+        value = getattr(schedule, end)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{name}: {end}={value!r} must be a finite number")
+    if schedule.steps is None:
+        return
+    if not isinstance(schedule.steps, int) or schedule.steps < 1:
+        raise UserError(f"{name}: steps={schedule.steps!r} must be a whole number of at least 1")

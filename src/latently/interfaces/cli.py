@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -21,10 +21,25 @@ app = typer.Typer(
     name="latently",
     help="Deep latent variable models, where every number says what it is.",
     add_completion=False,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _whole(text: object) -> int:
+    try:
+        return int(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def _seed(text: object) -> int:
+    number = _whole(text)
+    if not 0 <= number < 2**63:
+        raise typer.BadParameter(f"{number} is not from 0 to 2^63 - 1")
+    return number
+
 
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="a model file")]
 Spec = Annotated[str, typer.Option("--data", help="a data set such as digits/test, or a file")]
@@ -33,9 +48,17 @@ DataDir = Annotated[
 ]
 Out = Annotated[str, typer.Option("--out", help="file to write; its suffix says the kind")]
 Force = Annotated[bool, typer.Option("--force", help="replace an existing --out")]
-Seed = Annotated[int, typer.Option("--seed", help="seed of everything random")]
+Seed = Annotated[
+    int, typer.Option("--seed", parser=_seed, metavar="INT", help="seed of everything random")
+]
 Samples = Annotated[
-    int | None, typer.Option("--samples", help="draws per row [1000; exact models need none]")
+    int | None,
+    typer.Option(
+        "--samples",
+        parser=_whole,
+        metavar="INT",
+        help="draws per row [1000; exact models need none]",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 
@@ -112,7 +135,7 @@ def compare(
 def sample(
     model: ModelPath,
     out: Out,
-    n: Annotated[int, typer.Option("-n", help="how many")] = 64,
+    n: Annotated[int, typer.Option("-n", parser=_whole, metavar="INT", help="how many")] = 64,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
@@ -175,8 +198,12 @@ def impute(
     model: ModelPath,
     data: Spec,
     out: Out,
-    draws: Annotated[int, typer.Option("--draws", help="imputations per row")] = 10,
-    samples: Annotated[int, typer.Option("--samples", help="particles per row")] = 1000,
+    draws: Annotated[
+        int, typer.Option("--draws", parser=_whole, metavar="INT", help="imputations per row")
+    ] = 10,
+    samples: Annotated[
+        int, typer.Option("--samples", parser=_whole, metavar="INT", help="particles per row")
+    ] = 1000,
     data_dir: DataDir = None,
     seed: Seed = 0,
     force: Force = False,
@@ -232,10 +259,11 @@ def show(
 @app.command("list")
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="recipes, families, priors, bounds, estimators, nets, data, ...")
-    ],
+        str | None,
+        typer.Argument(help="recipes, families, priors, bounds, estimators, nets, data, ..."),
+    ] = None,
 ) -> None:
-    """List what there is of a kind."""
+    """List what there is of a kind, or the kinds."""
     from latently.interfaces import verbs
 
     print(verbs.list_kind(kind))
@@ -256,8 +284,10 @@ def reproduce(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits by the contract above."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        _check_words(words)
+        code = app(words or ["--help"], prog_name="latently", standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error), 2)
@@ -268,15 +298,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}; see the path", 2)
     except Exception as error:
-        explain = getattr(error, "format_message", None)
-        if explain is None:
-            raise
-        _fail(f"{explain().rstrip('.')}; see latently --help", 2)
+        _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int) -> None:
+def _check_words(words: Sequence[str]) -> None:
+    """Refuses an option given twice, of which only the last would count.
+
+    Raises:
+        UserError: there is one.
+    """
+    options = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
+    if any("\0" in word for word in words):
+        raise UserError("a null byte in the call; no file or option holds one")
+    for option in options:
+        if options.count(option) > 1:
+            raise UserError(f"{option} is given twice")
+
+
+def _explain(error: Exception) -> NoReturn:
+    """Exits by what the parser or the memory says; anything else is a bug of ours."""
+    describe = getattr(error, "format_message", None)
+    if describe is not None:
+        context = getattr(error, "ctx", None)
+        path = "latently" if context is None else context.command_path
+        _fail(f"{describe().rstrip('.')}; see {path} --help", 2)
+    from latently.interfaces.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        _fail("out of memory; lower --samples, --batch-size, -n, --draws or --latents", 2)
+    raise error
+
+
+def _fail(message: str, code: int) -> NoReturn:
     print(f"latently: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from latently import data as data_floor
 from latently.data import Data
-from latently.errors import UserError
 from latently.inference import Evidence, ImportanceSampling
 from latently.interfaces.cards import card
 from latently.interfaces.fitting import fit_to_file, read_request
+from latently.interfaces.output import check_folder
 from latently.interfaces.pictures import grid, pairs, save_png
 from latently.interfaces.report import Entry, write_report
 from latently.interfaces.verbs import measured, print_ranking, rank
@@ -36,9 +36,7 @@ MODELS = {
 def run_demo(out: str, *, quick: bool = False) -> dict[str, Evidence]:
     """Fits, judges and draws; prints where everything is. Returns the evidence on test rows."""
     began = time.monotonic()
-    folder = Path(out).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
+    folder = check_folder(out)
     train, validation = data_floor.splits(DATA)
     test = data_floor.load(f"{DATA}/test")
     samples = QUICK_SAMPLES if quick else SAMPLES

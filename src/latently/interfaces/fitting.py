@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,21 @@ from latently._version import __version__
 from latently.data import Data
 from latently.errors import Interrupted, UserError, closest
 from latently.inference.noise import derive, seeded
-from latently.interfaces.flags import Flag, flags_of, parse, usage
+from latently.interfaces.flags import Flag, check_seed, flags_of, parse, usage
+from latently.interfaces.memory import check_memory, is_out_of_memory
+from latently.interfaces.output import check_place
 from latently.io import check_savable, save
 from latently.models import Model
 from latently.recipes import RECIPES
 from latently.registry import components
 from latently.training import Fit, Variational, fit
+from latently.training.files import named_tensors
 
 __all__ = ["Request", "fit_command", "fit_flags", "fit_help", "fit_to_file", "make_model"]
 
+MAX_THREADS = 1024  # far more than help; a hundred thousand end the process without a word
 _OBJECTIVE = ("bound", "estimator", "samples")
+_CLOSED_FORM = ("steps", "tolerance", "seed")
 _SET_HERE = ("model", "data", "objective", "validation", "checkpoint", "log", "progress", "resume")
 
 
@@ -108,6 +114,7 @@ def read_request(tokens: Sequence[str]) -> Request:
     for name in ("data", "out"):
         if files[name] is None:
             raise UserError(f"latently fit {recipe} needs --{name}; see latently fit --help")
+    check_seed(values.get("seed", 0))
     names = {f.name for f in flags_of(RECIPES[recipe], "")}
     arguments = {k: v for k, v in values.items() if k in names}
     objective = Variational(**{k: v for k, v in values.items() if k in _OBJECTIVE})
@@ -127,8 +134,28 @@ def make_model(recipe: str, arguments: Mapping[str, Any], data: Data, seed: int)
         filled["sees_mask"] = True
     if "contexts" in signature.parameters and data.context is not None:
         filled["contexts"] = data.context.shape[1]
+    call = partial(RECIPES[recipe], **{**filled, **arguments})
+    with torch.device("meta"):
+        size = sum(t.numel() for t in named_tensors(_built(recipe, call)).values())
+    check_memory(
+        4 * size,  # the values, their gradients and the optimizer's two moments
+        f"training a model of {size:,} values",
+        "lower --latents, or the widths of --net",
+    )
     with seeded(derive(seed, "model")):
-        return RECIPES[recipe](**{**filled, **arguments})
+        return _built(recipe, call)
+
+
+def _built(recipe: str, call: Callable[[], Model]) -> Model:
+    try:
+        return call()
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{recipe}: these options build no model: {reason}") from None
 
 
 def fit_command(tokens: Sequence[str], write: Any = print) -> None:
@@ -136,8 +163,8 @@ def fit_command(tokens: Sequence[str], write: Any = print) -> None:
     request = read_request(tokens)
     files = request.files
     if files["threads"] is not None:
-        if files["threads"] < 1:
-            raise UserError(f"--threads {files['threads']} must be at least 1")
+        if not 1 <= files["threads"] <= MAX_THREADS:
+            raise UserError(f"--threads {files['threads']} must be from 1 to {MAX_THREADS}")
         torch.set_num_threads(files["threads"])
     missing = "allow" if files["missing"] else "refuse"
     train, validation = data_floor.splits(
@@ -157,17 +184,27 @@ def fit_command(tokens: Sequence[str], write: Any = print) -> None:
 def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
     """Builds, fits and saves; refuses before training what could not be saved after it."""
     out = Path(request.files["out"]).expanduser()
-    checkpoint = out.with_name(out.name + ".checkpoint")
     resume, force = request.files["resume"], request.files["force"]
-    _check_out(out, checkpoint, resume, force)
+    checkpoint = _check_out(out, resume, force)
+    log = request.files["log"]
+    if log is not None:
+        check_log(Path(log).expanduser(), resume or force)
     seed = request.options.get("seed", 0)
     model = make_model(request.recipe, request.arguments, train, seed)
     check_savable(model)
+    command_text(request)
+    closed_form = model.em(train.x) is not None
+    check_effect(request, train, closed_form)
     quiet = request.files["quiet"]
-    if resume and not quiet and not checkpoint.exists() and model.em(train.x) is None:
+    if resume and not closed_form and not quiet and not checkpoint.exists():
         print(f"nothing to resume beside {out}; starting afresh", file=sys.stderr)
-    if len(train) == 1:
-        print("warning: one training row; every likelihood is degenerate", file=sys.stderr)
+    if resume and closed_form and checkpoint.exists():
+        raise UserError(
+            f"{checkpoint} is of another call than this closed-form {request.recipe}, which has "
+            "nothing to resume; choose another --out, or --force to discard it"
+        )
+    for warning in _doubts(train, closed_form):
+        print(f"warning: {warning}", file=sys.stderr)
     try:
         result = fit(
             model,
@@ -176,7 +213,7 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
             validation=validation,
             checkpoint=checkpoint,
             resume=resume,
-            log=request.files["log"],
+            log=None if log is None else Path(log).expanduser(),
             progress=not quiet,
             **request.options,
         )
@@ -191,11 +228,61 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
     return result
 
 
-def _check_out(out: Path, checkpoint: Path, resume: bool, force: bool) -> None:
+def check_effect(request: Request, train: Data, closed_form: bool) -> None:
+    """Refuses flags that would change nothing, so that no record claims they did.
+
+    Raises:
+        UserError: such a flag was given.
+    """
+    given = {**_changed(request.objective), **request.options}
+    if not closed_form:
+        if "tolerance" in given:
+            raise UserError(f"--tolerance has no effect on {request.recipe}; use --patience")
+        rows = min(request.options.get("batch_size", 100), len(train))
+        values = request.objective.samples * rows * train.x[0].numel()
+        check_memory(values, "one training step", "lower --samples or --batch-size")
+        return
+    idle = [name for name in given if name not in _CLOSED_FORM]
+    if idle:
+        flag = "--" + idle[0].replace("_", "-")
+        raise UserError(
+            f"{flag} has no effect: {request.recipe} is fitted in closed form or by EM; leave it "
+            "out (--steps bounds the passes)"
+        )
+
+
+def check_log(log: Path, replace: bool) -> None:
+    """Refuses a history that would overwrite something else.
+
+    Raises:
+        UserError: no .csv, a file that is there, or a place that cannot be written.
+    """
+    if log.suffix != ".csv":
+        raise UserError(f"--log {str(log)!r}: end the name in .csv")
+    check_place(log)
+    if log.exists() and not replace:
+        raise UserError(f"{log} exists; choose another --log, or --force to replace it")
+
+
+def _doubts(train: Data, closed_form: bool) -> Iterator[str]:
+    """What a reader should know of the data, a line each."""
+    if len(train) == 1:
+        yield "one training row; every likelihood is degenerate"
+    if train.mask is not None and not closed_form and bool(train.mask.any()):
+        unseen = (~train.mask.flatten(1).any(0)).nonzero().flatten().tolist()
+        if unseen:
+            shown = ", ".join(map(str, unseen[:8])) + (", ..." if len(unseen) > 8 else "")
+            yield f"no observed value in column {shown}; nothing is learned of it"
+
+
+def _check_out(out: Path, resume: bool, force: bool) -> Path:
+    """The checkpoint beside an --out that may be written."""
     if resume and force:
         raise UserError("--resume continues a run and --force replaces it; give one of them")
-    if out.is_dir():
+    if not out.name or out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file, e.g. {out / 'model.safetensors'}")
+    check_place(out)
+    checkpoint = out.with_name(out.name + ".checkpoint")
     if resume and out.exists() and not checkpoint.exists():
         raise UserError(f"{out} is complete, there is nothing to resume; --force replaces it")
     if not (resume or force):
@@ -205,6 +292,7 @@ def _check_out(out: Path, checkpoint: Path, resume: bool, force: bool) -> None:
             raise UserError(
                 f"{checkpoint} holds a stopped run; --resume continues it, --force starts again"
             )
+    return checkpoint
 
 
 def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from latently import expr
 from latently.errors import UserError, closest
 from latently.registry import KINDS, components
 
-__all__ = ["Flag", "flags_of", "parse", "usage"]
+__all__ = ["Flag", "check_seed", "flags_of", "parse", "usage"]
 
 # What an annotation admits, by a word in it: the kind of component, as the registry calls it.
 _KIND_OF = {
@@ -105,6 +106,17 @@ def parse(tokens: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
     return values
 
 
+def check_seed(seed: int) -> int:
+    """A seed that every generator in use takes.
+
+    Raises:
+        UserError: it is negative or has more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed} must be from 0 to 2^63 - 1")
+    return seed
+
+
 def _unknown(text: str, known: Iterable[str]) -> str:
     if not text.startswith("-"):
         return f"unexpected {text!r}; options start with -- and values follow their option"
@@ -114,15 +126,23 @@ def _unknown(text: str, known: Iterable[str]) -> str:
 def _read(flag: Flag, text: str) -> Any:
     if flag.is_text:
         return text
+    name = text.partition("(")[0].strip()
+    members = [member for kind in flag.kinds for member in KINDS[kind]]
     try:
         value = expr.build(text, components())
     except UserError as error:
-        if not flag.kinds:
-            raise UserError(f"{flag.text} {text}: expected {_choices(flag)}") from None
-        raise UserError(f"{flag.text}: {error} ({_choices(flag)})") from None
+        if name in members:
+            raise UserError(f"{flag.text}: {error}") from None
+        value = _Unreadable
     if _fits(flag, value):
         return value
-    raise UserError(f"{flag.text} {text}: expected {_choices(flag)}")
+    hint = closest(name, members)
+    expected = hint if hint.startswith("did you mean") else f"expected {_choices(flag)}"
+    raise UserError(f"{flag.text} {text!r}: {expected}")
+
+
+class _Unreadable:
+    """Stands for what is no expression: it fits no flag."""
 
 
 def _fits(flag: Flag, value: Any) -> bool:
@@ -134,7 +154,7 @@ def _fits(flag: Flag, value: Any) -> bool:
     if isinstance(value, int):
         return bool({"int", "float"} & words)
     if isinstance(value, float):
-        return "float" in words
+        return "float" in words and math.isfinite(value)
     if isinstance(value, tuple | list):
         return "Sequence" in words and all(isinstance(v, int) for v in value)
     target = getattr(value, "func", value)

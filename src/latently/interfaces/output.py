@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,57 @@ from torch import Tensor
 from latently.errors import UserError
 from latently.training.files import atomic_write
 
-__all__ = ["check_target", "write_arrays", "write_images", "write_table"]
+__all__ = [
+    "check_folder",
+    "check_place",
+    "check_target",
+    "write_arrays",
+    "write_images",
+    "write_table",
+]
 
 
 def check_target(out: str, suffixes: Sequence[str], force: bool) -> Path:
     """The path of an output, checked before any work is done.
 
     Raises:
-        UserError: another suffix, or a file that is there and not to be replaced.
+        UserError: another suffix, a file that is there and not to be replaced, or a folder that
+            cannot be written.
     """
     path = Path(out).expanduser()
     if path.suffix not in suffixes:
         raise UserError(f"--out {out}: end the name in {', '.join(suffixes)}")
+    check_place(path)
     if path.exists() and not force:
         raise UserError(f"{out} exists; choose another --out, or --force to replace it")
+    return path
+
+
+def check_place(path: Path) -> None:
+    """Refuses before any work what could not be written after it.
+
+    Raises:
+        UserError: `path` is a folder, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file in it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise UserError(f"cannot write {path}: {folder} is a file, not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: {folder} is not writable by you; choose another")
+
+
+def check_folder(out: str) -> Path:
+    """The path of a folder to write to.
+
+    Raises:
+        UserError: it is a file, has no name, or cannot be written.
+    """
+    path = Path(out).expanduser()
+    if not out.strip():
+        raise UserError(f"--out {out!r} names no folder; name one, or . for this one")
+    check_place(path / "file")
     return path
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,13 @@ from latently.data.catalog import SOURCES
 from latently.errors import UserError, closest
 from latently.inference import Evidence, Exact, ImportanceSampling, Method, evaluate
 from latently.inference.evidence import Progress
+from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_target, write_arrays, write_images, write_table
 from latently.io import Saved, describe, load_saved
 from latently.registry import KINDS, components, names
 from latently.training.progress import Bar
+
+MAX_SAMPLES = 10**8  # every row keeps all its log-weights, 8 bytes each
 
 __all__ = [
     "compare",
@@ -31,6 +36,7 @@ __all__ = [
     "list_kind",
     "open_data",
     "open_model",
+    "opened",
     "rank",
     "reconstruct",
     "sample",
@@ -68,10 +74,13 @@ def pick_method(method: str | None, samples: int | None, saved: Saved) -> Method
         built = expr.build(method, components())
         if not isinstance(built, Method):
             raise UserError(f"--method {method}: {closest(method, KINDS['methods'])}")
-        return built
-    if saved.model.density == "exact":
-        return Exact()
-    return ImportanceSampling() if samples is None else ImportanceSampling(samples)
+    elif saved.model.density == "exact":
+        built = Exact()
+    else:
+        built = ImportanceSampling() if samples is None else ImportanceSampling(samples)
+    if isinstance(built, ImportanceSampling) and built.samples > MAX_SAMPLES:
+        raise UserError(f"{built.samples} samples a row: at most {MAX_SAMPLES:,} are drawn")
+    return built
 
 
 def measured(saved: Saved, data: Data, method: Method, seed: int, quiet: bool = False) -> Evidence:
@@ -95,7 +104,10 @@ def evaluate_model(
     as_json: bool,
     progress: bool | None = None,
 ) -> str:
-    """One line, or one JSON object, on how likely data are under a model."""
+    """One line, or one JSON object, on how likely data are under a model.
+
+    Warnings go to standard error, or into the object.
+    """
     saved = open_model(path)
     chosen = pick_method(method, samples, saved)
     data = open_data(spec, saved, data_dir, seed)
@@ -103,7 +115,27 @@ def evaluate_model(
     evidence = measured(saved, data, chosen, seed, quiet=quiet)
     if as_json:
         return json.dumps({**evidence.to_dict(), "version": __version__})
-    return "\n".join([str(evidence), *(f"warning: {w}" for w in evidence.warnings)])
+    for warning in evidence.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return str(evidence)
+
+
+def opened(
+    paths: Sequence[str], spec: str, samples: int | None, data_dir: str | None, seed: int
+) -> list[tuple[str, Saved, Data, Method]]:
+    """Several models with their rows and methods; every mistake shows before work begins.
+
+    Raises:
+        UserError: a file is given twice, or one does not fit the data.
+    """
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UserError(f"{twice} is given twice; name each model once")
+    saved = {path: open_model(path) for path in paths}
+    return [
+        (path, it, open_data(spec, it, data_dir, seed), pick_method(None, samples, it))
+        for path, it in saved.items()
+    ]
 
 
 def rank(results: dict[str, Evidence]) -> list[dict[str, Any]]:
@@ -137,13 +169,10 @@ def compare(
     as_json: bool,
 ) -> None:
     """Prints a table of models on the same rows."""
-    results: dict[str, Evidence] = {}
-    for path in paths:
-        saved = open_model(path)
-        data = open_data(spec, saved, data_dir, seed)
-        results[short_name(path, paths)] = measured(
-            saved, data, pick_method(None, samples, saved), seed, quiet=as_json
-        )
+    results = {
+        short_name(path, paths): measured(saved, data, method, seed, quiet=as_json)
+        for path, saved, data, method in opened(paths, spec, samples, data_dir, seed)
+    }
     rows = rank(results)
     if as_json:
         print(json.dumps([_row_json(row) for row in rows]))
@@ -212,6 +241,8 @@ def sample(path: str, n: int, out: str, *, seed: int, force: bool) -> str:
     if n < 1:
         raise UserError(f"-n {n} must be at least 1")
     saved = open_model(path)
+    size = n * math.prod(saved.model.shape)
+    check_memory(8 * size, f"drawing {n:,} rows", "draw fewer with -n, by several seeds")
     x = saved.model.sample(n, seed=seed)
     _write_rows(target, x, saved)
     return f"wrote {n} samples to {target}"
@@ -296,10 +327,14 @@ def impute(
 ) -> str:
     """Draws of the missing entries given the observed ones."""
     target = check_target(out, (".npz", ".npy"), force)
-    if draws < 1:
-        raise UserError(f"--draws {draws} must be at least 1")
+    for name, value in (("draws", draws), ("samples", samples)):
+        if value < 1:
+            raise UserError(f"--{name} {value} must be at least 1")
     saved = open_model(path)
     data = open_data(spec, saved, data_dir, seed)
+    row = math.prod(data.shape)
+    check_memory(8 * samples * row, f"{samples:,} particles of a row", "lower --samples")
+    check_memory(8 * draws * row * len(data), f"{draws:,} draws of all rows", "lower --draws")
     if data.mask is None or not data.missing:
         raise UserError(f"{data.protocol} has no missing value (NaN), there is nothing to impute")
     x = saved.model.impute(data.x, data.mask, draws=draws, samples=samples, seed=seed)
@@ -337,8 +372,10 @@ def training_seconds(path: str) -> float:
     return float(describe(Path(path))[0].get("training", {}).get("seconds", 0.0))
 
 
-def list_kind(kind: str) -> str:
-    """Members of a registry with a line each."""
+def list_kind(kind: str | None) -> str:
+    """Members of a registry with a line each, or the kinds there are."""
+    if kind is None:
+        return "\n".join(f"latently list {known}" for known in (*KINDS, "data", "cards"))
     if kind == "data":
         members = dict(data_floor.names())
     elif kind == "cards":

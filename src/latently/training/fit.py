@@ -97,7 +97,7 @@ def fit(
         tolerance: smallest gain, in nats, for which EM goes on.
         seed: of everything random.
         device: "auto", "cpu", "cuda" or "mps".
-        precision: as in Lightning Fabric, e.g. "32-true", "bf16-mixed".
+        precision: "32-true", "64-true", "bf16-mixed", "bf16-true", or "16-mixed" on CUDA.
         compile: compile the step.
         checkpoint: file that lets a stopped run continue; removed by the caller.
         resume: continue from the checkpoint if it is there.
@@ -113,8 +113,8 @@ def fit(
     _check_data(model, data, validation)
     if patience is not None and (validation is None or patience < 1):
         raise UserError("patience needs validation data and a value of at least 1")
-    if not isinstance(learning_rate, Schedule) and not learning_rate > 0:
-        raise UserError(f"learning_rate={learning_rate} must be positive")
+    if not isinstance(learning_rate, Schedule) and not 0 < learning_rate < math.inf:
+        raise UserError(f"learning_rate={learning_rate} must be positive and finite")
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
     path = None if checkpoint is None else Path(checkpoint)
@@ -154,7 +154,7 @@ def _fit_passes(
 ) -> Fit:
     began, history, last = time.monotonic(), [], -math.inf
     with Bar(most, "pass", show=show) as bar, _caught() as caught, _Stop() as stop:
-        for number, value in enumerate(passes, 1):
+        for number, value in enumerate(_solved(passes), 1):
             now = float(value)
             if not math.isfinite(now):
                 raise UserError(f"log p(x) became {now} in pass {number}; check the data's scale")
@@ -175,6 +175,16 @@ def _fit_passes(
             "raise --steps or --tolerance"
         )
     return Fit(history, "maximum likelihood", time.monotonic() - began, tuple(notes))
+
+
+def _solved(passes: Iterator[Tensor]) -> Iterator[Tensor]:
+    try:
+        yield from passes
+    except torch.linalg.LinAlgError:
+        raise UserError(
+            "the covariance of the data cannot be decomposed in float64: their values are too "
+            "large or of too different scales; rescale the columns"
+        ) from None
 
 
 class _Run:
@@ -273,7 +283,8 @@ class _Run:
 
     def _cause(self, step: Step, row: dict[str, float]) -> str:
         where = [n for n, t in named_tensors(self.model).items() if not torch.isfinite(t).all()]
-        kept = f"; the last good checkpoint is {self.path}" if self.path else ""
+        held = self.path is not None and self.path.exists()
+        kept = f"; the last good checkpoint is {self.path}" if held else ""
         return (
             f"training became non-finite in epoch {step.epoch} (bound {row['bound']}, "
             f"reconstruction {row['reconstruction']}, KL {row['kl']}; first non-finite tensor: "

@@ -13,19 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from latently.data import Data
-from latently.errors import UserError
+from latently.errors import UserError, closest
 from latently.inference.noise import derive, seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
 from latently.training.objectives import Objective, Variational
 
-__all__ = ["BatchOrder", "Loss", "Step", "train"]
+__all__ = ["DEVICES", "PRECISIONS", "BatchOrder", "Loss", "Step", "train"]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+# no 16-true: Adam's steps overflow in it
+PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true")
 
 
 @dataclass(frozen=True)
@@ -144,8 +149,8 @@ def train(
         optimizer: constructor `(parameters, lr=...) -> Optimizer`.
         seed: of batches and draws.
         device: "auto", "cpu", "cuda" or "mps".
-        precision: as in Lightning Fabric, e.g. "32-true", "bf16-mixed"; log-densities stay in
-            float32 or wider.
+        precision: one of `PRECISIONS`, as in Lightning Fabric; log-densities stay in float32 or
+            wider.
         compile: compile the step by `torch.compile`.
         start: number of steps done already.
         optimizer_state: the optimizer's state after them.
@@ -158,7 +163,7 @@ def train(
     fabric = _fabric(device, precision)
     parameters = [p for p in model.parameters() if p.requires_grad]
     rate = learning_rate if isinstance(learning_rate, int | float) else 1.0
-    made = optimizer(parameters, lr=rate)
+    made = _optimizer(optimizer, parameters, rate)
     bare: nn.Module = Loss(model, objective or Variational(), total)
     if compile:
         bare = torch.compile(bare)  # type: ignore[assignment]
@@ -171,11 +176,13 @@ def train(
         step = torch.tensor(t, device=fabric.device)
         if isinstance(learning_rate, Schedule):
             rate = float(learning_rate(torch.tensor(t), total))
+            if not rate >= 0:
+                raise UserError(f"learning_rate={learning_rate} is {rate:g} in step {t + 1}")
             for group in made.param_groups:
                 group["lr"] = rate
         with seeded(derive(seed, "step", t), fabric.device):
             x, mask, context = data.batch(order(t).to(fabric.device))
-            value, metrics = loss(x, mask, context, step)
+            value, metrics = _called(loss, x, mask, context, step)
             made.zero_grad(set_to_none=True)
             fabric.backward(value)
             made.step()
@@ -192,14 +199,41 @@ def train(
         )
 
 
+def _optimizer(
+    make: Callable[..., torch.optim.Optimizer], parameters: list[nn.Parameter], rate: float
+) -> torch.optim.Optimizer:
+    if isinstance(make, partial) and "lr" in make.keywords:
+        raise UserError(f"optimizer: lr={make.keywords['lr']} is set by learning_rate; use that")
+    try:
+        return make(parameters, lr=rate)
+    except (TypeError, ValueError) as error:
+        name = getattr(getattr(make, "func", make), "__name__", "optimizer")
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from None
+
+
+def _called(loss: nn.Module, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    try:
+        return loss(*inputs)
+    except RuntimeError as error:
+        if "C++ compiler" not in str(error):
+            raise
+        raise UserError("compile needs a C++ compiler; install g++ or leave compile out") from None
+
+
 def _fabric(device: str, precision: str) -> Any:
     """The device and precision of a run.
 
     Raises:
-        UserError: this machine has no such device, or Fabric knows no such precision.
+        UserError: this machine has no such device, or it cannot train in this precision.
     """
     from lightning_fabric import Fabric
 
+    if device not in DEVICES:
+        raise UserError(f"device {device!r}: {closest(device, DEVICES)}")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision!r}: {closest(precision, PRECISIONS)}")
+    if precision == "16-mixed" and (device in ("cpu", "mps") or not torch.cuda.is_available()):
+        raise UserError(f"precision {precision!r} needs a CUDA device; use 'bf16-mixed'")
     try:
         return Fabric(accelerator=device, devices=1, precision=precision)
     except (RuntimeError, ValueError) as error:

@@ -92,10 +92,11 @@ def reproduce_card(
     """
     from latently.interfaces import verbs
     from latently.interfaces.fitting import fit_command
+    from latently.interfaces.output import check_folder
     from latently.training.files import atomic_write
 
     chosen = card(name)
-    folder = Path(out).expanduser()
+    folder = check_folder(out)
     model = folder / f"{name}{'.quick' if quick else ''}.safetensors"
     where = ["--data-dir", data_dir] if data_dir else []
     fit_words, evaluate_words = chosen.budget(quick)
