@@ -1,0 +1,505 @@
+"""One suite over the registries: a new component is tested here with no edit.
+
+Every family, prior, bound, estimator, method, schedule, net and recipe that `latently.registry`
+lists must keep the promises of its kind.
+"""
+
+import copy
+import dataclasses
+import inspect
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from latently import Data, UserError, expr, fit, load, save, vae
+from latently.inference import (
+    ELBO,
+    IWAE,
+    Evidence,
+    ImportanceSampling,
+    Particles,
+    Reparam,
+    evaluate,
+)
+from latently.inference.particles import equal_shares
+from latently.nets import MLP
+from latently.probability.conditional import Conditional
+from latently.probability.distributions import Factorized
+from latently.probability.families import FixedNormal, Normal
+from latently.registry import KINDS, components, names
+
+TINY = partial(MLP, hidden=(5,), activation=torch.nn.Tanh)
+GRID = torch.arange(4096, dtype=torch.float64)[:, None]
+
+
+def every(kind):
+    return pytest.mark.parametrize("name", KINDS[kind])
+
+
+def required(target):
+    """Values for the options that a component does not default, all numbers so far."""
+    return {
+        name: 0.5
+        for name, p in inspect.signature(target).parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+
+
+def supported(family, n, shape=None):
+    """Rows within a family's support, as random as it allows."""
+    shape = family.shape if shape is None else shape
+    for x in (torch.randn(n, *shape), torch.randint(0, 2, (n, *shape)), torch.rand(n, *shape)):
+        if not family.misfit(x.double()).any():
+            return x.double()
+    raise AssertionError(f"{type(family).__name__} holds none of the rows tried")
+
+
+# What everything has in common.
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in KINDS for n in KINDS[k]])
+def test_everything_is_documented_and_nameable(kind, name):
+    member = KINDS[kind][name]
+    assert member.__name__ == name
+    assert names(kind)[name].endswith(".") or kind in ("activations", "optimizers")
+    if kind == "recipes":
+        return
+    if dataclasses.is_dataclass(member):
+        made = member(**required(member))
+        assert expr.build(expr.show(made), components()) == made
+    else:
+        assert expr.build(expr.show(member), components()) is member
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("recipes", "activations")])
+def test_names_are_unique_across_kinds(kind):
+    for other in KINDS:
+        assert other == kind or not KINDS[kind].keys() & KINDS[other].keys()
+
+
+# Families.
+
+
+def families_of(name, shape=(2, 3)):
+    return KINDS["families"][name](shape).double()
+
+
+@every("families")
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 3), (1, 4, 4)])
+def test_family_shapes(name, shape):
+    family = families_of(name, shape)
+    assert family.shape == shape
+    h = torch.randn(5, 4, *family.param_shape).double()
+    d = family(h)
+    assert d.batch_shape == (5, 4)
+    assert d.event_shape == shape
+    x = d.sample()
+    assert x.shape == (5, 4, *shape)
+    assert d.sample((7,)).shape == (7, 5, 4, *shape)
+    assert d.log_prob(x).shape == (5, 4)
+    assert d.mean.shape == (5, 4, *shape)
+    assert not family.misfit(x).any()
+    assert family.misfit(x).shape == x.shape
+    flat = x.flatten(0, 1)
+    assert family.embed(flat).shape == (20, *family.embed_shape)
+    assert family.support
+
+
+@every("families")
+@pytest.mark.parametrize("raw", [-2.0, 0.0, 0.7, 3.0])
+def test_family_sums_or_integrates_to_one(name, raw):
+    family = families_of(name, (1,))
+    d = family(torch.full(family.param_shape, raw).double())
+    if family.discrete:
+        x = GRID[~family.misfit(GRID)[:, 0]]
+        total = d.log_prob(x).exp().sum()
+    else:
+        mean, std = d.mean.item(), d.variance.sqrt().item()
+        x = torch.linspace(mean - 40 * std, mean + 40 * std, 80_001).double()[:, None]
+        x = x[~family.misfit(x)[:, 0]]
+        total = torch.trapezoid(d.log_prob(x).exp(), x[:, 0])
+    assert total.item() == pytest.approx(1, abs=1e-6)
+
+
+@every("families")
+def test_family_moments_are_those_of_its_draws(name):
+    family = families_of(name, (3,))
+    d = family(torch.linspace(-1, 1, math.prod(family.param_shape)).double())
+    x = d.sample((20_000,))
+    error = x.std(0) / math.sqrt(len(x)) + 1e-9
+    assert ((x.mean(0) - d.mean).abs() < 5 * error).all()
+    assert ((x.var(0) / d.variance) - 1).abs().max() < 0.2
+
+
+@every("families")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_family_is_finite_at_extreme_parameters(name, dtype):
+    family = KINDS["families"][name]((2,)).to(dtype)
+    h = torch.tensor([-1e6, -300, -30, 0, 30, 300, 1e6], dtype=dtype)
+    h = h.view(-1, *(1,) * len(family.param_shape)).expand(-1, *family.param_shape)
+    h = h.clone().requires_grad_(True)
+    x = supported(family, len(h)).to(dtype)
+    log_p = family(h).log_prob(x)
+    (gradient,) = torch.autograd.grad(log_p.sum(), h)
+    assert log_p.isfinite().all()
+    assert gradient.isfinite().all()
+    assert log_p.dtype == dtype
+
+
+@every("families")
+def test_family_marginalises_what_is_masked(name):
+    family = families_of(name, (3,))
+    h = torch.randn(6, *family.param_shape).double().requires_grad_(True)
+    x, mask = supported(family, 6), torch.rand(6, 3) < 0.5
+    d = family(h)
+    if not isinstance(d, Factorized):
+        pytest.skip("does not factorize; masks are refused")
+    kept = d.log_prob(x, mask)
+    alone = torch.where(mask, d.base.log_prob(x), 0.0).sum(-1)
+    torch.testing.assert_close(kept, alone)
+    results = []
+    for bad in (0.0, math.nan, math.inf):
+        spoiled = torch.where(mask, x, bad)
+        log_p = d.log_prob(spoiled, mask)
+        results.append((log_p, *torch.autograd.grad(log_p.sum(), h, retain_graph=True)))
+        assert not family.embed(spoiled, mask)[..., ~mask.any(0)].any()
+        assert family.embed(spoiled, mask).isfinite().all()
+    for a, b in results[1:]:
+        assert torch.equal(a, results[0][0])
+        assert torch.equal(b, results[0][1])
+
+
+@every("families")
+def test_family_starts_near_the_data(name):
+    family = families_of(name, (3,))
+    x = supported(family, 200)
+    mask = torch.rand(200, 3) < 0.8
+    before = family(torch.zeros(family.param_shape).double()).log_prob(x).mean()
+    with torch.no_grad():
+        family.initialise(x, mask)
+    h = family.marginal(x, mask)
+    h = torch.zeros(family.param_shape).double() if h is None else h
+    assert h.shape == family.param_shape
+    assert family(h).log_prob(x).mean() >= before - 0.1
+
+
+# Priors.
+
+
+def prior_of(name, z_shape=(2,), inputs=((3,),)):
+    encoder = Conditional(TINY, Normal(z_shape), *inputs)
+    return KINDS["priors"][name](z_shape, encoder).double()
+
+
+@every("priors")
+@pytest.mark.parametrize("z_shape", [(1,), (3,), (2, 2)])
+def test_prior_shapes_and_draws(name, z_shape):
+    prior = prior_of(name, z_shape)
+    d = prior()
+    assert d.batch_shape == ()
+    assert d.event_shape == z_shape
+    z = d.sample((4, 5))
+    assert z.shape == (4, 5, *z_shape)
+    assert d.log_prob(z).shape == (4, 5)
+    draws = prior().sample((4000,))
+    second = prior().sample((4000,))
+    assert (draws.mean(0) - second.mean(0)).abs().max() < 6 * draws.std() / math.sqrt(2000)
+
+
+@every("priors")
+def test_prior_integrates_to_one(name):
+    prior = prior_of(name, (1,))
+    z = torch.linspace(-60, 60, 40_001).double()[:, None]
+    total = torch.trapezoid(prior().log_prob(z).exp(), z[:, 0])
+    assert float(total.detach()) == pytest.approx(1, abs=1e-6)
+
+
+@every("priors")
+def test_prior_takes_a_context_per_row(name):
+    prior = prior_of(name, (2,), ((3,), (4,)))
+    d = prior(torch.randn(5, 4).double())
+    assert d.log_prob(torch.randn(6, 5, 2).double()).shape == (6, 5)
+
+
+# Bounds and estimators, alone and in pairs with every prior.
+
+
+def model_of(prior="StandardNormal", **options):
+    prior = KINDS["priors"][prior]
+    return vae((4,), latents=2, net=TINY, prior=prior, **options).double()
+
+
+def pairs():
+    for bound in KINDS["bounds"].values():
+        for estimator in KINDS["estimators"].values():
+            try:
+                estimator().check(bound())
+            except UserError:
+                continue
+            yield pytest.param(bound(), estimator(), id=f"{bound.__name__}-{estimator.__name__}")
+
+
+def bits(n=5):
+    return torch.rand(n, 4).lt(0.5).double()
+
+
+@every("bounds")
+def test_bound_is_log_p_where_the_posterior_is_exact(name, gaussian_vae, exactly):
+    case = gaussian_vae()
+    p = case.model.infer(case.x, 6)
+    p = p._replace(kl=(None,))  # the closed form adds the noise of log p(x|z)
+    bound = KINDS["bounds"][name]()(p)
+    assert bound.shape == (6,)
+    exactly(bound, case.log_p, 1e-8)
+
+
+@every("bounds")
+def test_bound_is_below_log_p_on_average(name, gaussian_vae):
+    case = gaussian_vae(shift=0.4, widen=0.3)
+    with torch.no_grad():
+        p = case.model.infer(case.x[:1].expand(4000, -1), 5)
+        values = KINDS["bounds"][name]()(p)
+    assert values.mean() < case.log_p[0] + 4 * values.std() / math.sqrt(4000)
+
+
+@pytest.mark.parametrize(("bound", "estimator"), pairs())
+@every("priors")
+def test_pair_has_the_bounds_value_and_reaches_every_parameter(name, bound, estimator):
+    model = model_of(name)
+    p = model.infer(bits(), 4, gradient=estimator.gradient)
+    surrogate = estimator(bound, p)
+    torch.testing.assert_close(surrogate, bound(p))
+    surrogate.sum().backward()
+    for parameter, q in model.named_parameters():
+        assert q.grad is not None, parameter
+        assert q.grad.isfinite().all(), parameter
+        assert q.grad.abs().sum() > 0, parameter
+
+
+@pytest.mark.parametrize(("bound", "estimator"), pairs())
+def test_pair_is_unbiased(bound, estimator):
+    torch.manual_seed(4)
+    model = vae((2,), latents=1, net=partial(MLP, hidden=()), likelihood=FixedNormal).double()
+    x = torch.tensor([[1.0, -2.0]]).double().expand(500, -1)
+    means, errors = [], []
+    for one in (estimator, Reparam()):
+        found = []
+        for _ in range(80):
+            model.zero_grad()
+            one(bound, model.infer(x, 3, gradient=one.gradient)).mean().backward()
+            found.append(torch.cat([q.grad.flatten() for q in model.parameters()]))
+        means.append(torch.stack(found).mean(0))
+        errors.append(torch.stack(found).std(0) / math.sqrt(80))
+    error = (errors[0] ** 2 + errors[1] ** 2).sqrt()
+    assert ((means[0] - means[1]).abs() <= 4.5 * error + 1e-9).all()
+
+
+@every("estimators")
+def test_estimator_refuses_or_handles_a_hierarchy(name):
+    z = tuple(torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    terms = tuple(layer.square().sum(-1) for layer in z)
+    p = Particles(z, sum(terms), terms, terms, (None, None), equal_shares(terms[0]))
+    try:
+        value = KINDS["estimators"][name]()(IWAE(), p)
+    except UserError as error:
+        assert "2 latent layers" in str(error)  # noqa: PT017
+    else:
+        torch.testing.assert_close(value, IWAE()(p))
+
+
+# Schedules and nets.
+
+
+@every("schedules")
+def test_schedule_is_a_function_of_the_step(name):
+    kind = KINDS["schedules"][name]
+    schedule = kind(**required(kind))
+    for step in (0, 1, 50, 99, 100, 1000):
+        value = schedule(torch.tensor(step), 100)
+        assert isinstance(value, torch.Tensor)
+        assert value.shape == ()
+        assert value.isfinite()
+        assert value == schedule(torch.tensor(step), 100)
+    assert expr.build(expr.show(schedule), components()) == schedule
+    objective = ELBO(beta=schedule)
+    assert expr.build(expr.show(objective), components()) == objective
+
+
+@every("nets")
+def test_net_maps_shapes(name):
+    done = 0
+    for in_shape, out_shape in (((3,), (2,)), ((1, 8, 8), (4, 2)), ((6,), (2, 4, 4))):
+        try:
+            net = KINDS["nets"][name](in_shape, out_shape)
+        except UserError:
+            continue  # not every net takes every shape
+        done += 1
+        out = net(torch.randn(5, *in_shape))
+        assert out.shape == (5, *out_shape)
+        torch.testing.assert_close(
+            net(torch.zeros(2, *in_shape))[:1], net(torch.zeros(1, *in_shape))
+        )
+        out.sum().backward()
+        assert all(p.grad is not None for p in net.parameters())
+        with torch.device("meta"):
+            KINDS["nets"][name](in_shape, out_shape)
+    assert done
+
+
+@every("activations")
+def test_activation_is_a_constructor_without_arguments(name):
+    assert KINDS["activations"][name]()(torch.zeros(3)).shape == (3,)
+
+
+# Recipes, with everything that models promise, and methods on them.
+
+
+RECIPE_MODELS = {
+    **{
+        name: lambda make=make: make((4,), **small(make))
+        for name, make in KINDS["recipes"].items()
+    },
+    "fa of levels": lambda: KINDS["recipes"]["fa"]((4,), latents=1, levels=2),
+    **{
+        f"vae {family}": lambda family=family: vae(
+            (4,), latents=2, net=TINY, likelihood=KINDS["families"][family]
+        )
+        for family in KINDS["families"]
+    },
+    **{
+        f"vae {prior}": lambda prior=prior: vae(
+            (4,), latents=2, net=TINY, prior=KINDS["priors"][prior], sees_mask=True
+        )
+        for prior in KINDS["priors"]
+    },
+}
+
+
+def small(make):
+    options = inspect.signature(make).parameters
+    return {k: v for k, v in {"latents": 2, "net": TINY}.items() if k in options}
+
+
+@pytest.fixture(params=RECIPE_MODELS)
+def model(request):
+    made = RECIPE_MODELS[request.param]().eval()
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return made
+
+
+def test_model_is_described_by_its_call(model, tmp_path):
+    assert model.call is not None
+    save(model, tmp_path / "m")
+    back = load(tmp_path / "m")
+    assert str(back.call) == str(model.call)
+    assert torch.equal(back.sample(3, seed=0), model.sample(3, seed=0))
+    assert model.shape == (4,)
+    assert model.density in ("exact", "bound", None)
+    assert isinstance(model.discrete, bool)
+
+
+def test_model_particles_are_consistent(model):
+    x = bits().to(model.dtype)
+    p = model.infer(x, 3)
+    assert p.log_w.shape == p.log_lik.shape == p.log_pi.shape == (3, 5)
+    assert len(p.z) == len(p.log_prior) == len(p.log_q) == len(p.kl)
+    torch.testing.assert_close(p.log_pi.exp().sum(0), torch.ones(5, dtype=p.log_pi.dtype))
+    for z in p.z:
+        assert z.shape[:2] == (3, 5)
+        (gradient,) = torch.autograd.grad(p.log_w.sum(), z, retain_graph=True)
+        assert gradient.isfinite().all()  # z is upstream of log_w: estimators act on it
+    scored = []
+    for gradient in ("total", "path"):
+        torch.manual_seed(1)  # a dequantised model draws more than z
+        scored.append(model.infer(x, 3, z=p.z, gradient=gradient))
+    again, held = scored
+    torch.testing.assert_close(sum(again.log_prior), sum(p.log_prior))
+    torch.testing.assert_close(sum(held.log_q), sum(again.log_q))
+
+
+def test_model_answers_have_their_shapes_and_repeat(model, untouched):
+    x = bits().to(model.dtype)
+    mask = torch.rand(5, 4) < 0.6
+    with untouched():
+        for z in model.encode(x, mask):
+            assert len(z) == 5
+        assert all(map(torch.equal, model.encode(x), model.encode(x)))
+        assert model.reconstruct(x, mask).shape == (5, 4)
+        assert torch.equal(model.reconstruct(x), model.reconstruct(x))
+        assert model.sample(6, seed=1).shape == (6, 4)
+        assert torch.equal(model.sample(6, seed=1), model.sample(6, seed=1))
+        drawn = model.impute(x, mask, draws=2, samples=20, seed=1)
+    assert drawn.shape == (2, 5, 4)
+    assert torch.equal(drawn[:, mask], x[mask].expand(2, -1))
+    assert not model.misfit(drawn.flatten(0, 1))[0].any()
+    assert model.log_prob(x, mask).shape == model.anomaly_score(x).shape == (5,)
+
+
+def test_model_ignores_what_is_missing(model):
+    x, mask = bits().to(model.dtype), torch.rand(5, 4) < 0.6
+    values = []
+    for bad in (0.0, math.nan, math.inf):
+        torch.manual_seed(1)
+        values.append(model.infer(torch.where(mask, x, bad), 3, mask).log_w)
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(values[0], values[2])
+
+
+def test_model_is_copied_whole(model):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.5)
+    x = bits().to(model.dtype)
+    assert not torch.equal(*(m.reconstruct(x) for m in (model, other)))
+    z = model.infer(x, 3).z
+    scored = []
+    for gradient in ("total", "path"):
+        torch.manual_seed(1)
+        scored.append(other.infer(x, 3, z=z, gradient=gradient).log_q[0])
+    torch.testing.assert_close(*scored)  # what is held constant is the copy's own
+
+
+def test_model_is_fitted_and_evaluated_by_the_same_call(model, untouched):
+    data = Data.from_array(bits(30).float(), levels=2)
+    with untouched():
+        found = fit(model, data, steps=3, progress=False)
+        evidence = evaluate(model, data.rows(range(4)))
+    assert found.history
+    assert isinstance(evidence, Evidence)
+    assert evidence.values.isfinite().all()
+    assert evidence.kind == ("exact" if model.density == "exact" else "lower_bound")
+
+
+@every("methods")
+def test_method_scores_rows_alike_in_any_company(name, untouched):
+    kind = KINDS["methods"][name]
+    method = dataclasses.replace(kind(), samples=30) if name == "ImportanceSampling" else kind()
+    assert method.kind in ("exact", "lower_bound", "estimate")
+    assert method.name
+    x = torch.randn(8, 4).double()
+    exact = KINDS["recipes"]["fa"]((4,), latents=2)
+    for model in (exact, vae((4,), latents=2, net=TINY, likelihood=Normal)):
+        with untouched():
+            try:
+                whole = method(model, x, seed=2)
+            except UserError:
+                continue
+            part = method(model, x[[5, 1]], seed=2)
+        assert whole.values.shape == whole.mc_variance.shape == (8,)
+        assert whole.values.dtype == torch.float64
+        torch.testing.assert_close(part.values, whole.values[[5, 1]], rtol=0, atol=1e-9)
+        if model is exact:
+            truth = evaluate(exact, Data.from_array(x)).values
+            torch.testing.assert_close(whole.values, truth, rtol=0, atol=1e-8)
+
+
+def test_default_method_depends_on_the_model():
+    data = Data.from_array(torch.randn(3, 4).double())
+    assert evaluate(KINDS["recipes"]["fa"]((4,), latents=2), data).method == "exact"
+    found = evaluate(vae((4,), latents=2, net=TINY, likelihood=Normal), data)
+    assert found.method == ImportanceSampling().name
