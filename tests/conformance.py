@@ -264,7 +264,7 @@ def test_bound_is_below_log_p_on_average(name, gaussian_vae):
     assert values.mean() < case.log_p[0] + 4 * values.std() / math.sqrt(4000)
 
 
-@pytest.mark.parametrize(("bound", "estimator"), pairs())
+@pytest.mark.parametrize(("bound", "estimator"), list(pairs()))
 @every("priors")
 def test_pair_has_the_bounds_value_and_reaches_every_parameter(name, bound, estimator):
     model = model_of(name)
@@ -278,7 +278,7 @@ def test_pair_has_the_bounds_value_and_reaches_every_parameter(name, bound, esti
         assert q.grad.abs().sum() > 0, parameter
 
 
-@pytest.mark.parametrize(("bound", "estimator"), pairs())
+@pytest.mark.parametrize(("bound", "estimator"), list(pairs()))
 def test_pair_is_unbiased(bound, estimator):
     torch.manual_seed(4)
     model = vae((2,), latents=1, net=partial(MLP, hidden=()), likelihood=FixedNormal).double()
