@@ -84,8 +84,8 @@ class DReG(Estimator):
             raise UserError("DReG needs reparameterised draws; this posterior has none")
         weights = torch.softmax(p.log_pi + log_w.detach(), dim=0)
         if z.requires_grad:  # the path through z gets v once below and once more here
-            shape = (*weights.shape, *(1,) * (z.dim() - 2))
-            z.register_hook(lambda gradient: gradient * weights.view(shape))
+            once_more = weights.view(*weights.shape, *(1,) * (z.dim() - 2)).to(z.dtype)
+            z.register_hook(lambda gradient: gradient * once_more)
         surrogate = (weights * log_w).sum(0)
         return bound(p).detach() + surrogate - surrogate.detach()
 

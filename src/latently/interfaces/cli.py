@@ -6,9 +6,10 @@ that names it and the fix; 1 ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -25,6 +26,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+class _Stopped(Exception):
+    """A stopped fit, by an exception that the parser lets through with its message."""
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as stop:
+        raise _Stopped(str(stop)) from None
 
 
 def _whole(text: object) -> int:
@@ -73,7 +86,8 @@ def demo(
     """Fit FA, PPCA, VAE and IWAE to digits; evidence, samples and a report."""
     from latently.interfaces.demo import run_demo
 
-    run_demo(out, quick=quick)
+    with _stopping():
+        run_demo(out, quick=quick)
 
 
 @app.command(context_settings=_RAW)
@@ -85,7 +99,8 @@ def fit(context: typer.Context) -> None:
     if not words or "--help" in words or "-h" in words:
         print(fit_help(words[0] if words and not words[0].startswith("-") else None))
         return
-    fit_command(words)
+    with _stopping():
+        fit_command(words)
 
 
 @app.command()
@@ -279,7 +294,8 @@ def reproduce(
     """Run a published number again, from its card."""
     from latently.interfaces.cards import reproduce_card
 
-    reproduce_card(card, out, quick=quick, data_dir=data_dir)
+    with _stopping():
+        reproduce_card(card, out, quick=quick, data_dir=data_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -291,17 +307,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error), 2)
-    except Interrupted as error:
+    except _Stopped as error:
         _fail(f"interrupted: {error}", 130)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError:
+        _leave_quietly()
+    except SystemExit as left:  # the parser's word for a broken pipe
+        if isinstance(left.__context__, BrokenPipeError):
+            _leave_quietly()
+        raise
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}; see the path", 2)
     except Exception as error:
         _explain(error)
+    if code == 130:  # the parser's word for a Ctrl-C
+        _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -317,6 +338,12 @@ def _check_words(words: Sequence[str]) -> None:
     for option in options:
         if options.count(option) > 1:
             raise UserError(f"{option} is given twice")
+
+
+def _leave_quietly() -> NoReturn:
+    """Exits where the reader of our output has gone, as in `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    sys.exit(0)
 
 
 def _explain(error: Exception) -> NoReturn:

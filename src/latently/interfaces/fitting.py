@@ -321,6 +321,8 @@ def command_text(request: Request) -> str:
 
     words = ["latently", "fit", request.recipe, "--data", request.files["data"]]
     chosen = {**request.arguments, **_changed(request.objective), **request.options}
+    if not request.files["missing"]:
+        chosen["missing"] = False
     for name in ("validation", "threads"):
         if request.files[name] is not None:
             chosen[name] = request.files[name]
