@@ -12,7 +12,7 @@ from latently.interfaces.memory import check_memory, is_out_of_memory
 from latently.io import describe, load
 from latently.training.files import named_tensors, write_tensors
 
-VAE = "vae --data digits --epochs 1 --quiet --out {tmp}/o.safetensors"
+VAE = "vae --data digits --epochs 1 --quiet --out {o}"
 TINY = VAE + " --latents 2 --net MLP(hidden=(4,))"
 
 # The words after `latently fit`, and what the line must say.
@@ -23,27 +23,28 @@ FIT = {
     "vae": "needs --data",
     "vae --data digits": "needs --out",
     "vae --data": "--data needs a value",
-    "vae --data digit --out {tmp}/o": "no data set is called 'digit'; did you mean digits?",
-    "vae --data= --out {tmp}/o": "no data set is called ''; known: digits, fashion",
-    "vae --data digits/test --out {tmp}/o": "held out for evaluation",
-    "vae --data digits/tets --out {tmp}/o": "did you mean test?",
-    "vae --data mnist --out {tmp}/o": "choose mnist:binary-dynamic",
-    "vae --data {tmp}/no.npz --out {tmp}/o": "no such file",
-    "vae --data {tmp} --out {tmp}/o": "files are read by suffix",
-    "vae --data {made}/inf.npz --out {tmp}/o": "inf at row 1, column 1",
-    "vae --data {made}/empty.npz --out {tmp}/o": "empty (shape (0, 3))",
-    "vae --data {made}/words.npz --out {tmp}/o": "holds text",
-    "vae --data {made}/objects.npz --out {tmp}/o": "pickled Python objects, which are never",
-    "vae --data {made}/vector.npy --out {tmp}/o": "x.reshape(-1, 1) is one column",
-    "vae --data {made}/nothing.npz --out {tmp}/o": "has no observed value at all",
-    "fa --data {made}/nothing.npz --latents 1 --out {tmp}/o": "has no observed value at all",
-    "fa --data {made}/unseen.npz --latents 1 --out {tmp}/o": "column 1 has no observed value",
-    "fa --data {made}/vast.npz --latents 1 --out {tmp}/o": "rescale the columns",
-    "ppca --data {made}/vast.npz --latents 1 --out {tmp}/o": "rescale the columns",
+    "vae --data digit --out {o}": "no data set is called 'digit'; did you mean digits?",
+    "vae --data= --out {o}": "no data set is called ''; known: digits, fashion",
+    "vae --data digits/test --out {o}": "held out for evaluation",
+    "vae --data digits/tets --out {o}": "did you mean test?",
+    "vae --data mnist --out {o}": "choose mnist:binary-dynamic",
+    "vae --data {tmp}/no.npz --out {o}": "no such file",
+    "vae --data {tmp} --out {o}": "files are read by suffix",
+    "vae --data {made}/inf.npz --out {o}": "inf at row 1, column 1",
+    "vae --data {made}/empty.npz --out {o}": "empty (shape (0, 3))",
+    "vae --data {made}/words.npz --out {o}": "holds text",
+    "vae --data {made}/objects.npz --out {o}": "pickled Python objects, which are never",
+    "vae --data {made}/vector.npy --out {o}": "x.reshape(-1, 1) is one column",
+    "vae --data {made}/nothing.npz --out {o}": "has no observed value at all",
+    "fa --data {made}/nothing.npz --latents 1 --out {o}": "has no observed value at all",
+    "fa --data {made}/unseen.npz --latents 1 --out {o}": "column 1 has no observed value",
+    "fa --data {made}/vast.npz --latents 1 --out {o}": "rescale the columns",
+    "ppca --data {made}/vast.npz --latents 1 --out {o}": "rescale the columns",
     "vae --data digits --out {tmp}": "is a folder; name a file",
     "vae --data digits --out=": "is a folder; name a file",
-    "vae --data digits --out {made}/real.npz": "real.npz exists; choose another --out, or --force",
-    "vae --data digits --out {made}/real.npz/o": "real.npz is a file, not a folder",
+    "vae --data digits --out {made}/real.npz --force": "end the name in .safetensors",
+    "vae --data digits --out {made}/fa.safetensors": "exists; choose another --out, or --force",
+    "vae --data digits --out {made}/real.npz/o.safetensors": "real.npz is a file, not a folder",
     # the form of options
     VAE + " extra": "unexpected 'extra'; options start with --",
     VAE + " -n 3": "unknown option -n; known: --batch-size",
@@ -90,9 +91,10 @@ FIT = {
     VAE + " --validation 0 --patience 3": "patience needs validation data",
     VAE + " --validation 0.5": "digits has its own validation split",
     VAE + " --validation digits": "these are the training data",
-    "vae --data {made}/real.npz --validation 2 --out {tmp}/o": "lies between 0 and 1",
-    "vae --data {made}/real.npz --validation nan --out {tmp}/o": "lies between 0 and 1",
-    "vae --data {made}/real.npz --validation 0.999 --out {tmp}/o": "leaves none to fit on",
+    VAE + " --validation digits/test": "test rows that choose the epoch test nothing",
+    "vae --data {made}/real.npz --validation 2 --out {o}": "lies between 0 and 1",
+    "vae --data {made}/real.npz --validation nan --out {o}": "lies between 0 and 1",
+    "vae --data {made}/real.npz --validation 0.999 --out {o}": "leaves none to fit on",
     VAE + " --threads 0": "--threads 0 must be from 1 to 1024",
     VAE + " --threads 100000": "--threads 100000 must be from 1 to 1024",
     # what the machine has
@@ -138,16 +140,16 @@ FIT = {
     VAE + " --optimizer Adam(weight_decay='x')": "Adam: ",
     # flags that would do nothing
     VAE + " --tolerance 0.1": "--tolerance has no effect on vae",
-    "fa --data digits --epochs 3 --out {tmp}/o": "--epochs has no effect: fa is fitted in closed",
-    "fa --data digits --learning-rate 1.0 --out {tmp}/o": "--learning-rate has no effect",
-    "ppca --data digits --bound IWAE --out {tmp}/o": "--bound has no effect",
-    "fa --data digits --latents 65 --out {tmp}/o": "must be between 1 and the 64 values of a row",
-    "ppca --data {made}/column.npz --latents 1 --out {tmp}/o": "must be below the 1 values",
+    "fa --data digits --epochs 3 --out {o}": "--epochs has no effect: fa is fitted in closed",
+    "fa --data digits --learning-rate 1.0 --out {o}": "--learning-rate has no effect",
+    "ppca --data digits --bound IWAE --out {o}": "--bound has no effect",
+    "fa --data digits --latents 65 --out {o}": "must be between 1 and the 64 values of a row",
+    "ppca --data {made}/column.npz --latents 1 --out {o}": "must be below the 1 values",
     # files beside the model
     VAE + " --log=": "end the name in .csv",
     VAE + " --log {tmp}": "end the name in .csv",
     VAE + " --log {made}/real.npz": "end the name in .csv",
-    VAE + " --log {tmp}/o.safetensors": "end the name in .csv",
+    VAE + " --log {o}": "end the name in .csv",
     VAE + " --log {made}/real.npz/h.csv": "is a file, not a folder",
 }
 
@@ -214,7 +216,8 @@ VERBS = {
 
 
 def words_of(text, made, tmp_path):
-    return [word.format(made=made, tmp=tmp_path) for word in text.split()]
+    places = {"made": made, "tmp": tmp_path, "o": tmp_path / "o.safetensors"}
+    return [word.format(**places) for word in text.split()]
 
 
 @pytest.mark.parametrize("call", FIT)

@@ -90,6 +90,13 @@ def test_compare_ranks_with_kinds_and_paired_differences(cli, made):
     assert "lower bound" in shown
 
 
+def test_one_row_is_still_json(cli, made):
+    models = (made / "lines.safetensors", made / "real.safetensors")
+    ran = cli("compare", *models, "--data", made / "row.npz", "--samples", 3, "--json")
+    assert "NaN" not in ran.out
+    assert json.loads(ran.out)[1]["paired_stderr"] is None
+
+
 def test_compare_flags_unlike_kinds(done, made):
     models = (made / "lines.safetensors", made / "real.safetensors")
     shown = done("compare", *models, "--data", made / "real.npz", "--samples", 3)

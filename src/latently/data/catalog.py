@@ -101,7 +101,8 @@ def splits(
         missing: See `load`.
 
     Raises:
-        UserError: See `load`; a held-out split to fit on; validation rows of another kind.
+        UserError: See `load`; a held-out split to fit on; test rows, or rows of another kind, to
+            validate on.
     """
     parsed = _parse(spec, None)
     if parsed.split in ("validation", "test"):
@@ -109,6 +110,10 @@ def splits(
     share = _share(validation)
     options: dict[str, Any] = {"family": family, "levels": levels, "missing": missing}
     if isinstance(share, str):
+        if _parse(share, None).split == "test":
+            raise UserError(
+                f"validation={share}: test rows that choose the epoch test nothing; name others"
+            )
         return _with_spec(load(spec, None, data_dir, **options), share, data_dir, missing)
     if parsed.path is not None:
         data = _load_file(parsed._replace(split=None), family, levels, missing, 0, seed)

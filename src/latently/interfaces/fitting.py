@@ -281,6 +281,8 @@ def _check_out(out: Path, resume: bool, force: bool) -> Path:
         raise UserError("--resume continues a run and --force replaces it; give one of them")
     if not out.name or out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file, e.g. {out / 'model.safetensors'}")
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: end the name in .safetensors")
     check_place(out)
     checkpoint = out.with_name(out.name + ".checkpoint")
     if resume and out.exists() and not checkpoint.exists():

@@ -224,9 +224,13 @@ def _row_json(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": row["name"],
         **row["evidence"].to_dict(),
-        "paired_difference": None if paired is None else paired[0],
-        "paired_stderr": None if paired is None else paired[1],
+        "paired_difference": None if paired is None else _finite(paired[0]),
+        "paired_stderr": None if paired is None else _finite(paired[1]),
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no nan
 
 
 def short_name(path: str, paths: Sequence[str]) -> str:
