@@ -125,6 +125,20 @@ def test_a_stopped_fit_goes_on_as_if_it_had_not(
     assert not checkpoint.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        (("reproduce", "digits-vae", "--quick"), "the same call continues it"),
+        (("demo", "--quick"), "a demo starts anew"),
+    ],
+)
+def test_what_fits_by_itself_says_how_it_goes_on(cli, tmp_path, stop_at, words, how):
+    stop_at(4, signal.SIGINT)
+    ran = cli(*words, "--out", tmp_path)
+    assert ran.code == 130
+    assert ran.err.splitlines()[-1] == f"latently: interrupted: stopped at step 4 of 58; {how}"
+
+
 def test_nothing_to_resume_says_so(cli, out, whole):
     ran = cli("fit", *SMALL.split(), "--resume", "--out", out)
     assert ran.err.startswith("nothing to resume beside")

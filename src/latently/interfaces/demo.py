@@ -11,6 +11,7 @@ from pathlib import Path
 
 from latently import data as data_floor
 from latently.data import Data
+from latently.errors import Interrupted
 from latently.inference import Evidence, ImportanceSampling
 from latently.interfaces.cards import card
 from latently.interfaces.fitting import fit_to_file, read_request
@@ -49,7 +50,10 @@ def run_demo(out: str, *, quick: bool = False) -> dict[str, Evidence]:
         print(f"fitting {name}: {card(number).claim}", flush=True)
         words, _ = card(number).budget(quick)
         path = folder / f"{name}.safetensors"
-        fit_to_file(read_request([*words, "--out", str(path), "--force"]), train, validation)
+        try:
+            fit_to_file(read_request([*words, "--out", str(path), "--force"]), train, validation)
+        except Interrupted as stop:
+            raise Interrupted(f"{str(stop).partition(';')[0]}; a demo starts anew") from None
         saved[name] = load_saved(path)
     print(f"\nlog p(x) of {len(test)} test images, {samples} draws each", flush=True)
     method = ImportanceSampling(samples)

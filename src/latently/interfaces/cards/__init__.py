@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from latently._version import __version__
-from latently.errors import UserError, closest
+from latently.errors import Interrupted, UserError, closest
 
 __all__ = ["Card", "card", "cards", "hardware", "markdown_table", "reproduce_card"]
 
@@ -103,7 +103,11 @@ def reproduce_card(
     print(f"{name}: {chosen.claim}\nexpected: {chosen.expected}", flush=True)
     began = time.monotonic()
     if not model.exists():
-        fit_command([*fit_words, "--out", str(model), "--resume", *where])
+        try:
+            fit_command([*fit_words, "--out", str(model), "--resume", *where])
+        except Interrupted as stop:
+            done = str(stop).partition(";")[0]
+            raise Interrupted(f"{done}; the same call continues it") from None
     else:
         print(f"{model} is there; only evaluating it")
     options = _evaluate_options(evaluate_words)
