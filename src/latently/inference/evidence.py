@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latently.errors import UserError
 from latently.inference.noise import row_seed, seeded
@@ -165,7 +163,7 @@ class ImportanceSampling(Method):
         values, variance, ess = (torch.empty(len(x), dtype=torch.float64) for _ in range(3))
         tail = tail_length(self.samples)
         tops = torch.empty(len(x), tail + 1, dtype=torch.float64)
-        with torch.inference_mode(), _packed(model, x):
+        with torch.inference_mode():
             for i in range(len(x)):
                 row = slice(i, i + 1)
                 log_w = self._log_weights(
@@ -384,32 +382,6 @@ def _as_evaluated(model: Any, data: DataLike) -> DataLike:
     data = data.once()
     model.check(data.x, data.mask, data.protocol)
     return data
-
-
-@contextmanager
-def _packed(model: Any, x: Tensor) -> Iterator[None]:
-    """Inside, float32 linear layers on a CPU keep their weights packed for oneDNN.
-
-    The same sums in another order, at about twice the speed of `nn.Linear` where MKL does not
-    use all of a CPU (AMD). Other layers and devices, and calls with gradients, stay as they are.
-    """
-    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    layers = model.modules() if known and x.device.type == "cpu" else ()
-    chosen = [m for m in layers if type(m) is nn.Linear and m.weight.dtype == torch.float32]
-    for layer in chosen:
-        weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
-        layer.__dict__["forward"] = partial(_packed_linear, layer, weight)
-    try:
-        yield
-    finally:
-        for layer in chosen:
-            layer.__dict__.pop("forward", None)
-
-
-def _packed_linear(layer: nn.Linear, weight: Tensor, x: Tensor) -> Tensor:
-    if torch.is_grad_enabled():
-        return nn.Linear.forward(layer, x)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
 
 
 def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:

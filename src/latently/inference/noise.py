@@ -28,12 +28,18 @@ def row_seed(seed: int, *content: Tensor | None) -> int:
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Draws inside from `seed`; the global generators are as before afterwards."""
-    gpu = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if gpu else [], enabled=True):
-        torch.random.default_generator.manual_seed(seed)
-        if gpu:
-            torch.cuda.manual_seed(seed)
+    cpu = torch.default_generator
+    state, cuda_state = cpu.get_state(), None
+    if device is not None and device.type == "cuda":
+        cuda_state = torch.cuda.get_rng_state(device)
+        torch.cuda.manual_seed(seed)
+    cpu.manual_seed(seed)
+    try:
         yield
+    finally:
+        cpu.set_state(state)
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state, device or "cuda")
 
 
 def derive(seed: int, *path: int | str) -> int:

@@ -42,13 +42,14 @@ class Particles(NamedTuple):
     @property
     def divergence(self) -> Tensor:
         """What the latents cost, `KL(q || p)`: closed form where known, else its draw; (K, B)."""
-        cost = torch.zeros_like(self.log_lik)
-        for kl, log_prior, log_q in zip(self.kl, self.log_prior, self.log_q, strict=True):
-            cost = cost + (log_q - log_prior if kl is None else kl)
-        return cost
+        layers = zip(self.kl, self.log_prior, self.log_q, strict=True)
+        costs = [log_q - log_prior if kl is None else kl for kl, log_prior, log_q in layers]
+        return sum(costs[1:], costs[0]) if costs else torch.zeros_like(self.log_lik)
 
     def average(self, terms: Tensor) -> Tensor:
         """The share-weighted sum over particles, (K, B) to (B,)."""
+        if len(terms) == 1:
+            return terms[0]
         return (self.log_pi.exp() * terms).sum(0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -220,9 +221,9 @@ class Model(nn.Module, ABC):
     @property
     def dtype(self) -> torch.dtype:
         """Floating point type of the parameters."""
-        return next(t.dtype for t in (*self.parameters(), *self.buffers()))
+        return next(chain(self.parameters(), self.buffers())).dtype
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return next(t.device for t in (*self.parameters(), *self.buffers()))
+        return next(chain(self.parameters(), self.buffers())).device

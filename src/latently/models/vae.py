@@ -45,6 +45,7 @@ class VAE(Model):
         super().__init__()
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.sees_mask = sees_mask
+        encoder.family.unscaled()
         self.shape = decoder.family.shape
         self.discrete = decoder.family.discrete
 
@@ -101,7 +102,7 @@ class VAE(Model):
 
     def _seen(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """What the encoder reads of x: scaled, zero where missing, with the mask if it wants."""
-        embedded = self.decoder.family.embed(x, mask).to(self.dtype)
+        embedded = self.decoder.family.embed(x, mask)
         if not self.sees_mask:
             return (embedded,)
-        return embedded, torch.ones_like(embedded) if mask is None else mask.to(self.dtype)
+        return embedded, torch.ones_like(x) if mask is None else mask.to(x.dtype)

@@ -9,6 +9,7 @@ from math import prod
 from torch import Tensor, nn
 
 from latently.errors import UserError
+from latently.nets._linear import Linear, run_layers
 
 __all__ = ["MLP"]
 
@@ -51,12 +52,12 @@ class MLP(nn.Module):
         widths = [prod(in_shape), *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), activation()]
+            layers += [Linear(inputs, outputs), activation()]
             if dropout:
                 layers.append(nn.Dropout(dropout))
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(out_shape)))
+        self.layers = nn.Sequential(*layers, Linear(widths[-1], prod(out_shape)))
         self.out_shape = tuple(out_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, *in_shape) to (B, *out_shape)."""
-        return self.layers(x.flatten(1)).unflatten(1, self.out_shape)
+        return run_layers(self.layers, x.flatten(1)).unflatten(1, self.out_shape)

@@ -75,7 +75,8 @@ class Conditional(nn.Module):
 
     def params(self, *inputs: Tensor | None) -> Tensor:
         """Raw parameters h, (*lead, *param_shape), in float32 or wider."""
-        h = flat_call(self.net, self._join(inputs), len(self.in_shape))
+        x = self._join(inputs).to(self.offset.dtype)
+        h = flat_call(self.net, x, len(self.in_shape))
         h = h if h.dtype == torch.float64 else h.float()
         return h + self.offset
 

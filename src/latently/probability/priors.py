@@ -15,7 +15,8 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from latently.errors import UserError
 from latently.probability.conditional import Conditional
-from latently.probability.distributions import Factorized, Normal
+from latently.probability.distributions import Factorized
+from latently.probability.distributions import StandardNormal as StandardNormalDistribution
 
 __all__ = ["Prior", "StandardNormal", "VampPrior"]
 
@@ -50,7 +51,7 @@ class StandardNormal(Prior):
         self.register_buffer("zeros", torch.zeros(tuple(z_shape)))
 
     def forward(self, context: Tensor | None = None) -> Factorized:
-        return Factorized(Normal(self.zeros, self.zeros), self.zeros.dim())
+        return Factorized(StandardNormalDistribution(self.zeros), self.zeros.dim())
 
 
 class VampPrior(Prior):

@@ -11,6 +11,7 @@ steps can change it. The global generators are as before after every step.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -167,7 +168,10 @@ def train(
     bare: nn.Module = Loss(model, objective or Variational(), total)
     if compile:
         bare = torch.compile(bare)  # type: ignore[assignment]
-    loss, made = fabric.setup(bare, made)
+    loss, backward = bare.to(fabric.device), Tensor.backward
+    if precision != "32-true":  # in full precision Fabric's wrappers only cost time
+        loss, made = fabric.setup(bare, made)
+        backward = fabric.backward
     if optimizer_state is not None:
         made.load_state_dict(optimizer_state)
     data = data.to(device=fabric.device)
@@ -183,8 +187,9 @@ def train(
         with seeded(derive(seed, "step", t), fabric.device):
             x, mask, context = data.batch(order(t).to(fabric.device))
             value, metrics = _called(loss, x, mask, context, step)
-            made.zero_grad(set_to_none=True)
-            fabric.backward(value)
+            for parameter in parameters:
+                parameter.grad = None
+            backward(value)
             made.step()
         yield Step(
             index=t + 1,
@@ -195,7 +200,7 @@ def train(
             reconstruction=metrics[1],
             kl=metrics[2],
             learning_rate=rate,
-            optimizer=made.optimizer,
+            optimizer=getattr(made, "optimizer", made),
         )
 
 
@@ -204,8 +209,10 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     if isinstance(make, partial) and "lr" in make.keywords:
         raise UserError(f"optimizer: lr={make.keywords['lr']} is set by learning_rate; use that")
+    fused = {"fused": True} if "fused" in inspect.signature(make).parameters else {}
+    given = make.keywords if isinstance(make, partial) else {}
     try:
-        return make(parameters, lr=rate)
+        return make(parameters, lr=rate, **({} if "fused" in given else fused))
     except (TypeError, ValueError) as error:
         name = getattr(getattr(make, "func", make), "__name__", "optimizer")
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None

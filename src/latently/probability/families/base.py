@@ -58,6 +58,10 @@ class Family(nn.Module, ABC):
         """Shape of one embedded event."""
         return self.shape
 
+    def unscaled(self) -> None:
+        """Drops the scaling of columns: called for posteriors, whose values are of order one."""
+        return None
+
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Sets scaling buffers from data (n, *shape), once, before training."""
         return None

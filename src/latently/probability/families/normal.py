@@ -1,7 +1,8 @@
 r"""Normal families: variance read from h, shared by all rows, or fixed.
 
 Columns are scaled inside the family, by the buffers `loc` and `scale`, so that networks work
-in units of order one while every density is in data units (the Jacobian is exact).
+in units of order one while every density is in data units (the Jacobian is exact). The buffers
+are in float64: two dates a minute apart are the same number in float32. A posterior has none.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from latently.errors import UserError
-from latently.probability.distributions import Factorized
+from latently.probability.distributions import Factorized, Scaled
 from latently.probability.distributions import Normal as NormalDistribution
 from latently.probability.families._moments import moments, split, zero_missing
 from latently.probability.families.base import Family
@@ -26,16 +28,21 @@ LOG_SCALE_LIMIT = 10.0
 class _ScaledNormal(Family):
     """Column scaling and support, common to the three."""
 
-    loc: Tensor
-    scale: Tensor
+    loc: Tensor | None
+    scale: Tensor | None
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape)
-        self.register_buffer("loc", torch.zeros(self.shape))
-        self.register_buffer("scale", torch.ones(self.shape))
+        self.register_buffer("loc", torch.zeros(self.shape, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(self.shape, dtype=torch.float64))
+
+    def unscaled(self) -> None:
+        self.loc = self.scale = None
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return zero_missing(((x - self.loc) / self.scale).to(self.scale.dtype), mask)
+        if self.loc is not None and self.scale is not None:
+            x = (x - self.loc) / self.scale
+        return zero_missing(x, mask)
 
     def misfit(self, x: Tensor) -> Tensor:
         return ~torch.isfinite(x)
@@ -46,14 +53,17 @@ class _ScaledNormal(Family):
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Sets `loc`, `scale` to mean and deviation of each column; a constant column keeps 1."""
+        if self.loc is None or self.scale is None:
+            return
         mean, deviation = moments(x, mask)
         varies = deviation > 1e-9 * mean.abs().clamp(min=1e-12)
         self.loc.copy_(mean)
         self.scale.copy_(torch.where(varies, deviation, 1.0))
 
     def _distribution(self, mean: Tensor, log_scale: Tensor) -> Factorized:
-        loc = self.loc + self.scale * mean
-        base = NormalDistribution(loc, (self.scale.log() + log_scale).expand_as(loc))
+        base: Distribution = NormalDistribution(mean, log_scale)
+        if self.loc is not None and self.scale is not None:
+            base = Scaled(base, self.loc, self.scale)
         return Factorized(base, len(self.shape))
 
 
@@ -109,7 +119,7 @@ class SharedNormal(_ScaledNormal):
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """As the others; isotropic columns share one scale, their root mean square."""
         super().initialise(x, mask)
-        if self.isotropic:
+        if self.isotropic and self.scale is not None:
             self.scale.fill_(self.scale.square().mean().sqrt())
 
     def forward(self, h: Tensor) -> Factorized:
@@ -138,4 +148,7 @@ class FixedNormal(_ScaledNormal):
         return self.shape
 
     def forward(self, h: Tensor) -> Factorized:
-        return self._distribution(h, math.log(self.std) - self.scale.log())
+        log_std = torch.full_like(h, math.log(self.std))
+        if self.scale is not None:
+            log_std = log_std - self.scale.log().to(h.dtype)
+        return self._distribution(h, log_std)

@@ -1,0 +1,107 @@
+"""The affine map of every network, by the faster of the two libraries inside torch.
+
+On processors that MKL does not favour, its float32 matrix product runs at half the speed of
+oneDNN's, which torch carries too and uses in compiled code. Both round to float32; values differ
+in the last bits. Anything but plain float32 on an x86 processor takes torch's own path.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Linear", "run_layers"]
+
+# Activations that oneDNN applies in the same pass, by its name for them.
+_FUSED = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "swish", nn.Sigmoid: "sigmoid"}
+
+
+class Linear(nn.Linear):
+    """`y = x W' + b`, as `nn.Linear`, for x of shape (B, in)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, in) to (B, out)."""
+        if not _suits(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        return _Affine.apply(x, self.weight, self.bias)
+
+
+def run_layers(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """`layers(x)`; without gradients, activations are applied inside the affine maps."""
+    if torch.is_grad_enabled():
+        return layers(x)
+    steps = list(layers)
+    while steps:
+        layer = steps.pop(0)
+        fused = _FUSED.get(type(steps[0])) if steps else None
+        if fused and isinstance(layer, Linear) and _suits(x, layer.weight):
+            x = _product()(x, layer.weight, layer.bias, fused)
+            steps.pop(0)
+        else:
+            x = layer(x)
+    return x
+
+
+class _Affine(torch.autograd.Function):
+    """`x W' + b` with gradients of every order: its backward is made of itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product()(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), (x, weight) = gradients, ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _product_of(g, weight.t()) if of_x else None,
+            _product_of(g.t(), x.t()) if of_weight else None,
+            g.sum(0) if of_bias else None,
+        )
+
+
+def _product_of(x: Tensor, weight: Tensor) -> Tensor:
+    """`x W'`, recorded only where a second derivative may be asked for."""
+    if torch.is_grad_enabled():
+        return _Affine.apply(x, weight, None)
+    return _product()(x, weight, None)
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.dtype is torch.float32
+        and weight.dtype is torch.float32
+        and x.device.type == "cpu"
+        and x.dim() == 2
+        and _product() is not None
+        and bool(torch.backends.mkldnn.enabled)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+@functools.cache
+def _product() -> Callable[..., Tensor]:
+    """oneDNN's affine map as torch's compiler calls it, or None where it is not there."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return None  # type: ignore[return-value]
+    try:
+        call = torch.ops.mkldnn._linear_pointwise.default
+
+        def product(
+            x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none"
+        ) -> Tensor:
+            return call(x, weight, bias, activation, [], "")
+
+        product(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4), "tanh")
+    except (AttributeError, RuntimeError):
+        return None  # type: ignore[return-value]
+    return product
