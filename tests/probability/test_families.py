@@ -147,3 +147,18 @@ def test_options_are_checked(refused):
     for std in (0.0, -1.0, math.inf, math.nan):
         with refused("std", "positive"):
             FixedNormal((1,), std=std)
+
+
+@pytest.mark.parametrize("kind", [Normal, SharedNormal, FixedNormal])
+def test_columns_far_from_zero(kind):
+    """Seconds since 1970 are equal in float32 for over a minute, yet density and draws hold."""
+    x = 1_600_000_037 + torch.arange(200, dtype=torch.float64)[:, None]
+    family = kind((1,))
+    family.initialise(x)
+    with torch.no_grad():
+        found = family(torch.zeros(family.param_shape))
+        std = 1.0 if kind is FixedNormal else x.std(correction=0)
+        expected = torch.distributions.Normal(x.mean(), std).log_prob(x)[:, 0]
+        torch.testing.assert_close(found.log_prob(x).double(), expected, rtol=1e-5, atol=1e-5)
+        assert len(found.sample((500,)).unique()) > 400
+    assert family.embed(x).abs().max() < 2
