@@ -1,13 +1,13 @@
-"""Fills the generated parts of README.md: numbers from the cards and benchmarks, the demo's output.
+"""Fills the generated parts of README.md: cards, benchmarks and what the demo prints.
 
-    python docs/update.py           tables only
-    python docs/update.py --demo    runs the demo, too: its output and docs/demo.png
+python docs/update.py           tables only
+python docs/update.py --demo    runs the demo, too: its output and docs/demo.png
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
 import re
 import subprocess
 import sys
@@ -29,15 +29,13 @@ def filled(text: str, part: str, content: str) -> str:
 
 
 def benchmark_table() -> str:
-    """One line per recorded ratio."""
-    lines = ["| question | ratio (range) | bar | date |", "|---|---|---|---|"]
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        for row in record.get("readme", []):
-            lines.append(
-                f"| {row['question']} | {row['result']} | {row['bar']} | {record['date']} |"
-            )
-    return "\n".join(lines)
+    """The table of benchmarks/README.md."""
+    spec = importlib.util.spec_from_file_location("table", ROOT / "benchmarks" / "table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    return "\n".join(table.lines())
 
 
 def generated() -> str:

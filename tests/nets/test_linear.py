@@ -1,4 +1,4 @@
-"""The fast affine map is the affine map: values, gradients of two orders, and when it steps aside."""
+"""The fast affine map is the affine map, with its gradients; and when it steps aside."""
 
 import pytest
 import torch

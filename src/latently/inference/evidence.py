@@ -254,13 +254,19 @@ class Evidence:
         return None if self.dims is None else -self.nats / (self.dims * math.log(2))
 
     @property
+    def heavy_rows(self) -> int:
+        """Number of rows whose weights have no variance to speak of (k-hat above 0.7)."""
+        return 0 if self.k_hat is None else int((self.k_hat > K_HAT_LIMIT).sum())
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know before trusting the number."""
-        found = list(self.notes)
-        if self.k_hat is not None and (bad := int((self.k_hat > K_HAT_LIMIT).sum())):
+        found = [*self.notes]
+        if self.heavy_rows:
             found.append(
-                f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in {bad} of {len(self)} rows: "
-                "the bound is loose and its Monte Carlo error understated there; raise --samples"
+                f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in {self.heavy_rows} of "
+                f"{len(self)} rows: the bound is loose and its Monte Carlo error understated "
+                "there; raise --samples"
             )
         if not bool(torch.isfinite(self.values).all()):
             row = int((~torch.isfinite(self.values)).nonzero()[0])

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from latently.data.catalog import SOURCES
 from latently.errors import UserError, closest
 from latently.inference import Evidence, Exact, ImportanceSampling, Method, evaluate
 from latently.inference.evidence import Progress
+from latently.inference.pareto import K_HAT_LIMIT
 from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_target, write_arrays, write_images, write_table
 from latently.io import Saved, describe, load_saved
@@ -185,7 +187,10 @@ def print_ranking(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=rows[0]["evidence"].protocol, title_justify="left")
+    methods = {row["evidence"].method for row in rows if row["evidence"].kind != "exact"}
+    shared = methods.pop() if len(methods) == 1 else None
+    title = rows[0]["evidence"].protocol + (f", {shared}" if shared else "")
+    table = Table(title=title, title_justify="left")
     bits = any(row["evidence"].bits_per_dim is not None for row in rows)
     table.add_column("model", overflow="fold")
     for title in ("log p(x), nats", "kind", "bits/dim" if bits else "", "against the best"):
@@ -194,7 +199,9 @@ def print_ranking(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         e: Evidence = row["evidence"]
         sign = {"exact": " =", "lower_bound": ">=", "estimate": " ~"}[e.kind]
-        kind = "exact" if e.kind == "exact" else f"{e.kind.replace('_', ' ')}, {e.method}"
+        kind = e.kind.replace("_", " ")
+        if e.kind != "exact" and not shared:
+            kind += f", {e.method}"
         cells = [row["name"], f"{sign} {e.nats:.2f} +- {e.nats_stderr:.2f}", kind]
         if bits:
             cells.append(f"{e.bits_per_dim:.3f}" if e.bits_per_dim is not None else "")
@@ -214,8 +221,17 @@ def cautions(rows: Sequence[dict[str, Any]]) -> list[str]:
         notes.append(
             "unlike kinds in one ranking: a lower bound may lie below a worse exact value"
         )
+    heavy = {row["name"]: row["evidence"].heavy_rows for row in rows}
+    if any(heavy.values()):
+        counts = ", ".join(f"{name} {count}" for name, count in heavy.items() if count)
+        notes.append(
+            f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in some of the "
+            f"{len(rows[0]['evidence'])} rows: {counts}. Bounds are loose there, and Monte Carlo "
+            "errors understated; raise --samples"
+        )
     for row in rows:
-        notes += [f"{row['name']}: {warning}" for warning in row["evidence"].warnings]
+        other = replace(row["evidence"], k_hat=None).warnings
+        notes += [f"{row['name']}: {warning}" for warning in other]
     return notes
 
 

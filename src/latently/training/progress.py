@@ -31,6 +31,8 @@ class Bar:
         self.show, self.live = show, show and sys.stderr.isatty()
         self._rich: Any = None
         self._line = ""
+        self._rate: float | None = None
+        self._shown = done
 
     def __enter__(self) -> Bar:
         self.began = self._last = time.monotonic()
@@ -56,8 +58,7 @@ class Bar:
         apart = _REFRESH if self.live else _LINES
         if not self.show or (now - self._last < apart and done != self.total):
             return
-        self._last = now
-        rate = (done - self.first) / max(now - self.began, 1e-9)
+        rate = self._rate_until(done, now)
         value = "" if bound is None else f"bound {float(bound):.2f}  "
         text = f"{value}{rate:.0f} {self.units}/s{self._line}"
         if self._rich is not None:
@@ -69,6 +70,15 @@ class Bar:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def _rate_until(self, done: int, now: float) -> float:
+        """Steps per second: lately, while under way, and over the whole run at its end."""
+        lately = (done - self._shown) / max(now - self._last, 1e-9)
+        self._rate = lately if self._rate is None else 0.7 * self._rate + 0.3 * lately
+        self._last, self._shown = now, done
+        if done == self.total:
+            return (done - self.first) / max(now - self.began, 1e-9)
+        return self._rate
 
     def epoch(self, row: dict[str, float]) -> None:
         """Adds the results of an epoch to what the next update shows."""
