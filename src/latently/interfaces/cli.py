@@ -78,6 +78,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON and nothing els
 _RAW = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from latently._version import __version__
+
+        print(f"latently {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def latently(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="say which")
+    ] = False,
+) -> None:
+    """Deep latent variable models, where every number says what it is."""
+
+
 @app.command()
 def demo(
     out: Annotated[str, typer.Option("--out", help="folder to write to")] = "demo",
