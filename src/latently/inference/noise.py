@@ -29,17 +29,18 @@ def row_seed(seed: int, *content: Tensor | None) -> int:
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Draws inside from `seed`; the global generators are as before afterwards."""
     cpu = torch.default_generator
-    state, cuda_state = cpu.get_state(), None
-    if device is not None and device.type == "cuda":
-        cuda_state = torch.cuda.get_rng_state(device)
-        torch.cuda.manual_seed(seed)
+    kept = cpu.get_state()
+    other = None if device is None or device.type == "cpu" else getattr(torch, device.type)
+    other_kept = None if other is None else other.get_rng_state()
     cpu.manual_seed(seed)
+    if other is not None:
+        other.manual_seed(seed)
     try:
         yield
     finally:
-        cpu.set_state(state)
-        if cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state, device or "cuda")
+        cpu.set_state(kept)
+        if other is not None:
+            other.set_rng_state(other_kept)
 
 
 def derive(seed: int, *path: int | str) -> int:
