@@ -139,6 +139,8 @@ FIT = {
     VAE + " --optimizer Adam(betas=(2,3))": "Adam: Invalid beta parameter",
     VAE + " --optimizer Adam(weight_decay='x')": "Adam: ",
     # flags that would do nothing
+    "fa --data digits --steps 0 --out {o}": "steps=0 must be at least 1",
+    "fa --data digits --tolerance -1 --out {o}": "tolerance=-1 must be a number of nats",
     VAE + " --tolerance 0.1": "--tolerance has no effect on vae",
     "fa --data digits --epochs 3 --out {o}": "--epochs has no effect: fa is fitted in closed",
     "fa --data digits --learning-rate 1.0 --out {o}": "--learning-rate has no effect",

@@ -205,6 +205,13 @@ def test_a_run_that_blows_up_names_the_tensor_and_keeps_the_last_good_checkpoint
     assert all(t.isfinite().all() for t in read_tensors(path).values() if t.is_floating_point())
 
 
+def test_one_pass_of_a_closed_form_is_all_of_it():
+    for options in ({}, {"tolerance": 0.0}, {"steps": 1}):
+        found = fit(PPCA((4,), 2), bits(), **options, **QUIET)
+        assert len(found.history) == 1
+        assert not any("gaining" in warning for warning in found.warnings)
+
+
 def test_mistakes_are_refused_before_the_first_step(refused):
     data = bits()
     with refused("patience", "validation"):
@@ -220,6 +227,12 @@ def test_mistakes_are_refused_before_the_first_step(refused):
         fit(model_of(), data, epochs=1, steps=1, **QUIET)
     with refused("epochs=0"):
         fit(model_of(), data, epochs=0, **QUIET)
+    for model in (model_of(), PPCA((4,), 2)):
+        with refused("steps=0"):
+            fit(model, data, steps=0, **QUIET)
+        for tolerance in (-1.0, math.nan):
+            with refused(f"tolerance={tolerance}"):
+                fit(model, data, tolerance=tolerance, **QUIET)
     with refused("(3,)", "(4,)"):
         fit(model_of(), bits(columns=3), **QUIET)
     grey = Data(torch.rand(20, 4), "Normal", "grey")

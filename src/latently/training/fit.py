@@ -79,9 +79,10 @@ def fit(
 ) -> Fit:
     """Fits a model to data, in place.
 
-    Models with a closed form or EM use it (until a pass gains less than `tolerance` nats, at
-    most `steps` passes, 2,000 if not said); the others are trained by gradient. With validation
-    data the weights of the best epoch are kept.
+    Models with a closed form or EM use it (until a pass gains no more than `tolerance` nats, at
+    most `steps` passes, 2,000 if not said), and the options of training have no effect on them;
+    the others are trained by gradient. With validation data the weights of the best epoch are
+    kept.
 
     Args:
         model: the model.
@@ -89,13 +90,13 @@ def fit(
         objective: what to maximise; `Variational()` if None.
         validation: rows for the choice of the epoch.
         epochs: length of the run, 50 if neither this nor `steps` is given.
-        steps: length of the run in steps.
+        steps: length of the run in steps, or the most passes of a closed-form fit.
         batch_size: rows per step.
         learning_rate: a number or a schedule over the run.
-        optimizer: constructor `(parameters, lr=...) -> Optimizer`.
-        patience: epochs without a better validation value before stopping; None: never.
-        tolerance: smallest gain, in nats, for which EM goes on.
-        seed: of everything random.
+        optimizer: constructor `(parameters, lr=...) -> Optimizer`, e.g. AdamW.
+        patience: stop after so many epochs without a better validation value; default: never.
+        tolerance: a closed-form fit ends where a pass gains no more than this, in nats.
+        seed: seed of everything random.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "32-true", "64-true", "bf16-mixed", "bf16-true", or "16-mixed" on CUDA.
         compile: compile the step.
@@ -115,8 +116,11 @@ def fit(
         raise UserError("patience needs validation data and a value of at least 1")
     if not isinstance(learning_rate, Schedule) and not 0 < learning_rate < math.inf:
         raise UserError(f"learning_rate={learning_rate} must be positive and finite")
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be at least 1")
+    for name, value in (("batch_size", batch_size), ("steps", steps), ("epochs", epochs)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    if not 0 <= tolerance < math.inf:
+        raise UserError(f"tolerance={tolerance} must be a number of nats, 0 or more")
     path = None if checkpoint is None else Path(checkpoint)
     with locked(path) if path is not None else contextlib.nullcontext():
         passes = model.em(data.x, data.mask, data.context)
@@ -152,7 +156,7 @@ def _fit_passes(
     log: str | Path | None,
     show: bool,
 ) -> Fit:
-    began, history, last = time.monotonic(), [], -math.inf
+    began, history, last, gain = time.monotonic(), [], -math.inf, math.inf
     with Bar(most, "pass", show=show) as bar, _caught() as caught, _Stop() as stop:
         for number, value in enumerate(_solved(passes), 1):
             now = float(value)
@@ -162,16 +166,15 @@ def _fit_passes(
             bar.update(number, now)
             if stop.asked:
                 raise Interrupted("stopped before the end; a closed-form fit restarts at once")
-            if number >= most or now - last < tolerance:
+            gain, last = now - last, now
+            if number >= most or gain <= tolerance:
                 break
-            last = now
-        ended = now - last < tolerance
     if log is not None:
         _write_csv(Path(log), history)
     notes = [str(w.message) for w in caught] + list(model.complaints())
-    if not ended and most > 1:
+    if 1 < len(history) == most and gain > tolerance:
         notes.append(
-            f"stopped after {most} passes while still gaining {now - last:.1e} nats a pass; "
+            f"stopped after {most} passes while still gaining {gain:.1e} nats a pass; "
             "raise --steps or --tolerance"
         )
     return Fit(history, "maximum likelihood", time.monotonic() - began, tuple(notes))
