@@ -29,9 +29,9 @@ def pareto_k(log_tops: Tensor) -> Tensor:
     r"""k-hat of each row from its M + 1 largest log-weights, (n, M + 1) in descending order.
 
     The exceedances `x_i = w_i - w_{M+1}` are fitted by a generalised Pareto distribution: with
-    a grid of `b_j` and profile likelihood `L(b) = M (log(-b / k(b)) - k(b) - 1)`,
-    `k(b) = mean log(1 - b x_i)`, the estimate is `k(sum_j b_j L_j / sum_j L_j)`, drawn weakly
-    towards 1/2. A row of equal weights has k-hat = -inf.
+    a grid of `b_j` and profile log-likelihood `l(b) = M (log(-b / k(b)) - k(b) - 1)`,
+    `k(b) = mean log(1 - b x_i)`, the estimate is `k(sum_j v_j b_j)`, `v = softmax(l(b_j))`, drawn
+    towards 1/2 with the weight of ten exceedances. A row of equal weights has k-hat = -inf.
     """
     if len(log_tops) == 0:
         return log_tops.new_empty(0)
