@@ -69,8 +69,8 @@ class DReG(Estimator):
     Objectives", 2019.
 
     Raises:
-        UserError: with any bound but IWAE, and for a hierarchy of latents, where dropping the
-            score term of one layer biases the others.
+        UserError: with any bound but IWAE; for a hierarchy of latents, where dropping the score
+            term of one layer biases the others; and for a posterior whose draws carry no gradient.
     """
 
     gradient: ClassVar[Gradient] = "path"
@@ -78,7 +78,10 @@ class DReG(Estimator):
     def __call__(self, bound: Bound, p: Particles) -> Tensor:
         self.check(bound)
         if len(p.z) != 1:
-            raise UserError(f"DReG is biased for {len(p.z)} latent layers; use estimator=Reparam")
+            raise UserError(
+                f"DReG needs one latent layer, this model has {len(p.z)} latent layers; use "
+                "estimator=Reparam"
+            )
         log_w, z = p.log_w, p.z[0]
         if not z.requires_grad and torch.is_grad_enabled():
             raise UserError("DReG needs reparameterised draws; this posterior has none")
