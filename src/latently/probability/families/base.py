@@ -21,11 +21,9 @@ class Family(nn.Module, ABC):
         shape: event shape of the distribution.
         param_shape: shape of the raw parameters of one event.
         discrete: True if values are counted (probabilities), False for densities.
-        fill: a value inside the support.
     """
 
     discrete: ClassVar[bool] = False
-    fill: float = 0.0
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -38,7 +36,11 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, h: Tensor) -> Distribution:
-        """The distribution with raw parameters h of shape (*, *param_shape)."""
+        """The distribution with raw parameters h of shape (*, *param_shape).
+
+        Where coordinates are independent, a `Factorized`, which leaves out missing cells; give it
+        a `fill` inside the support where 0 is outside.
+        """
 
     @abstractmethod
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
