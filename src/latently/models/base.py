@@ -27,7 +27,8 @@ class Model(nn.Module, ABC):
     """A latent variable model p(x, z), or any density p(x), over rows of a fixed shape.
 
     A model answers three questions: `infer` (weighted latents of given data), `latents` (draws
-    from the prior) and `likelihood` (data given latents). The rest is derived here, once.
+    from the prior) and `likelihood` (data given latents), and says which values it cannot hold
+    (`misfit`). The rest is derived here, once.
     Conventions: x is (B, *shape), a mask likewise and True where observed, a context (B, C);
     latents are tuples of (K, B, *Z), one per layer. Everything is in nats.
 
@@ -66,6 +67,9 @@ class Model(nn.Module, ABC):
             gradient: "total", or "path" to hold q's parameters constant in `log q`.
             z: latents to score instead of drawing.
             draw: how to draw from a distribution; `draw_mean` takes its mean.
+
+        Returns:
+            `Particles` with terms of shape (K, B).
         """
 
     @abstractmethod
@@ -80,7 +84,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def misfit(self, x: Tensor) -> tuple[Tensor, str]:
-        """Where values lie outside the support, and the support in words."""
+        """True where a value lies outside the support (shape of x), and the support in words."""
 
     def check(
         self,
@@ -147,6 +151,9 @@ class Model(nn.Module, ABC):
         samples: int = 100,
     ) -> Tensor:
         """log p(x) of each row, (B,): exact, or the bound of `samples` draws; see `density`.
+
+        All rows and draws are held at once and carry gradients; `latently.evaluate` streams them
+        and adds error bars.
 
         Raises:
             UserError: the model has no density.
