@@ -116,8 +116,8 @@ def vae(
         likelihood: family of p(x|z).
         posterior: family of q(z|x).
         prior: p(z).
-        net: network of the encoder, and of the decoder unless decoder_net is given.
-        decoder_net: network of the decoder.
+        net: network of the encoder, and of the decoder unless that has its own.
+        decoder_net: network of the decoder, where it differs.
         sees_mask: show the encoder which entries are observed; on where data have holes.
         contexts: width of the context of a conditional model; 0: none. It follows the data.
     """

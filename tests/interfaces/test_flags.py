@@ -112,3 +112,10 @@ def test_every_flag_of_fit_is_explained(recipe):
 
 def test_help_lists_every_recipe():
     assert all(f"  {name} " in fit_help(None) for name in RECIPES)
+
+
+def test_help_says_where_components_are_listed_and_what_follows_the_data():
+    text = fit_help("vae")
+    assert "latently list priors. [StandardNormal]" in text
+    assert "latently list families. [as the data]" in text
+    assert "[Bernoulli]" not in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ __all__ = ["Request", "fit_command", "fit_flags", "fit_help", "fit_to_file", "ma
 MAX_THREADS = 1024  # far more than help; a hundred thousand end the process without a word
 _OBJECTIVE = ("bound", "estimator", "samples")
 _CLOSED_FORM = ("steps", "tolerance", "seed")
+_FROM_DATA = ("likelihood", "levels", "sees_mask")  # see make_model
 _SET_HERE = ("model", "data", "objective", "validation", "checkpoint", "log", "progress", "resume")
 
 
@@ -81,9 +82,10 @@ def fit_flags(recipe: str) -> list[Flag]:
     """Every flag of `latently fit RECIPE`."""
     if recipe not in RECIPES:
         raise UserError(f"unknown recipe {recipe!r}; {closest(recipe, RECIPES)}")
+    model = flags_of(RECIPES[recipe], f"model ({recipe})", skip=("shape", "contexts"))
     return [
         *flags_of(run, "data and files"),
-        *flags_of(RECIPES[recipe], f"model ({recipe})", skip=("shape", "contexts")),
+        *(replace(f, default="as the data") if f.name in _FROM_DATA else f for f in model),
         *flags_of(Variational, "objective"),
         *flags_of(fit, "training", skip=(*_SET_HERE,)),
     ]

@@ -183,7 +183,10 @@ def usage(flags: Sequence[Flag]) -> str:
         for flag in flags:
             if flag.group == group:
                 default = "" if flag.default in (None, False) else f" [{_shown(flag.default)}]"
-                lines.append(f"  {flag.text:<22} {flag.help}{default}")
+                about = flag.help
+                for kind in flag.kinds:
+                    about = f"{about.rstrip('.')}; see latently list {kind}."
+                lines.append(f"  {flag.text:<22} {about}{default}")
     return "\n".join(lines)
 
 

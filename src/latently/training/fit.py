@@ -89,7 +89,7 @@ def fit(
         data: training rows.
         objective: what to maximise; `Variational()` if None.
         validation: rows for the choice of the epoch.
-        epochs: length of the run, 50 if neither this nor `steps` is given.
+        epochs: length of the run, 50 if neither this nor its steps are given.
         steps: length of the run in steps, or the most passes of a closed-form fit.
         batch_size: rows per step.
         learning_rate: a number or a schedule over the run.

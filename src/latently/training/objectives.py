@@ -48,8 +48,8 @@ class Variational(Objective):
     """A bound of log p(x) and the way it is differentiated.
 
     Args:
-        bound: ELBO, IWAE, ...
-        estimator: Reparam, DReG, ...
+        bound: what is maximised, e.g. IWAE.
+        estimator: how it is differentiated, e.g. DReG.
         samples: K, draws per example.
 
     Raises:
