@@ -57,6 +57,21 @@ def test_exact_models_need_no_samples(evaluated, made):
     assert found["ess"] is found["bits_per_dim"] is None
 
 
+def test_rows_it_was_fitted_to_are_named_as_such(evaluated, made):
+    for name, spec, seen in (
+        ("vae", "digits/train", True),
+        ("vae", "digits/train+val", True),
+        ("vae", "digits/validation", False),
+        ("vae", "digits/test", False),
+        ("real", made / "real.npz", True),
+        ("real", made / "real.npz/train", True),
+        ("real", made / "real.npz/validation", False),
+        ("real", made / "constant.npz", False),
+    ):
+        warnings = evaluated(name, spec, "--samples", 1)["warnings"]
+        assert any("was fitted to" in warning for warning in warnings) == seen, spec
+
+
 def test_method_and_seed_decide_the_number(evaluated):
     by_samples = evaluated("vae", "digits", "--samples", 4)
     assert by_samples == evaluated("vae", "digits", "--method", "ImportanceSampling(samples=4)")

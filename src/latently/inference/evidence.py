@@ -215,6 +215,7 @@ class Evidence:
         dims: values per row where bits/dim makes sense (discrete, fully observed), else None.
         discrete: True for probabilities, False for densities; the two are never ranked.
         seed: seed of the draws.
+        notes: what else a reader should know; part of `warnings`.
     """
 
     values: Tensor

@@ -29,6 +29,7 @@ from latently.registry import KINDS, components, names
 from latently.training.progress import Bar
 
 MAX_SAMPLES = 10**8  # every row keeps all its log-weights, 8 bytes each
+_WHOLE = ("", "train+val")  # splits of a file or a named set that hold train and validation rows
 
 __all__ = [
     "compare",
@@ -86,9 +87,22 @@ def pick_method(method: str | None, samples: int | None, saved: Saved) -> Method
 
 
 def measured(saved: Saved, data: Data, method: Method, seed: int, quiet: bool = False) -> Evidence:
-    """Evidence with a progress bar."""
+    """Evidence with a progress bar, and a word of caution on rows the model was fitted to."""
     with Bar(len(data), "row", show=not quiet) as bar:
-        return evaluate(saved.model, data, method, seed=seed, progress=_ticker(bar))
+        evidence = evaluate(saved.model, data, method, seed=seed, progress=_ticker(bar))
+    if not _fitted_to(saved, data):
+        return evidence
+    note = f"{data.protocol} names rows the model was fitted to; what it says of them flatters"
+    return replace(evidence, notes=(*evidence.notes, note))
+
+
+def _fitted_to(saved: Saved, data: Data) -> bool:
+    """Whether data, by their name, hold rows that the model was trained on."""
+    fitted, _, split = str(saved.data.get("protocol", "")).partition("/")
+    name, _, here = data.protocol.partition("/")
+    if fitted != name or here == "test":
+        return False
+    return split == here or split in _WHOLE or here in _WHOLE
 
 
 def _ticker(bar: Bar) -> Progress:
