@@ -9,7 +9,8 @@ from latently.errors import Interrupted
 from latently.interfaces.cli import main
 
 VERBS = (
-    "demo fit evaluate compare sample reconstruct encode score impute report show list reproduce"
+    "demo fit evaluate compare sample reconstruct encode score impute report show list doctor "
+    "reproduce"
 ).split()
 
 LAZY = """
@@ -47,6 +48,16 @@ def test_every_verb_has_help(cli, verb):
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == cli(verb, "--help").out
     assert "Usage: latently" in ran.out
+
+
+def test_doctor_says_what_is_here_and_what_is_not(done, monkeypatch, tmp_path):
+    monkeypatch.delenv("LATENTLY_DATA", raising=False)
+    found = done("doctor")
+    for word in ("latently", "python", "torch", "threads", "accelerator", "C++ compiler"):
+        assert f"\n{word} " in f"\n{found}"
+    assert "data digits      yes: 360 test rows" in found
+    assert "data mnist       no: " in found
+    assert str(tmp_path) in done("doctor", "--data-dir", tmp_path)
 
 
 def test_json_is_the_same_in_a_fresh_process(made, done):

@@ -302,6 +302,14 @@ def list_(
 
 
 @app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Print versions, devices, threads, compiler and the data sets found."""
+    from latently.interfaces import doctor as found
+
+    print(found.doctor(data_dir))
+
+
+@app.command()
 def reproduce(
     card: Annotated[str, typer.Argument(help="a card's name; see latently list cards")],
     out: Annotated[str, typer.Option("--out", help="folder to write to")] = "runs",

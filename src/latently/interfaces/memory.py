@@ -10,7 +10,7 @@ import os
 
 from latently.errors import UserError
 
-__all__ = ["check_memory", "is_out_of_memory"]
+__all__ = ["check_memory", "is_out_of_memory", "machine_bytes"]
 
 
 def check_memory(values: int, what: str, fix: str, *, width: int = 4) -> None:
@@ -19,7 +19,7 @@ def check_memory(values: int, what: str, fix: str, *, width: int = 4) -> None:
     Raises:
         UserError: they do not fit; `what` they are and the `fix` are named.
     """
-    if values * width > (have := _machine_bytes()):
+    if values * width > (have := machine_bytes()):
         raise UserError(
             f"{what} needs about {_gigabytes(values * width)}, more than the "
             f"{_gigabytes(have)} of memory here; {fix}"
@@ -34,7 +34,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _machine_bytes() -> int:
+def machine_bytes() -> int:
+    """The machine's memory; 2^63 where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # a system that does not say
