@@ -293,6 +293,7 @@ def test_missing_values_are_counted_and_can_be_refused(cli, rejected, made, tmp_
     [
         ("vae --data {}/row.npz --epochs 1", "warning: one training row"),
         ("vae --data {}/unseen.npz --epochs 1", "warning: no observed value in column 1"),
+        ("vae --data {}/constant.npz --epochs 1", "warning: column 2 is constant"),
         ("fa --data {}/flat.npz --latents 1", "warning: 3 columns (0, 1, 2) are constant"),
         ("fa --data {}/constant.npz --latents 1", "warning: column 2 is constant"),
         ("ppca --data {}/constant.npz --latents 1", "warning: column 2 is constant"),

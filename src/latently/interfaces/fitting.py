@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -270,11 +271,27 @@ def _doubts(train: Data, closed_form: bool) -> Iterator[str]:
     """What a reader should know of the data, a line each."""
     if len(train) == 1:
         yield "one training row; every likelihood is degenerate"
-    if train.mask is not None and not closed_form and bool(train.mask.any()):
-        unseen = (~train.mask.flatten(1).any(0)).nonzero().flatten().tolist()
-        if unseen:
-            shown = ", ".join(map(str, unseen[:8])) + (", ..." if len(unseen) > 8 else "")
-            yield f"no observed value in column {shown}; nothing is learned of it"
+    if closed_form:  # these say the rest themselves
+        return
+    seen = torch.ones_like(train.x, dtype=torch.bool) if train.mask is None else train.mask
+    seen = seen.flatten(1)
+    unseen = ~seen.any(0)
+    if bool(unseen.any()) and not bool(unseen.all()):
+        yield f"no observed value in column {_listed(unseen)}; nothing is learned of it"
+    if train.levels is not None or len(train) == 1:
+        return
+    low = train.x.flatten(1).masked_fill(~seen, math.inf).amin(0)
+    constant = low == train.x.flatten(1).masked_fill(~seen, -math.inf).amax(0)
+    if bool(constant.any()):
+        yield (
+            f"column {_listed(constant)} is constant; its density grows as long as training goes "
+            "on, so this share of log p(x) means little"
+        )
+
+
+def _listed(which: torch.Tensor) -> str:
+    columns = which.nonzero().flatten().tolist()
+    return ", ".join(map(str, columns[:8])) + (", ..." if len(columns) > 8 else "")
 
 
 def _check_out(out: Path, resume: bool, force: bool) -> Path:
