@@ -155,6 +155,14 @@ def test_biased_pairs_are_refused_before_training(refused):
         Variational(ELBO(), DReG())
     with refused("samples=0"):
         Variational(samples=0)
+    with refused("samples=1.5", "whole number"):
+        Variational(samples=1.5)
+    with refused("bound=", "IWAE()"):
+        Variational(IWAE)
+    with refused("bound='IWAE'", "IWAE()"):
+        Variational("IWAE")
+    with refused("estimator=", "DReG()"):
+        Variational(IWAE(), DReG)
 
 
 def test_dreg_refuses_a_hierarchy(refused):

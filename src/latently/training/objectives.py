@@ -53,7 +53,8 @@ class Variational(Objective):
         samples: K, draws per example.
 
     Raises:
-        UserError: fewer than one sample, or a pair that biases the gradient.
+        UserError: fewer than one sample, a bound or estimator that is not one (`IWAE` in place of
+            `IWAE()`), or a pair that biases the gradient.
 
     >>> from latently.inference import DReG, IWAE
     >>> Variational(IWAE(), DReG(), samples=5).samples
@@ -65,8 +66,12 @@ class Variational(Objective):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"samples={self.samples} must be at least 1")
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise UserError(f"samples={self.samples!r} must be at least 1, a whole number")
+        if not isinstance(self.bound, Bound):
+            raise UserError(f"bound={self.bound!r} must be a built bound, such as IWAE()")
+        if not isinstance(self.estimator, Estimator):
+            raise UserError(f"estimator={self.estimator!r} must be a built one, such as DReG()")
         self.estimator.check(self.bound)
 
     def __call__(
