@@ -56,6 +56,43 @@ def stop_at(monkeypatch):
     monkeypatch.undo()
 
 
+def test_a_config_holds_options_and_the_call_comes_first(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'data = "digits"\nlatents = [4, 2]\nnet = "MLP(hidden=(8,))"\nbatch-size = 20\n'
+        "learning_rate = 0.01\nsees-mask = true\nmissing = false\nepochs = 9\n"
+    )
+    words = f"--config {config} --epochs 3 --out m.safetensors"
+    request = read_request(["vae", *words.split()])
+    call = (
+        "vae --data digits --latents (4,2) --net MLP(hidden=(8,)) --batch-size 20 "
+        "--learning-rate 0.01 --sees-mask --no-missing --epochs 3 --out m.safetensors"
+    )
+    alone = read_request(call.split())
+    assert str(request.arguments) == str(alone.arguments)
+    assert request.options == alone.options
+    assert {**request.files, "config": None} == alone.files
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        ("latents 3", "is no TOML"),
+        ("latnets = 3", "unknown option --latnets; did you mean --latents"),
+        ("latents = 'two'", "--latents 'two': expected a whole number"),
+        ("config = 'other.toml'", "unknown option --config"),
+        ("[vae]\nlatents = 3", "unknown option --vae"),
+    ],
+)
+def test_a_wrong_config_is_named(tmp_path, rejected, text, said):
+    config = tmp_path / "run.toml"
+    if text is not None:
+        config.write_text(text)
+    call = f"fit vae --data digits --config {config} --out {tmp_path / 'm.safetensors'}"
+    rejected(call.split(), f"--config {config}", said)
+
+
 def same(path, tensors):
     found = load_file(path)
     return found.keys() == tensors.keys() and all(

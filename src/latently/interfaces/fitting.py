@@ -43,6 +43,7 @@ def run(
     data: str,
     out: str,
     *,
+    config: str | None = None,
     validation: str | None = None,
     data_dir: str | None = None,
     force: bool = False,
@@ -57,6 +58,7 @@ def run(
     Args:
         data: what to fit to: a name such as digits or mnist:binary-dynamic, or a file.
         out: the model file to write, e.g. model.safetensors.
+        config: TOML file of options, e.g. batch-size = 200; those of the call come first.
         validation: a share such as 0.1, or other data; named sets have their own split.
         data_dir: folder of the data sets; default: $LATENTLY_DATA.
         force: replace an existing --out.
@@ -113,6 +115,8 @@ def read_request(tokens: Sequence[str]) -> Request:
     recipe = tokens[0]
     flags = fit_flags(recipe)
     values = parse(tokens[1:], flags)
+    if "config" in values:
+        values = {**_from_config(values["config"], flags), **values}
     files = {f.name: values.pop(f.name, f.default) for f in flags_of(run, "")}
     for name in ("data", "out"):
         if files[name] is None:
@@ -123,6 +127,29 @@ def read_request(tokens: Sequence[str]) -> Request:
     objective = Variational(**{k: v for k, v in values.items() if k in _OBJECTIVE})
     options = {k: v for k, v in values.items() if k not in names and k not in _OBJECTIVE}
     return Request(recipe, arguments, objective, options, files)
+
+
+def _from_config(path: str, flags: Sequence[Flag]) -> dict[str, Any]:
+    """Values by Python name from a TOML file, read as the same words in a call would be."""
+    import tomllib
+
+    try:
+        content = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"--config {path} is no TOML: {error}") from None
+    words: list[str] = []
+    for name, value in content.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag}={tuple(value) if isinstance(value, list) else value}")
+    try:
+        return parse(words, [flag for flag in flags if flag.name != "config"])
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from None
 
 
 def make_model(recipe: str, arguments: Mapping[str, Any], data: Data, seed: int) -> Model:
