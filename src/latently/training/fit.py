@@ -116,7 +116,7 @@ def fit(
         raise UserError("patience needs validation data and a value of at least 1")
     if not isinstance(learning_rate, Schedule) and not 0 < learning_rate < math.inf:
         raise UserError(f"learning_rate={learning_rate} must be positive and finite")
-    for name, value in (("batch_size", batch_size), ("steps", steps), ("epochs", epochs)):
+    for name, value in (("batch_size", batch_size), ("steps", steps)):
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
     if not 0 <= tolerance < math.inf:
