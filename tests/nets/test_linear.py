@@ -78,3 +78,31 @@ def test_steps_aside(layer, monkeypatch):
     torch.testing.assert_close(jacobian[0, :, 0], layer.weight.detach())
     assert layer.double()(x.double()).dtype == torch.float64
     assert layer.to(torch.bfloat16)(x.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.SiLU, nn.Sigmoid, nn.ELU])
+def test_gradients_through_activations(activation):
+    """First and second derivatives equal those of the layers one by one, in float64."""
+    torch.manual_seed(0)
+    net = MLP((7,), (3,), hidden=(9, 8), activation=activation)
+
+    def derivatives(run, dtype):
+        made = net.to(dtype)
+        x = torch.linspace(-2, 2, 42, dtype=dtype).view(6, 7).requires_grad_(True)
+        y = run(made.layers, x).square().sum()
+        first = torch.autograd.grad(y, (x, *made.parameters()), create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum(), tuple(made.parameters())[:-1])
+        return [g.double().clone() for g in (*first, *second)]
+
+    fast = derivatives(run_layers, torch.float32)
+    truth = derivatives(lambda layers, x: layers(x), torch.float64)
+    for found, expected in zip(fast, truth, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_hooks_see_activations():
+    net = MLP((7,), (3,), hidden=(9,), activation=nn.Tanh)
+    seen = []
+    net.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    net(torch.randn(2, 7))
+    assert len(seen) == 1

@@ -49,10 +49,14 @@ class ELBO(Bound):
             raise UserError(f"ELBO: beta={self.beta!r} must be a number of at least 0")
 
     def __call__(self, p: Particles, log_w: Tensor | None = None) -> Tensor:
-        if log_w is not None:
-            return p.average(log_w)
         if isinstance(self.beta, Schedule):
             raise UserError("ELBO: a scheduled beta needs a step; use Variational(bound=...)")
+        if log_w is not None:
+            if not isinstance(self.beta, int | float) or self.beta != 1:
+                raise UserError(
+                    f"ELBO: beta={self.beta} needs the particles' own terms, not log_w"
+                )
+            return p.average(log_w)
         return p.average(p.log_lik - self.beta * p.divergence)
 
 

@@ -246,8 +246,15 @@ class Evidence:
 
     @property
     def mc_stderr(self) -> float:
-        """Monte Carlo standard error of the mean: rows are independent, so variances add."""
-        return float(self.mc_variance.sum().sqrt() / len(self))
+        """Monte Carlo standard error of the mean.
+
+        Draws of different rows are independent, so their variances add; equal rows share their
+        draws (a score depends on the row alone), so their errors add.
+        """
+        found, count = torch.unique(
+            torch.stack([self.values, self.mc_variance]), dim=1, return_counts=True
+        )
+        return float((count.double().square() * found[1]).sum().sqrt() / len(self))
 
     @property
     def bits_per_dim(self) -> float | None:
@@ -364,7 +371,7 @@ def evaluate(
     finally:
         model.train(was_training)
     complete = data.mask is None or bool(data.mask.all())
-    exact = model.density == "exact"
+    exact = model.density == "exact" and method.kind != "estimate"  # every weight is p(x)
     return Evidence(
         values=scores.values,
         kind="exact" if exact else method.kind,

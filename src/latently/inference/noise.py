@@ -1,8 +1,8 @@
 """Randomness in evaluation, as a function of (seed, row content, sample index).
 
-One generator per row: errors of rows are independent and add up, and a score depends neither on
-the other rows, nor on their order, nor on how the work was cut. (One noise for all rows inflated
-the error of the mean 8 to 19 times in a prototype.)
+One generator per row: errors of different rows are independent, and a score depends neither on
+the other rows, nor on their order, nor on how the work was cut. Equal rows share their draws.
+(One noise for all rows inflated the error of the mean 8 to 19 times in a prototype.)
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ from latently.interfaces.cards import card
 from latently.interfaces.fitting import fit_to_file, read_request
 from latently.interfaces.output import check_folder
 from latently.interfaces.pictures import grid, pairs, save_png
+from latently.interfaces.ranking import print_ranking, rank
 from latently.interfaces.report import Entry, write_report
-from latently.interfaces.verbs import measured, print_ranking, rank
+from latently.interfaces.verbs import measured
 from latently.io import Saved, load_saved
 
 __all__ = ["MODELS", "run_demo"]

@@ -21,9 +21,9 @@ from latently.data.catalog import SOURCES
 from latently.errors import UserError, closest
 from latently.inference import Evidence, Exact, ImportanceSampling, Method, evaluate
 from latently.inference.evidence import Progress
-from latently.inference.pareto import K_HAT_LIMIT
 from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_target, write_arrays, write_images, write_table
+from latently.interfaces.ranking import print_ranking, rank, row_json
 from latently.io import Saved, describe, load_saved
 from latently.registry import KINDS, components, names
 from latently.training.progress import Bar
@@ -40,7 +40,6 @@ __all__ = [
     "open_data",
     "open_model",
     "opened",
-    "rank",
     "reconstruct",
     "sample",
     "score",
@@ -154,27 +153,6 @@ def opened(
     ]
 
 
-def rank(results: dict[str, Evidence]) -> list[dict[str, Any]]:
-    """Rows of a ranking, best first, with paired differences to the best.
-
-    Raises:
-        UserError: densities and probabilities stand together.
-    """
-    if len({evidence.discrete for evidence in results.values()}) > 1:
-        densities = [name for name, e in results.items() if not e.discrete]
-        raise UserError(
-            f"{', '.join(densities)}: densities cannot be ranked with probabilities; fit with "
-            "--levels, or compare them apart"
-        )
-    order = sorted(results, key=lambda name: -results[name].nats)
-    best = results[order[0]]
-    rows = []
-    for name in order:
-        difference = results[name].paired(best) if results[name] is not best else None
-        rows.append({"name": name, "evidence": results[name], "paired": difference})
-    return rows
-
-
 def compare(
     paths: Sequence[str],
     spec: str,
@@ -191,76 +169,9 @@ def compare(
     }
     rows = rank(results)
     if as_json:
-        print(json.dumps([_row_json(row) for row in rows]))
+        print(json.dumps([row_json(row) for row in rows]))
         return
     print_ranking(rows)
-
-
-def print_ranking(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints a ranking with kinds and error bars, and what to beware of."""
-    from rich.console import Console
-    from rich.table import Table
-
-    methods = {row["evidence"].method for row in rows if row["evidence"].kind != "exact"}
-    shared = methods.pop() if len(methods) == 1 else None
-    title = rows[0]["evidence"].protocol + (f", {shared}" if shared else "")
-    table = Table(title=title, title_justify="left")
-    bits = any(row["evidence"].bits_per_dim is not None for row in rows)
-    table.add_column("model", overflow="fold")
-    for title in ("log p(x), nats", "kind", "bits/dim" if bits else "", "against the best"):
-        if title:
-            table.add_column(title, justify="right" if title != "kind" else "left")
-    for row in rows:
-        e: Evidence = row["evidence"]
-        sign = {"exact": " =", "lower_bound": ">=", "estimate": " ~"}[e.kind]
-        kind = e.kind.replace("_", " ")
-        if e.kind != "exact" and not shared:
-            kind += f", {e.method}"
-        cells = [row["name"], f"{sign} {e.nats:.2f} +- {e.nats_stderr:.2f}", kind]
-        if bits:
-            cells.append(f"{e.bits_per_dim:.3f}" if e.bits_per_dim is not None else "")
-        paired = row["paired"]
-        cells.append("best" if paired is None else f"{paired[0]:+.2f} +- {paired[1]:.2f}")
-        table.add_row(*cells)
-    console = Console()
-    console.print(table)
-    for line in cautions(rows):
-        console.print(f"note: {line}", markup=False, highlight=False)
-
-
-def cautions(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What to beware of in a ranking."""
-    notes = []
-    if len({row["evidence"].kind for row in rows}) > 1:
-        notes.append(
-            "unlike kinds in one ranking: a lower bound may lie below a worse exact value"
-        )
-    heavy = {row["name"]: row["evidence"].heavy_rows for row in rows}
-    if any(heavy.values()):
-        counts = ", ".join(f"{name} {count}" for name, count in heavy.items() if count)
-        notes.append(
-            f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in some of the "
-            f"{len(rows[0]['evidence'])} rows: {counts}. Bounds are loose there, and Monte Carlo "
-            "errors understated; raise --samples"
-        )
-    for row in rows:
-        other = replace(row["evidence"], k_hat=None).warnings
-        notes += [f"{row['name']}: {warning}" for warning in other]
-    return notes
-
-
-def _row_json(row: dict[str, Any]) -> dict[str, Any]:
-    paired = row["paired"]
-    return {
-        "model": row["name"],
-        **row["evidence"].to_dict(),
-        "paired_difference": None if paired is None else _finite(paired[0]),
-        "paired_stderr": None if paired is None else _finite(paired[1]),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no nan
 
 
 def short_name(path: str, paths: Sequence[str]) -> str:
@@ -392,13 +303,20 @@ def show(path: str, *, command: bool) -> str:
         f"latently  {metadata['latently'].get('version')}",
     ]
     for key in ("objective", "options", "kept", "seconds", "date", "torch", "threads"):
-        if key in training:
-            lines.append(f"{key:<9} {training[key]}")
+        if training.get(key):
+            lines.append(f"{key:<9} {_plain(training[key])}")
     lines += [f"warning   {warning}" for warning in training.get("warnings", [])]
     if training.get("history"):
         last = {k: round(v, 4) for k, v in training["history"][-1].items()}
         lines.append(f"last      {json.dumps(last)}")
     return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    """A value of the training record; options as they are written on the command line."""
+    if isinstance(value, dict):
+        return " ".join(f"--{key.replace('_', '-')} {text}" for key, text in value.items())
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def training_seconds(path: str) -> float:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
-from latently.inference.noise import seeded
+from latently.inference.noise import row_seed, seeded
 from latently.inference.particles import Particles
 from latently.probability.conditional import Draw, draw, draw_mean
 
@@ -159,7 +159,7 @@ class Model(nn.Module, ABC):
             UserError: the model has no density.
         """
         if self.density is None:
-            raise UserError(f"{type(self).__name__} has no density; use anomaly_score")
+            raise UserError(f"{type(self).__name__} has no density")
         p = self.infer(x, 1 if self.density == "exact" else samples, mask, context)
         return torch.logsumexp(p.log_pi + p.log_w, dim=0)
 
@@ -202,21 +202,30 @@ class Model(nn.Module, ABC):
         """Draws of the missing cells given the observed ones, (draws, B, *shape).
 
         Of `samples` particles, `draws` are chosen in proportion to their weights (sampling
-        importance resampling), and the missing cells drawn from p(x|z). Observed cells stay.
+        importance resampling), and the missing cells drawn from p(x|z). Observed cells stay. With
+        a seed, the draws of a row depend on the row alone, not on its company.
         """
-        if seed is not None:
-            with seeded(seed, x.device):
-                return self.impute(x, mask, context, draws=draws, samples=samples)
-        chosen = []
+        drawn = torch.empty(draws, *x.shape, dtype=x.dtype, device=x.device)
         for b in range(len(x)):
             row = slice(b, b + 1)
             here = None if context is None else context[row]
-            p = self.infer(x[row], samples, mask[row], here)
-            index = torch.multinomial(
-                torch.softmax((p.log_pi + p.log_w)[:, 0], 0), draws, replacement=True
-            )
-            chosen.append(self.likelihood(tuple(z[index] for z in p.z), here).sample())
-        drawn = torch.cat(chosen, 1)
+            if bool(mask[row].all()):
+                drawn[:, row] = x[row]
+            elif seed is None:
+                drawn[:, row] = self._impute_row(x[row], mask[row], here, draws, samples)
+            else:
+                with seeded(row_seed(seed, x[row], mask[row], here), x.device):
+                    drawn[:, row] = self._impute_row(x[row], mask[row], here, draws, samples)
+        return drawn
+
+    def _impute_row(
+        self, x: Tensor, mask: Tensor, context: Tensor | None, draws: int, samples: int
+    ) -> Tensor:
+        """Sampling importance resampling of one row, (draws, 1, *shape)."""
+        p = self.infer(x, samples, mask, context)
+        shares = torch.softmax((p.log_pi + p.log_w)[:, 0], 0)
+        index = torch.multinomial(shares, draws, replacement=True)
+        drawn = self.likelihood(tuple(z[index] for z in p.z), context).sample()
         return torch.where(mask, x, drawn.to(x.dtype))
 
     def anomaly_score(

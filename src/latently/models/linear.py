@@ -90,6 +90,7 @@ class LinearGaussian(Model):
         z: tuple[Tensor, ...] | None = None,
         draw: Draw = draw,
     ) -> Particles:
+        self._refuse(context)
         x = x.to(self.dtype)
         q = self.posterior(x, mask)
         (z0,) = (draw(q, samples),) if z is None else z
@@ -140,6 +141,7 @@ class LinearGaussian(Model):
         Complete data: closed form (PPCA), or a search over Psi with W in closed form (factor
         analysis). Missing entries: EM over latents and parameters, in blocks of rows.
         """
+        self._refuse(context)
         x = x.flatten(1).to(self.dtype)
         if mask is not None and not bool(mask.all()):
             return self._em_masked(x, mask.flatten(1))
@@ -208,6 +210,13 @@ class LinearGaussian(Model):
             f"Heywood case: {_columns(fallen)} explained by the latents alone (noise variance at "
             "its floor); the likelihood has no maximum there, use fewer latents",
         )
+
+    def _refuse(self, context: Tensor | None) -> None:
+        if context is not None:
+            raise UserError(
+                f"{type(self).__name__} is a model of p(x) and takes no context; append it to "
+                "the columns of x, or use vae"
+            )
 
     def _set(self, weight: Tensor, noise: Tensor) -> None:
         self.weight.copy_(weight)

@@ -18,8 +18,16 @@ from torch import Tensor, nn
 
 __all__ = ["Linear", "run_layers"]
 
-# Activations that oneDNN applies in the same pass, by its name for them.
-_FUSED = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "swish", nn.Sigmoid: "sigmoid"}
+_Slope = Callable[[Tensor, Tensor], Tensor]
+_backward = torch.ops.aten
+# Activations that oneDNN applies in the same pass: its name for them, and the gradient through
+# them given their *output*, where that determines it.
+_FUSED: dict[type[nn.Module], tuple[str, _Slope | None]] = {
+    nn.Tanh: ("tanh", _backward.tanh_backward),
+    nn.ReLU: ("relu", lambda g, y: _backward.threshold_backward(g, y, 0)),
+    nn.Sigmoid: ("sigmoid", _backward.sigmoid_backward),
+    nn.SiLU: ("swish", None),
+}
 
 
 class Linear(nn.Linear):
@@ -29,61 +37,88 @@ class Linear(nn.Linear):
         """Maps (B, in) to (B, out)."""
         if not _suits(x, self.weight):
             return F.linear(x, self.weight, self.bias)
-        return _Affine.apply(x, self.weight, self.bias)
+        return _Affine.apply(x, self.weight, self.bias, "none", None)
 
 
 def run_layers(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """`layers(x)`; without gradients, activations are applied inside the affine maps."""
-    if torch.is_grad_enabled():
-        return layers(x)
+    """`layers(x)`, with activations applied inside the affine maps where that is possible."""
     steps = list(layers)
     while steps:
         layer = steps.pop(0)
-        fused = _FUSED.get(type(steps[0])) if steps else None
-        if fused and isinstance(layer, Linear) and _suits(x, layer.weight):
-            x = _product()(x, layer.weight, layer.bias, fused)
+        name, slope = _FUSED.get(type(steps[0]), ("", None)) if steps else ("", None)
+        if (
+            name
+            and (slope is not None or not torch.is_grad_enabled())
+            and isinstance(layer, Linear)
+            and _suits(x, layer.weight)
+            and not any(map(_hooked, (layer, steps[0])))
+        ):
+            x = _Affine.apply(x, layer.weight, layer.bias, name, slope)
             steps.pop(0)
         else:
             x = layer(x)
     return x
 
 
+def _hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to see what goes through the module."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 class _Affine(torch.autograd.Function):
-    """`x W' + b` with gradients of every order: its backward is made of itself."""
+    """`a(x W' + b)` with gradients of every order: its backward is made of itself."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _product()(x, weight, bias)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: str,
+        slope: _Slope | None,
+    ) -> Tensor:
+        y = _product()(x, weight, bias, activation)
+        ctx.slope = slope
+        ctx.save_for_backward(x, weight, *(() if slope is None else (y,)))
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (g,), (x, weight) = gradients, ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        (g,), (x, weight, *output) = gradients, ctx.saved_tensors
+        if output:
+            g = ctx.slope(g, *output)
+        of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
         return (
             _product_of(g, weight.t()) if of_x else None,
             _product_of(g.t(), x.t()) if of_weight else None,
             g.sum(0) if of_bias else None,
+            None,
+            None,
         )
 
 
 def _product_of(x: Tensor, weight: Tensor) -> Tensor:
     """`x W'`, recorded only where a second derivative may be asked for."""
     if torch.is_grad_enabled():
-        return _Affine.apply(x, weight, None)
+        return _Affine.apply(x, weight, None, "none", None)
     return _product()(x, weight, None)
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.dtype is torch.float32
+        not torch.compiler.is_compiling()
+        and x.dtype is torch.float32
         and weight.dtype is torch.float32
         and x.device.type == "cpu"
         and x.dim() == 2
         and _product() is not None
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )
 

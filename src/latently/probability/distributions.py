@@ -304,7 +304,9 @@ def _log1mexp(rate: Tensor) -> Tensor:
 class Rounded(Distribution):
     r"""The integers `floor(y)`, clipped to 0 .. levels - 1, of a continuous elementwise `y`.
 
-    `P(x) = F(x + 1) - F(x)` with the outer bins reaching to infinity; `F` is the cdf of `y`.
+    `P(x) = F(x + 1) - F(x)` with the outer bins reaching to infinity; `F` is the cdf of `y`. Far
+    in the tails the difference loses its digits: it serves samples and moments, while evidence
+    goes through the density of y.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012

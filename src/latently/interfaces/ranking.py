@@ -1,0 +1,103 @@
+"""Rankings of models on the same rows: paired differences, kinds, and what to beware of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from latently.errors import UserError
+from latently.inference import Evidence
+from latently.inference.pareto import K_HAT_LIMIT
+
+__all__ = ["cautions", "print_ranking", "rank", "row_json"]
+
+
+def rank(results: dict[str, Evidence]) -> list[dict[str, Any]]:
+    """Rows of a ranking, best first, with paired differences to the best.
+
+    Raises:
+        UserError: densities and probabilities stand together.
+    """
+    if len({evidence.discrete for evidence in results.values()}) > 1:
+        densities = [name for name, e in results.items() if not e.discrete]
+        raise UserError(
+            f"{', '.join(densities)}: densities cannot be ranked with probabilities; fit with "
+            "--levels, or compare them apart"
+        )
+    order = sorted(results, key=lambda name: -results[name].nats)
+    best = results[order[0]]
+    rows = []
+    for name in order:
+        difference = results[name].paired(best) if results[name] is not best else None
+        rows.append({"name": name, "evidence": results[name], "paired": difference})
+    return rows
+
+
+def print_ranking(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints a ranking with kinds and error bars, and what to beware of."""
+    from rich.console import Console
+    from rich.table import Table
+
+    methods = {row["evidence"].method for row in rows if row["evidence"].kind != "exact"}
+    shared = methods.pop() if len(methods) == 1 else None
+    title = rows[0]["evidence"].protocol + (f", {shared}" if shared else "")
+    table = Table(title=title, title_justify="left")
+    bits = any(row["evidence"].bits_per_dim is not None for row in rows)
+    table.add_column("model", overflow="fold")
+    for title in ("log p(x), nats", "kind", "bits/dim" if bits else "", "against the best"):
+        if title:
+            table.add_column(title, justify="right" if title != "kind" else "left")
+    for row in rows:
+        e: Evidence = row["evidence"]
+        sign = {"exact": " =", "lower_bound": ">=", "estimate": " ~"}[e.kind]
+        kind = e.kind.replace("_", " ")
+        if e.kind != "exact" and not shared:
+            kind += f", {e.method}"
+        cells = [row["name"], f"{sign} {e.nats:.2f} +- {e.nats_stderr:.2f}", kind]
+        if bits:
+            cells.append(f"{e.bits_per_dim:.3f}" if e.bits_per_dim is not None else "")
+        paired = row["paired"]
+        cells.append("best" if paired is None else f"{paired[0]:+.2f} +- {paired[1]:.2f}")
+        table.add_row(*cells)
+    console = Console()
+    console.print(table)
+    for line in cautions(rows):
+        console.print(f"note: {line}", markup=False, highlight=False)
+
+
+def cautions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What to beware of in a ranking."""
+    notes = []
+    if len({row["evidence"].kind for row in rows}) > 1:
+        notes.append(
+            "unlike kinds in one ranking: a lower bound may lie below a worse exact value"
+        )
+    heavy = {row["name"]: row["evidence"].heavy_rows for row in rows}
+    if any(heavy.values()):
+        counts = ", ".join(f"{name} {count}" for name, count in heavy.items() if count)
+        notes.append(
+            f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in some of the "
+            f"{len(rows[0]['evidence'])} rows: {counts}. Bounds are loose there, and Monte Carlo "
+            "errors understated; raise --samples"
+        )
+    for row in rows:
+        other = replace(row["evidence"], k_hat=None).warnings
+        notes += [f"{row['name']}: {warning}" for warning in other]
+    return notes
+
+
+def row_json(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a ranking as `compare --json` prints it."""
+    paired = row["paired"]
+    return {
+        "model": row["name"],
+        **row["evidence"].to_dict(),
+        "paired_difference": None if paired is None else _finite(paired[0]),
+        "paired_stderr": None if paired is None else _finite(paired[1]),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no nan
