@@ -22,14 +22,14 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import harness
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nets import ByHand, ours
 from torch import Tensor
 
+import harness
 import latently
+from nets import ByHand, ours
 
 LONG = 1_000  # epochs nobody waits for
 BAR_BY_HAND, BAR_PYTHAE = 1.1, 0.7

@@ -25,14 +25,14 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-import harness
 import torch
 import torch.nn.functional as F
-from nets import ByHand, ours
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import harness
 import latently
+from nets import ByHand, ours
 
 SAMPLES = 5_000
 BAR, BAR_MIB = 0.75, 2_048

@@ -13,10 +13,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import harness
 import numpy as np
 import torch
 
+import harness
 import latently as lt
 
 BAR = 0.05

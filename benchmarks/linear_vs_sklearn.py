@@ -24,12 +24,12 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-import harness
 import numpy as np
 import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from threadpoolctl import threadpool_limits
 
+import harness
 import latently
 from latently.data import Data
 

@@ -8,7 +8,6 @@ out, in its favour, and so is per-sample binarisation: the batch is binarised in
 import argparse
 import tempfile
 
-import harness
 import numpy as np
 import torch
 from pythae.data.datasets import BaseDataset, DatasetOutput
@@ -17,6 +16,8 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import Tensor, nn
+
+import harness
 
 
 def body(inputs: int) -> list[nn.Module]:
