@@ -106,3 +106,15 @@ def test_hooks_see_activations():
     net.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     net(torch.randn(2, 7))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.SiLU, nn.Sigmoid])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_nan_is_never_hidden(activation, gradients):
+    net = MLP((7,), (3,), hidden=(9,), activation=activation)
+    x = torch.randn(4, 7)
+    x[0, 0] = torch.nan
+    with torch.set_grad_enabled(gradients):
+        y = net(x)
+    assert y[0].isnan().all()
+    assert y[1:].isfinite().all()

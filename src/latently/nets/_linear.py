@@ -21,10 +21,10 @@ __all__ = ["Linear", "run_layers"]
 _Slope = Callable[[Tensor, Tensor], Tensor]
 _backward = torch.ops.aten
 # Activations that oneDNN applies in the same pass: its name for them, and the gradient through
-# them given their *output*, where that determines it.
+# them given their *output*, where that determines it. Not its ReLU, which turns NaN into 0 and so
+# would hide a run that has blown up.
 _FUSED: dict[type[nn.Module], tuple[str, _Slope | None]] = {
     nn.Tanh: ("tanh", _backward.tanh_backward),
-    nn.ReLU: ("relu", lambda g, y: _backward.threshold_backward(g, y, 0)),
     nn.Sigmoid: ("sigmoid", _backward.sigmoid_backward),
     nn.SiLU: ("swish", None),
 }
