@@ -196,10 +196,15 @@ def markdown_table() -> str:
             sign = "=" if ours["kind"] == "exact" else "≥"
             value = f"{sign} {ours['nats']:.2f} ± {ours['nats_stderr']:.2f} ({ours['method']})"
             bits = f"{ours['bits_per_dim']:.3f}" if ours["bits_per_dim"] else ""
-            spent = f"{ours['fit_seconds'] / 60:.1f} min"
+            spent = _duration(ours["fit_seconds"]) + ("*" if "note" in ours else "")
         else:
             value, bits, spent = "not yet run", "", ""
         lines.append(
             f"| {made.claim} | {value} | {bits} | {made.expected} | {spent} | `{made.call}` |"
         )
-    return "\n".join(lines)
+    notes = {made.ours["note"] for made in cards().values() if "note" in made.ours}
+    return "\n".join([*lines, *("\n\\* " + note for note in sorted(notes))])
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
