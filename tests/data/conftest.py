@@ -1,28 +1,7 @@
-"""What the tests of the data floor share: fake image folders and the one-line error."""
-
-from contextlib import contextmanager
+"""What the tests of the data floor share: fake image folders."""
 
 import numpy as np
 import pytest
-
-from latently.errors import UserError
-
-
-@contextmanager
-def refused(*words):
-    """Expect a UserError of exactly one line that holds every one of `words`."""
-    with pytest.raises(UserError) as caught:
-        yield
-    message = str(caught.value)
-    assert message.strip() == message != ""
-    assert len(message.splitlines()) == 1, message
-    for word in words:
-        assert word in message, f"{word!r} not in {message!r}"
-
-
-@pytest.fixture(scope="session", name="refused")
-def refused_fixture():
-    return refused
 
 
 @pytest.fixture(scope="session")
