@@ -207,4 +207,6 @@ def markdown_table() -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.05:
+        return "< 0.1 s"
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
