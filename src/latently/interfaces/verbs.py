@@ -59,11 +59,7 @@ def open_data(spec: str, saved: Saved, data_dir: str | None, seed: int = 0) -> D
     name = spec.partition(":")[0]
     if name in SOURCES and "/" not in spec:
         spec += "/test"
-    like = saved.data or None
-    data = data_floor.load(spec, data_dir=data_dir, like=like)
-    if like is not None:
-        data = data_floor.check_schema(like, data)
-    data = data.once(seed)
+    data = data_floor.load(spec, data_dir=data_dir, like=saved.data or None).once(seed)
     saved.model.check(data.x, data.mask, data.protocol)
     return data
 
