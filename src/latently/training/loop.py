@@ -241,8 +241,8 @@ def _fabric(device: str, precision: str) -> Any:
         raise UserError(f"precision {precision!r}: {closest(precision, PRECISIONS)}")
     if precision == "16-mixed" and (device in ("cpu", "mps") or not torch.cuda.is_available()):
         raise UserError(f"precision {precision!r} needs a CUDA device; use 'bf16-mixed'")
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device in there and not there[device]():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device, True):
         raise UserError(f"device {device!r} is not on this machine; use 'auto' or 'cpu'")
     try:
         return Fabric(accelerator=device, devices=1, precision=precision)
