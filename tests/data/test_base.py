@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from latently.data import Binarise, Data, check_schema
+from latently.data import Binarise, Context, Data, check_schema
 
 NAN = float("nan")
 
@@ -174,3 +174,52 @@ def test_schema_refuses_other_data(x, words, refused):
     schema = Data.from_array([[0, 16]], protocol="digits/train").to_schema()
     with refused("digits/train", "mine", *words):
         check_schema(schema, Data.from_array(x, protocol="mine"))
+
+
+@pytest.fixture
+def conditional():
+    digit = Context.of("label", [3, 5, 3])
+    x = torch.tensor([[0.5], [1.5], [2.5]])
+    context = digit.encode([3, 5, 3])
+    return Data(x, "Normal", "mine/train", context=context, conditions=digit)
+
+
+def test_conditions_belong_to_the_context(conditional, refused):
+    assert conditional.rows([1]).conditions is conditional.conditions
+    assert conditional.once().to(dtype=torch.float64).conditions is conditional.conditions
+    bare = Data(conditional.x, "Normal", "mine/train", context=conditional.context)
+    assert bare.digest() != conditional.digest()
+    with refused("label", "2 columns", "none"):
+        Data(conditional.x, "Normal", "mine", conditions=conditional.conditions)
+    with refused("label", "2 columns", "are 3"):
+        Data(
+            conditional.x,
+            "Normal",
+            "mine",
+            context=torch.zeros(3, 3),
+            conditions=conditional.conditions,
+        )
+
+
+def test_a_schema_holds_its_context(conditional, refused):
+    schema = json.loads(json.dumps(conditional.to_schema()))
+    assert check_schema(schema, conditional).context is conditional.context
+    with refused("mine/train", "'label'", "none"):
+        check_schema(schema, Data(conditional.x, "Normal", "other"))
+    other = Context("label", classes=(3, 4))
+    with refused("'label'", "another code"):
+        check_schema(
+            schema,
+            Data(
+                conditional.x, "Normal", "other", context=other.encode([3] * 3), conditions=other
+            ),
+        )
+    with refused("context"):
+        check_schema(schema | {"context": {"name": "a\nb", "classes": [1]}}, conditional)
+    del schema["context"]
+    check_schema(schema, Data(conditional.x, "Normal", "other"))
+
+
+def test_digests_of_plain_data_are_those_of_earlier_versions():
+    # a checkpoint holds the digest: another one would refuse to resume
+    assert Data(torch.ones(2, 2), "Normal", "a").digest().startswith("5e5b9b0154c1afc8")

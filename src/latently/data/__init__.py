@@ -1,17 +1,24 @@
 """Data: from names, files and arrays to rows with a mask, a family and a protocol."""
 
+from latently.data import contexts, masks
 from latently.data.base import Binarise, Data, Redraw, check_schema
 from latently.data.catalog import hold_out, load, names, splits
 from latently.data.check import check
+from latently.data.contexts import Context
+from latently.data.masks import Mask
 
 __all__ = [
     "Binarise",
+    "Context",
     "Data",
+    "Mask",
     "Redraw",
     "check",
     "check_schema",
+    "contexts",
     "hold_out",
     "load",
+    "masks",
     "names",
     "splits",
 ]

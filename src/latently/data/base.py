@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latently.data.check import check, check_labels, check_levels, family_for
+from latently.data.contexts import Context
+from latently.data.masks import Mask
 from latently.errors import UserError
 
 __all__ = ["Binarise", "Data", "Index", "Redraw", "check_schema"]
@@ -55,6 +57,9 @@ class Data:
         labels: `(n,)` int64.
         levels: The data are integers 0..levels-1; None if they are continuous.
         redraw: Draws the rows anew at every use in training; None if they are fixed.
+        conditions: What the columns of `context` mean; None if that is the user's affair.
+        hide: Draws holes anew at every use in training, besides those of `mask`; None if there
+            are none. `x` keeps the values under them.
 
     Raises:
         UserError: Parts whose shapes do not belong together.
@@ -71,6 +76,8 @@ class Data:
     labels: Tensor | None = None
     levels: int | None = None
     redraw: Redraw | None = None
+    conditions: Context | None = None
+    hide: Mask | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
@@ -91,6 +98,12 @@ class Data:
             raise UserError(
                 f"{self.protocol}: context of shape {tuple(self.context.shape)}; "
                 f"it must be ({n}, columns), one row per row of x"
+            )
+        width = None if self.context is None else self.context.shape[1]
+        if self.conditions is not None and self.conditions.width != width:
+            raise UserError(
+                f"{self.protocol}: context {self.conditions.name!r} has {self.conditions.width} "
+                f"columns, but there are {width or 'none'}; encode it with conditions.encode"
             )
         if self.labels is not None and self.labels.shape != (n,):
             raise UserError(
@@ -137,13 +150,15 @@ class Data:
 
     @property
     def missing(self) -> int:
-        """How many cells are missing."""
+        """How many cells are missing; with `hide`, in the draw of `once()`."""
+        if self.hide is not None:
+            return self.hidden(self.hide).missing
         return 0 if self.mask is None else int((~self.mask).sum())
 
     @property
     def fully_observed(self) -> bool:
-        """Whether no cell is missing."""
-        return self.missing == 0
+        """Whether no cell is missing, and none will be hidden."""
+        return self.hide is None and self.missing == 0
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -170,20 +185,46 @@ class Data:
         )
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x, mask and context for a training step; x drawn anew, from the global generator."""
-        x = self.x[index]
+        """x, mask and context for a training step; drawn anew, from the global generator.
+
+        Values are drawn by `redraw`, then holes by `hide`, in which x is 0.
+        """
+        x, mask = self.x[index], _take(self.mask, index)
         if self.redraw is not None:
             x = self.redraw(x)
-        return x, _take(self.mask, index), _take(self.context, index)
+        if self.hide is not None:
+            mask = self.hide.within(mask, len(x), self.shape, device=x.device)
+            x = x.masked_fill(~mask, 0)
+        return x, mask, _take(self.context, index)
+
+    def hidden(self, mask: Mask, seed: int = 0) -> Data:
+        """The same data with the cells that `mask` hides removed, besides those missing already.
+
+        The holes are drawn once, by `seed`; `hide` is dropped. The protocol's name stays: numbers
+        of `log p(x observed)` compare between equal masks and seeds only.
+
+        Raises:
+            UserError: Rows of a shape that the mask cannot be drawn on.
+
+        >>> from latently.data.masks import MCAR
+        >>> Data.from_array([[0.5, 1.5], [2.5, 3.5]]).hidden(MCAR(0.5), seed=1)
+        Data('array': 2 rows of shape (2,), Normal, 1 missing)
+        """
+        own = None if self.mask is None else self.mask.cpu()
+        drawn = mask(len(self), self.shape, seed, own).to(self.x.device)
+        return replace(self, x=self.x.masked_fill(~drawn, 0), mask=drawn, hide=None)
 
     def once(self, seed: int = 0) -> Data:
-        """The same data drawn once: what evaluation reads, where grey values have no meaning."""
+        """The same data drawn once: what evaluation reads, where grey values have no meaning.
+
+        Values are drawn by `redraw`; holes by `hide`, as `hidden(hide, seed)` draws them.
+        """
         if self.redraw is None:
-            return self
+            return self if self.hide is None else self.hidden(self.hide, seed)
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(seed)
             x = self.redraw(self.x.cpu()).to(self.x.device)
-        return replace(self, x=x, redraw=None)
+        return replace(self, x=x, redraw=None).once(seed)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -198,8 +239,12 @@ class Data:
         )
 
     def digest(self) -> str:
-        """SHA-256 of x, mask, context and protocol: equal for equal data, on any device."""
-        sha = hashlib.sha256(repr((self.protocol, self.redraw)).encode())
+        """SHA-256 of x, mask, context and protocol: equal for equal data, on any device.
+
+        `redraw`, `hide` and `conditions` count, where there are any.
+        """
+        named = tuple(part for part in (self.conditions, self.hide) if part is not None)
+        sha = hashlib.sha256(repr((self.protocol, self.redraw, *named)).encode())
         for part in (self.x, self.mask, self.context):
             sha.update(b"none" if part is None else f"{part.dtype}{tuple(part.shape)}".encode())
             for chunk in () if part is None else part.split(4096):
@@ -207,13 +252,19 @@ class Data:
         return sha.hexdigest()
 
     def to_schema(self) -> dict[str, Any]:
-        """What a model file keeps of the data it was fitted on; JSON-able."""
-        return {
+        """What a model file keeps of the data it was fitted on; JSON-able.
+
+        Shape, family, levels and protocol; and "context" where its columns have a meaning.
+        """
+        schema: dict[str, Any] = {
             "shape": list(self.shape),
             "family": self.family,
             "levels": self.levels,
             "protocol": self.protocol,
         }
+        if self.conditions is not None:
+            schema["context"] = self.conditions.to_schema()
+        return schema
 
 
 def check_schema(schema: Mapping[str, Any], data: Data) -> Data:
@@ -223,8 +274,10 @@ def check_schema(schema: Mapping[str, Any], data: Data) -> Data:
     model's levels passes, and a continuous model takes any number. Binary data under a model of
     more levels are refused: 0 and 1 lie on any scale, and the answer would be silently wrong.
 
+    Rows of a model of p(x | c) must carry the context it was fitted with, if it says which.
+
     Raises:
-        UserError: Another shape, or values that are not the model's.
+        UserError: Another shape, another context or none, or values that are not the model's.
     """
     shape, levels, fitted = tuple(schema["shape"]), schema["levels"], schema["protocol"]
     if shape != data.shape:
@@ -232,6 +285,8 @@ def check_schema(schema: Mapping[str, Any], data: Data) -> Data:
             f"{data.protocol}: rows of shape {data.shape}, but the model was fitted on {fitted} "
             f"with rows of shape {shape}; reshape the data or fit a model on them"
         )
+    if schema.get("context") is not None:
+        _check_context(Context.from_schema(schema["context"]), data, fitted)
     if levels not in (None, 2) and data.levels == 2:
         raise UserError(
             f"{data.protocol}: binary data (2 levels), but the model was fitted on {fitted} with "
@@ -242,6 +297,17 @@ def check_schema(schema: Mapping[str, Any], data: Data) -> Data:
         where = f"{data.protocol} under a model of {fitted}"
         check_levels(data.x.cpu().numpy(), nan, levels, where)
     return replace(data, levels=levels, family=schema["family"])
+
+
+def _check_context(context: Context, data: Data, fitted: str) -> None:
+    start = f"{data.protocol}: the model was fitted on {fitted} with context {context.name!r}"
+    if data.context is None:
+        raise UserError(f"{start}, and these rows have none; load them with that context")
+    if data.conditions is not None and data.conditions != context:
+        raise UserError(
+            f"{start}, these rows have context {data.conditions.name!r} in another code; "
+            "encode them as the model's rows were, load(..., like=schema)"
+        )
 
 
 def _take(part: Tensor | None, index: Tensor | slice) -> Tensor | None:
