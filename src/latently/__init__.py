@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         Evidence,
         Exact,
         ImportanceSampling,
+        Imputation,
         Linear,
         Reparam,
         evaluate,
+        impute,
     )
     from latently.io import load, save
     from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model
@@ -49,6 +51,7 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
     "latently.inference.bounds",
     "latently.inference.estimators",
     "latently.inference.evidence",
+    "latently.inference.imputation",
     "latently.inference.schedules",
     "latently.training.objectives",
     "latently.models",
@@ -69,6 +72,7 @@ __all__ = [
     "Exact",
     "FactorAnalysis",
     "ImportanceSampling",
+    "Imputation",
     "Interrupted",
     "Linear",
     "Model",
@@ -81,6 +85,7 @@ __all__ = [
     "fa",
     "families",
     "fit",
+    "impute",
     "load",
     "nets",
     "ppca",

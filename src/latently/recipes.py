@@ -71,7 +71,9 @@ def recipe(function: R) -> R:
 
 
 @recipe
-def fa(shape: Sequence[int], *, latents: int = 8, levels: int | None = None) -> Model:
+def fa(
+    shape: Sequence[int], *, latents: int = 8, levels: int | None = None, contexts: int = 0
+) -> Model:
     """Factor analysis: x ~ N(mu, W W' + diag(psi)), exact.
 
     Args:
@@ -79,20 +81,25 @@ def fa(shape: Sequence[int], *, latents: int = 8, levels: int | None = None) -> 
         latents: number of factors.
         levels: for integers 0 .. levels - 1: fit x + u, u ~ U(0, 1), and report a lower bound
             of log P(x); None: a density.
+        contexts: width of the context c of a model of p(x|c), which moves the mean by B c; 0:
+            none. It follows the data.
     """
-    return _dequantized(FactorAnalysis(shape, latents), levels)
+    return _dequantized(FactorAnalysis(shape, latents, contexts=contexts), levels)
 
 
 @recipe
-def ppca(shape: Sequence[int], *, latents: int = 8, levels: int | None = None) -> Model:
+def ppca(
+    shape: Sequence[int], *, latents: int = 8, levels: int | None = None, contexts: int = 0
+) -> Model:
     """Probabilistic PCA: x ~ N(mu, W W' + sigma^2 I), exact and in closed form.
 
     Args:
         shape: shape of one row.
         latents: number of components.
         levels: as for fa.
+        contexts: as for fa.
     """
-    return _dequantized(PPCA(shape, latents), levels)
+    return _dequantized(PPCA(shape, latents, contexts=contexts), levels)
 
 
 @recipe
@@ -125,10 +132,9 @@ def vae(
     if not z_shape or any(not isinstance(n, int) or n < 1 for n in z_shape):
         raise UserError(f"vae: latents={latents} must be at least 1")
     observed, latent = likelihood(tuple(shape)), posterior(z_shape)
-    context_shape = [(contexts,)] if contexts else []
     mask_shape = [tuple(shape)] if sees_mask else []
-    encoder = Conditional(net, latent, observed.embed_shape, *mask_shape, *context_shape)
-    decoder = Conditional(decoder_net or net, observed, latent.embed_shape, *context_shape)
+    encoder = Conditional(net, latent, observed.embed_shape, *mask_shape, contexts=contexts)
+    decoder = Conditional(decoder_net or net, observed, latent.embed_shape, contexts=contexts)
     return VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=sees_mask)
 
 

@@ -40,6 +40,7 @@ class Spy(torch.nn.Module):
         self.model, self.calls, self.modes = model, [], set()
         self.density, self.discrete = model.density, model.discrete
         self.shape, self.check = model.shape, model.check
+        self.check_context = model.check_context
 
     def infer(self, x, samples=1, *args, **keywords):
         self.calls.append(len(x) * samples)

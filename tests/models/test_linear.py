@@ -1,6 +1,7 @@
 """FA and PPCA against closed forms: the evidence, the posterior, imputation and the maximum."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -314,3 +315,71 @@ def test_samples_have_the_models_moments():
     spread = np.sqrt(np.diag(covariance))
     assert (np.abs(x.mean(0) - loc) < 5 * spread / 200).all()
     assert np.abs((np.cov(x.T) - covariance) / np.outer(spread, spread)).max() < 5 * 2 / 200
+
+
+def regressed(n=300, holes=0.0, seed=0, classes=True):
+    """Rows whose mean depends on a context: one-hot classes, or two numbers."""
+    rng = np.random.default_rng(seed)
+    c = np.eye(3)[rng.integers(0, 3, n)] if classes else rng.normal(size=(n, 2))
+    x = factor_data(n, seed=seed + 10) + 2 * c @ rng.normal(size=(c.shape[1], 6))
+    x[rng.random(x.shape) < holes] = np.nan
+    return replace(Data.from_array(x), context=torch.from_numpy(c))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("holes", [0.0, 0.4])
+def test_context_moves_the_mean_exactly(kind, holes, exactly):
+    data = regressed(50, holes)
+    model = kind((6,), 2, contexts=3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.5 * torch.randn_like(p))
+        if kind is PPCA:
+            model.log_variance.fill_(-0.3)
+    loc, _, _, covariance = moments(model)
+    effect = model.effect.detach().numpy()
+    wanted = []
+    for i in range(len(data)):
+        seen = np.ones(6, bool) if data.mask is None else data.mask[i].numpy()
+        mean = loc + effect @ data.context[i].numpy()
+        here = multivariate_normal(mean[seen], covariance[np.ix_(seen, seen)])
+        wanted.append(here.logpdf(data.x[i].numpy()[seen]) if seen.any() else 0.0)
+    exactly(evaluate(model, data).values, torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("holes", [0.0, 0.4])
+def test_conditional_fit_is_a_maximum_and_never_falls(kind, classes, holes):
+    data = regressed(holes=holes, classes=classes)
+    model = kind((6,), 2, contexts=data.context.shape[1])
+    history = fit(model, data, tolerance=1e-13, steps=4000, progress=False).history
+    values = [row["log_prob"] for row in history]
+    assert all(later >= earlier - 1e-10 for earlier, later in pairwise(values))
+    assert evaluate(model, data).nats == pytest.approx(values[-1], abs=1e-8)
+    model.infer(data.x, 1, data.mask, data.context, draw=draw_mean).log_w.mean().backward()
+    scale = (0.5 * model.log_variance.detach()).exp()[:, None]  # in units of each column's noise
+    for gradient in (model.loc.grad[:, None], model.effect.grad, model.weight.grad):
+        assert (scale * gradient).abs().max() < 1e-5
+
+
+def test_a_class_never_seen_with_a_column_breaks_nothing():
+    data = regressed(holes=0.3)
+    gone = data.context[:, 0].bool()
+    mask = data.mask.clone()
+    mask[gone, 2] = False
+    model = FactorAnalysis((6,), 2, contexts=3)
+    history = fit(model, replace(data, mask=mask), steps=50, progress=False).history
+    assert all(b["log_prob"] >= a["log_prob"] - 1e-10 for a, b in pairwise(history))
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_contexts_must_fit_the_model(refused):
+    data = regressed(30)
+    conditional, plain = PPCA((6,), 2, contexts=3), PPCA((6,), 2)
+    with refused("has no context", "context of 3 columns"):
+        evaluate(conditional, replace(data, context=None))
+    with refused("a context of 3 columns", "takes none"):
+        evaluate(plain, data)
+    with refused("a context of 2 columns", "one of 3"):
+        evaluate(conditional, replace(data, context=data.context[:, :2]))

@@ -3,6 +3,7 @@
 from latently.inference.bounds import ELBO, IWAE, Bound
 from latently.inference.estimators import DReG, Estimator, Reparam
 from latently.inference.evidence import Evidence, Exact, ImportanceSampling, Method, evaluate
+from latently.inference.imputation import Imputation, impute
 from latently.inference.particles import Particles
 from latently.inference.schedules import Cosine, Linear, Schedule
 
@@ -16,10 +17,12 @@ __all__ = [
     "Evidence",
     "Exact",
     "ImportanceSampling",
+    "Imputation",
     "Linear",
     "Method",
     "Particles",
     "Reparam",
     "Schedule",
     "evaluate",
+    "impute",
 ]

@@ -395,6 +395,7 @@ def _as_evaluated(model: Any, data: DataLike) -> DataLike:
     """
     data = data.once()
     model.check(data.x, data.mask, data.protocol)
+    model.check_context(data.context, data.protocol)
     return data
 
 

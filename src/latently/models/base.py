@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -13,6 +14,7 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
+from latently.inference.imputation import impute_row
 from latently.inference.noise import row_seed, seeded
 from latently.inference.particles import Particles
 from latently.probability.conditional import Draw, draw, draw_mean
@@ -37,12 +39,14 @@ class Model(nn.Module, ABC):
         density: what `log_w` means: "exact" (log p(x) for every draw) or "bound" (its mean is
             a lower bound); None for models without a density.
         discrete: True where log p is a log-probability, False where a log-density.
+        contexts: width of the context c of a model of p(x|c); 0: it takes none.
         call: the recipe call that built the model, where one did; it is what files store.
     """
 
     density: ClassVar[Density | None]
     shape: tuple[int, ...]
     discrete: bool
+    contexts: int = 0
     call: Any = None
 
     @abstractmethod
@@ -121,6 +125,26 @@ class Model(nn.Module, ABC):
                     f"holds; {fix}"
                 )
 
+    def check_context(self, context: Tensor | None, name: str = "data") -> None:
+        """Raises UserError for a context that is missing, not wanted or of another width."""
+        width = 0 if context is None else int(context.shape[-1])
+        if width == self.contexts:
+            return
+        if not width:
+            raise UserError(
+                f"{name} has no context, and this {type(self).__name__} is a model of p(x|c) "
+                f"with a context of {self.contexts} columns; give one"
+            )
+        if not self.contexts:
+            raise UserError(
+                f"{name} has a context of {width} columns, and this {type(self).__name__} takes "
+                f"none; leave it out, or build the model with contexts={width}"
+            )
+        raise UserError(
+            f"{name} has a context of {width} columns, the model one of {self.contexts}; encode "
+            "it as for the fit"
+        )
+
     def initialise(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> None:
@@ -133,6 +157,16 @@ class Model(nn.Module, ABC):
         """Passes of a closed-form or EM fit, each yielding the mean log-likelihood it reached.
 
         None: there is none, and `fit` trains by gradient.
+        """
+        return None
+
+    def predictive(
+        self, x: Tensor, mask: Tensor, context: Tensor | None = None
+    ) -> Distribution | None:
+        """p(x_j | x_observed) of every missing cell j, of batch shape (B,), where it is known.
+
+        The cells are given as if independent: it is their marginals that are exact. None: the
+        model has no closed form, and imputation resamples particles.
         """
         return None
 
@@ -204,29 +238,20 @@ class Model(nn.Module, ABC):
         Of `samples` particles, `draws` are chosen in proportion to their weights (sampling
         importance resampling), and the missing cells drawn from p(x|z). Observed cells stay. With
         a seed, the draws of a row depend on the row alone, not on its company.
+        `latently.impute` adds means, deviations, quantiles and warnings.
         """
-        drawn = torch.empty(draws, *x.shape, dtype=x.dtype, device=x.device)
+        x = torch.where(mask, x, 0.0)  # what stands in a missing cell must not move the seed
+        drawn = x.expand(draws, *x.shape).clone()
         for b in range(len(x)):
             row = slice(b, b + 1)
             here = None if context is None else context[row]
-            if bool(mask[row].all()):
-                drawn[:, row] = x[row]
-            elif seed is None:
-                drawn[:, row] = self._impute_row(x[row], mask[row], here, draws, samples)
-            else:
-                with seeded(row_seed(seed, x[row], mask[row], here), x.device):
-                    drawn[:, row] = self._impute_row(x[row], mask[row], here, draws, samples)
+            if bool(mask[b].all()):
+                continue
+            key = 0 if seed is None else row_seed(seed, x[row], mask[row], here)
+            with contextlib.nullcontext() if seed is None else seeded(key, x.device):
+                found = impute_row(self, x[row], mask[row], here, draws, samples)
+            drawn[:, b] = torch.where(mask[b], x[b], found.draws)
         return drawn
-
-    def _impute_row(
-        self, x: Tensor, mask: Tensor, context: Tensor | None, draws: int, samples: int
-    ) -> Tensor:
-        """Sampling importance resampling of one row, (draws, 1, *shape)."""
-        p = self.infer(x, samples, mask, context)
-        shares = torch.softmax((p.log_pi + p.log_w)[:, 0], 0)
-        index = torch.multinomial(shares, draws, replacement=True)
-        drawn = self.likelihood(tuple(z[index] for z in p.z), context).sample()
-        return torch.where(mask, x, drawn.to(x.dtype))
 
     def anomaly_score(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None

@@ -1,10 +1,10 @@
 r"""Factor analysis and probabilistic PCA: linear-Gaussian models with everything in closed form.
 
-    z ~ N(0, I),    x | z ~ N(W z + mu, Psi),    x ~ N(mu, W W' + Psi)
+    z ~ N(0, I),    x | z ~ N(W z + mu + B c, Psi),    x ~ N(mu + B c, W W' + Psi)
 
 `Psi` is diagonal (factor analysis) or `sigma^2 I` (PPCA). With observed columns o, the posterior
 is `N(M^-1 W_o' Psi_o^-1 (x_o - mu_o), M^-1)`, `M = I + W_o' Psi_o^-1 W_o`, so `log_w` is
-log p(x_o) for *every* draw of z. Sources: Rubin, Thayer, "EM Algorithms for ML Factor
+log p(x_o) for *every* draw of z. A context c, where there is one, moves the mean by `B c`. Sources: Rubin, Thayer, "EM Algorithms for ML Factor
 Analysis", 1982; Tipping, Bishop, "Probabilistic Principal Component Analysis", 1999; the
 best W given Psi: Barber, "Bayesian Reasoning and Machine Learning", 2012, section 21.2.
 """
@@ -16,6 +16,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
-from latently.probability.conditional import Draw, draw, draw_mean
+from latently.probability.conditional import Draw, draw
 from latently.probability.distributions import Factorized, Normal, StandardNormal
 
 __all__ = ["PPCA", "FactorAnalysis", "LinearGaussian"]
@@ -36,18 +37,28 @@ _BLOCK = 256  # rows per step of EM with missing entries
 _LOG_2PI = math.log(2 * math.pi)
 
 
+class _Sums(NamedTuple):
+    """Of a pass of EM: mean log p(x_o); per column, sums of E[u u'], x E[u] and x^2."""
+
+    log_p: Tensor
+    uu: Tensor
+    xu: Tensor
+    xx: Tensor
+
+
 class LinearGaussian(Model):
     """What factor analysis and PPCA share; they differ in the noise variances only.
 
-    Parameters are in float64: `loc` (D,), `weight` (D, L), `log_variance` (D,).
+    Parameters are in float64: `loc` (D,), `weight` (D, L), `log_variance` (D,), and `effect`
+    (D, C) of a context of C columns.
     """
 
     density = "exact"
     discrete = False
 
-    def __init__(self, shape: Sequence[int], latents: int) -> None:
+    def __init__(self, shape: Sequence[int], latents: int, *, contexts: int = 0) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape, self.contexts = tuple(shape), contexts
         size = math.prod(self.shape)
         if not 1 <= latents <= size:
             raise UserError(
@@ -57,6 +68,8 @@ class LinearGaussian(Model):
         self.loc = nn.Parameter(torch.zeros(size, dtype=torch.float64))
         self.weight = nn.Parameter(torch.zeros(size, latents, dtype=torch.float64))
         self.log_variance = nn.Parameter(torch.zeros(size, dtype=torch.float64))
+        if contexts:
+            self.effect = nn.Parameter(torch.zeros(size, contexts, dtype=torch.float64))
 
     @abstractmethod
     def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
@@ -90,12 +103,11 @@ class LinearGaussian(Model):
         z: tuple[Tensor, ...] | None = None,
         draw: Draw = draw,
     ) -> Particles:
-        self._refuse(context)
         x = x.to(self.dtype)
-        q = self.posterior(x, mask)
+        q = self.posterior(x, mask, context)
         (z0,) = (draw(q, samples),) if z is None else z
         log_q = (_held(q) if gradient == "path" else q).log_prob(z0)
-        log_lik = self.likelihood((z0,)).log_prob(x, mask)
+        log_lik = self.likelihood((z0,), context).log_prob(x, mask)
         return Particles(
             z=(z0,),
             log_lik=log_lik,
@@ -105,10 +117,13 @@ class LinearGaussian(Model):
             log_pi=equal_shares(log_lik),
         )
 
-    def posterior(self, x: Tensor, mask: Tensor | None = None) -> MultivariateNormal:
+    def posterior(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> MultivariateNormal:
         """p(z|x_observed), of batch shape (B,)."""
         scaled = self.weight * (-0.5 * self.log_variance).exp()[:, None]
-        y = (x.flatten(1).to(self.dtype) - self.loc) * (-0.5 * self.log_variance).exp()
+        y = x.flatten(1).to(self.dtype) - self._mean(context)
+        y = y * (-0.5 * self.log_variance).exp()
         eye = torch.eye(scaled.shape[1], dtype=self.dtype, device=self.device)
         if mask is None:
             precision = eye + scaled.T @ scaled
@@ -116,9 +131,19 @@ class LinearGaussian(Model):
         else:
             seen = mask.flatten(1).to(self.dtype)
             y = torch.where(mask.flatten(1), y, 0.0)
-            precision = eye + torch.einsum("bd,dl,dk->blk", seen, scaled, scaled)
+            products = (scaled[:, :, None] * scaled[:, None, :]).flatten(1)
+            precision = eye + (seen @ products).view(-1, *eye.shape)
             mean = torch.linalg.solve(precision, (y @ scaled)[..., None])[..., 0]
         return MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
+
+    def predictive(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Factorized:
+        """p(x_j | x_observed) of every missing cell: `N(mu + B c + W E[z], diag(W V W') + psi)`."""
+        q = self.posterior(x, mask, context)
+        mean = self._mean(context) + q.mean @ self.weight.T
+        shared = ((self.weight @ q.covariance_matrix) * self.weight).sum(-1)
+        log_scale = 0.5 * (shared + self.log_variance.exp()).log()
+        base = Normal(mean.unflatten(-1, self.shape), log_scale.unflatten(-1, self.shape))
+        return Factorized(base, len(self.shape))
 
     def latents(
         self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
@@ -126,7 +151,7 @@ class LinearGaussian(Model):
         return tuple(given) or (self._prior().sample((1, n)),)
 
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Factorized:
-        mean = (z[0] @ self.weight.T + self.loc).unflatten(-1, self.shape)
+        mean = (z[0] @ self.weight.T + self._mean(context)).unflatten(-1, self.shape)
         log_scale = (0.5 * self.log_variance).view(self.shape).expand_as(mean)
         return Factorized(Normal(mean, log_scale), len(self.shape))
 
@@ -141,25 +166,33 @@ class LinearGaussian(Model):
         Complete data: closed form (PPCA), or a search over Psi with W in closed form (factor
         analysis). Missing entries: EM over latents and parameters, in blocks of rows.
         """
-        self._refuse(context)
         x = x.flatten(1).to(self.dtype)
+        c = x.new_zeros(len(x), 0) if context is None else context.to(x.dtype)
         if mask is not None and not bool(mask.all()):
-            return self._em_masked(x, mask.flatten(1))
-        return self._complete(x)
+            return self._em_masked(x, mask.flatten(1), c)
+        return self._complete(x, c)
 
     @torch.no_grad()
-    def _complete(self, x: Tensor) -> Iterator[Tensor]:
+    def _complete(self, x: Tensor, c: Tensor) -> Iterator[Tensor]:
+        """Least squares on c, then the covariance of the residuals: columns share c."""
         mean = x.mean(0)
-        centred = x - mean
+        total = (x - mean).square().mean(0)
+        offset = c.mean(0)
+        effect = torch.linalg.pinv(c - offset) @ (x - mean)  # (C, D); classes sum to one
+        centred = x - mean - (c - offset) @ effect
         covariance = centred.T @ centred / len(x)
-        self.loc.copy_(mean)
-        floor = self._floor(_noise_floor(mean, covariance.diagonal()))
+        self._set_mean(mean - offset @ effect, effect.T)
+        floor = self._floor(_noise_floor(mean, total))
         for log_p, weight, noise in self._maximise(covariance, floor):
             self._set(weight, noise)
             yield log_p
 
     @torch.no_grad()
-    def _em_masked(self, x: Tensor, mask: Tensor) -> Iterator[Tensor]:
+    def _em_masked(self, x: Tensor, mask: Tensor, c: Tensor) -> Iterator[Tensor]:
+        """EM: each column is regressed on the expected u = (z, 1, c) of the rows that hold it.
+
+        No pass decreases log p(x).
+        """
         count = mask.sum(0).to(x.dtype)
         if bool((count == 0).any()):
             column = int((count == 0).nonzero()[0])
@@ -167,37 +200,53 @@ class LinearGaussian(Model):
         x = torch.where(mask, x, 0.0)
         mean = x.sum(0) / count
         total = torch.where(mask, (x - mean).square(), 0.0).sum(0) / count
-        self.loc.copy_(mean)
         floor = self._floor(_noise_floor(mean, total))
-        noise = self._noise(0.5 * total, count).clamp(min=floor)
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(self.weight.shape, dtype=x.dtype, generator=generator).to(x.device)
-        self._set(weight * (0.5 * total / weight.shape[1]).sqrt()[:, None], noise)
+        self._start(mean, total, self._noise(0.5 * total, count).clamp(min=floor))
+        latents = self.weight.shape[1]
         while True:
-            log_p, zz, xz, xx = self._expected(x, mask)
-            yield log_p
-            coefficients = torch.linalg.solve(zz, xz[..., None])[..., 0]
-            residual = (xx - (coefficients * xz).sum(1)) / count
-            self._set(coefficients[:, :-1], self._noise(residual, count).clamp(min=floor))
-            self.loc.copy_(coefficients[:, -1])
+            sums = self._expected(x, mask, c)
+            yield sums.log_p
+            inverse = torch.linalg.pinv(sums.uu, hermitian=True)  # classes sum to one
+            coefficients = (inverse @ sums.xu[..., None])[..., 0]
+            residual = (sums.xx - (coefficients * sums.xu).sum(1)) / count
+            noise = self._noise(residual, count).clamp(min=floor)
+            self._set(coefficients[:, :latents], noise)
+            self._set_mean(coefficients[:, latents], coefficients[:, latents + 1 :])
 
-    def _expected(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean log p(x_o) and, per column, sums of E[z1 z1'], x E[z1] and x^2; z1 = (z, 1)."""
+    def _start(self, mean: Tensor, total: Tensor, noise: Tensor) -> None:
+        """Random loadings that explain half of each column's variance."""
+        generator = torch.Generator().manual_seed(0)
+        shape, latents = self.weight.shape, self.weight.shape[1]
+        weight = torch.randn(shape, dtype=mean.dtype, generator=generator).to(mean.device)
+        self._set(weight * (0.5 * total / latents).sqrt()[:, None], noise)
+        self._set_mean(mean, mean.new_zeros(len(mean), self.contexts))
+
+    def _expected(self, x: Tensor, mask: Tensor, c: Tensor) -> _Sums:
+        """Posterior expectations of everything a pass needs; u = (z, 1, c)."""
         size, latents = self.weight.shape
-        zz = x.new_zeros(size, (latents + 1) ** 2)
-        xz, log_p = x.new_zeros(size, latents + 1), x.new_zeros(())
-        for rows in torch.arange(len(x)).split(_BLOCK):
+        width = latents + 1 + c.shape[1]
+        uu = x.new_zeros(size, width**2)
+        xu, log_p = x.new_zeros(size, width), x.new_zeros(())
+        for rows in torch.arange(len(x), device=x.device).split(_BLOCK):
             here, seen = x[rows], mask[rows]
-            q = self.posterior(here, seen)
-            z1 = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], 1)
-            second = z1[:, :, None] * z1[:, None, :]
-            second[:, :-1, :-1] += q.covariance_matrix
-            zz += seen.to(x.dtype).T @ second.flatten(1)
-            xz += here.T @ z1
-            rows_of = here.view(-1, *self.shape), 1, seen.view(-1, *self.shape)
-            p = self.infer(*rows_of, draw=draw_mean)  # log_w is the same at every z
-            log_p += p.log_w.sum()
-        return log_p / len(x), zz.view(size, latents + 1, latents + 1), xz, x.square().sum(0)
+            context = c[rows] if self.contexts else None
+            q = self.posterior(here, seen, context)
+            u = torch.cat([q.mean, torch.ones_like(q.mean[:, :1]), c[rows]], 1)
+            second = u[:, :, None] * u[:, None, :]
+            second[:, :latents, :latents] += q.covariance_matrix
+            uu += seen.to(x.dtype).T @ second.flatten(1)
+            xu += here.T @ u
+            log_p += self._log_p(q, here, seen, context).sum()
+        return _Sums(log_p / len(x), uu.view(size, width, width), xu, x.square().sum(0))
+
+    def _log_p(
+        self, q: MultivariateNormal, x: Tensor, mask: Tensor, context: Tensor | None
+    ) -> Tensor:
+        """log p(x_o) by Bayes' rule at the posterior mean; any other z gives the same."""
+        at = q.mean[None]
+        likelihood = self.likelihood((at,), context)
+        rows = x.view(-1, *self.shape), mask.view(-1, *self.shape)
+        return (likelihood.log_prob(*rows) + self._prior().log_prob(at) - q.log_prob(at))[0]
 
     def complaints(self) -> tuple[str, ...]:
         """Names columns in a Heywood case: a noise variance that fell to its floor."""
@@ -211,12 +260,16 @@ class LinearGaussian(Model):
             "its floor); the likelihood has no maximum there, use fewer latents",
         )
 
-    def _refuse(self, context: Tensor | None) -> None:
-        if context is not None:
-            raise UserError(
-                f"{type(self).__name__} is a model of p(x) and takes no context; append it to "
-                "the columns of x, or use vae"
-            )
+    def _mean(self, context: Tensor | None) -> Tensor:
+        """mu + B c, (D,) or (B, D)."""
+        if context is None or not self.contexts:
+            return self.loc
+        return self.loc + context.to(self.dtype) @ self.effect.T
+
+    def _set_mean(self, loc: Tensor, effect: Tensor) -> None:
+        self.loc.copy_(loc)
+        if self.contexts:
+            self.effect.copy_(effect)
 
     def _set(self, weight: Tensor, noise: Tensor) -> None:
         self.weight.copy_(weight)
@@ -238,6 +291,7 @@ class FactorAnalysis(LinearGaussian):
     Args:
         shape: shape of one row.
         latents: number of factors L.
+        contexts: width C of the context; 0: none.
 
     Raises:
         UserError: latents below 1 or above the number of values of a row.
@@ -306,13 +360,14 @@ class PPCA(LinearGaussian):
     Args:
         shape: shape of one row.
         latents: number of components L, below the number of values of a row.
+        contexts: width C of the context; 0: none.
 
     Raises:
         UserError: latents below 1, or not below the number of values of a row.
     """
 
-    def __init__(self, shape: Sequence[int], latents: int) -> None:
-        super().__init__(shape, latents)
+    def __init__(self, shape: Sequence[int], latents: int, *, contexts: int = 0) -> None:
+        super().__init__(shape, latents, contexts=contexts)
         if latents >= len(self.loc):
             raise UserError(
                 f"PPCA: latents={latents} must be below the {len(self.loc)} values of a row, "

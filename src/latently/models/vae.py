@@ -48,6 +48,7 @@ class VAE(Model):
         encoder.family.unscaled()
         self.shape = decoder.family.shape
         self.discrete = decoder.family.discrete
+        self.contexts = encoder.contexts
 
     def infer(
         self,

@@ -45,6 +45,7 @@ class Dequantized(Model):
         if model.discrete:
             raise UserError(f"Dequantized: {type(model).__name__} is discrete already")
         self.model, self.levels, self.shape = model, levels, model.shape
+        self.contexts = model.contexts
 
     def infer(
         self,

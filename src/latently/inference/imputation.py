@@ -1,0 +1,259 @@
+r"""Imputation: what missing entries may have been, given the observed ones.
+
+    p(x_m | x_o) = int p(x_m | z) p(z | x_o) dz  ~  sum_k v_k p(x_m | z_k),
+
+with K draws z_k of the posterior and v_k their normalised importance weights. Moments are taken
+of this mixture in closed form, draws and quantiles by resampling it (sampling importance
+resampling; Rubin, "Using the SIR algorithm to simulate posterior distributions", 1988). Where a
+model knows the distribution of every cell (factor analysis, PPCA) it is used as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latently.errors import UserError
+from latently.inference.evidence import DataLike
+from latently.inference.noise import row_seed, seeded
+from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
+
+__all__ = ["Imputation", "impute"]
+
+QUANTILES = (0.05, 0.5, 0.95)
+_NEGLECTED = 1e-4  # total weight of the particles that moments leave out
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """Imputations of every row; observed cells stand as they were given.
+
+    Attributes:
+        draws: (draws, n, *shape), each row's draws independent given its particles.
+        mean: E[x_m | x_o], (n, *shape).
+        std: standard deviation of each cell given x_o, (n, *shape); 0 where observed.
+        quantiles: of each cell given x_o, (len(levels), n, *shape).
+        levels: their probabilities.
+        mask: True where observed, (n, *shape).
+        ess: effective number of particles of each row, (n,); None where the model is exact.
+        k_hat: Pareto shape of each row's largest weights, (n,); None likewise or if too few.
+        samples: particles per row; 0 where the model is exact.
+        protocol: the data's name.
+        seed: seed of the draws.
+    """
+
+    draws: Tensor
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor
+    levels: tuple[float, ...]
+    mask: Tensor
+    ess: Tensor | None
+    k_hat: Tensor | None
+    samples: int
+    protocol: str
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def missing(self) -> int:
+        """How many cells were filled."""
+        return int((~self.mask).sum())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know before trusting the imputations."""
+        found, n = [], len(self)
+        heavy = 0 if self.k_hat is None else int((self.k_hat > K_HAT_LIMIT).sum())
+        if heavy:
+            found.append(
+                f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in {heavy} of {n} rows: the "
+                "spread is understated there; raise --samples"
+            )
+        few = 0 if self.ess is None else int((self.ess < len(self.draws)).sum())
+        if few:
+            found.append(
+                f"fewer effective particles than draws in {few} of {n} rows (median ESS "
+                f"{float(self.ess.median()):.0f} of {self.samples}): draws there share latents; "  # type: ignore[union-attr]
+                "raise --samples"
+            )
+        return tuple(found)
+
+
+class RowImputation(NamedTuple):
+    """What `impute_row` finds of one row; shapes as in `Imputation`, without the row axis."""
+
+    draws: Tensor
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor
+    log_shares: Tensor
+
+
+def impute(
+    model: Any,
+    data: DataLike,
+    *,
+    draws: int = 10,
+    samples: int = 1000,
+    quantiles: Sequence[float] = QUANTILES,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Imputation:
+    """Draws, means, deviations and quantiles of the missing cells of a data set.
+
+    Args:
+        model: any model with a density.
+        data: rows with their mask and context.
+        draws: imputations per row.
+        samples: K, particles per row; exact models need none.
+        quantiles: probabilities between 0 and 1.
+        seed: a row's draws depend on it and the row alone.
+        progress: called with (rows done, rows).
+
+    Raises:
+        UserError: no density, options out of range, or rows that are none of the model's.
+    """
+    _check(model, draws, samples, quantiles)
+    data = data.once()
+    model.check(data.x, data.mask, data.protocol)
+    model.check_context(data.context, data.protocol)
+    mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
+    kept = torch.where(mask, data.x, 0.0)
+    filled = _Filled(kept, draws, tuple(quantiles), samples)
+    was_training = model.training
+    model.eval()
+    try:
+        for i in range(len(data.x)):
+            row = slice(i, i + 1)
+            if not bool(mask[i].all()):
+                here = None if data.context is None else data.context[row]
+                with seeded(row_seed(seed, kept[row], mask[row], here), data.x.device):
+                    found = impute_row(
+                        model, kept[row], mask[row], here, draws, samples, quantiles
+                    )
+                filled.put(i, found, mask[i])
+            if progress:
+                progress(i + 1, len(data.x))
+    finally:
+        model.train(was_training)
+    exact = model.density == "exact"
+    return Imputation(
+        filled.draws,
+        filled.mean,
+        filled.std,
+        filled.quantiles,
+        tuple(quantiles),
+        mask,
+        None if exact else filled.ess,
+        None if exact else filled.k_hat,
+        0 if exact else samples,
+        data.protocol,
+        seed,
+    )
+
+
+@torch.no_grad()
+def impute_row(
+    model: Any,
+    x: Tensor,
+    mask: Tensor,
+    context: Tensor | None,
+    draws: int,
+    samples: int,
+    quantiles: Sequence[float] | None = None,
+) -> RowImputation:
+    """One row (1, *shape), from the global generator; without `quantiles` draws alone are made.
+
+    Observed cells of the result are the likelihood's, to be replaced by the given ones.
+    """
+    exact = model.density == "exact"  # every draw of z has the same weight
+    p = model.infer(x, draws if exact else samples, mask, context)
+    log_shares = torch.log_softmax((p.log_pi + p.log_w)[:, 0].double(), 0)
+    wanted = draws if quantiles is None or exact else max(draws, samples)
+    index = torch.arange(draws) if exact else _resampled(log_shares, wanted)
+    drawn = model.likelihood(tuple(z[index] for z in p.z), context).sample()[:, 0].to(x.dtype)
+    empty = x[0].new_empty(0)
+    if quantiles is None:
+        return RowImputation(drawn, empty, empty, empty, log_shares)
+    levels = torch.tensor(list(quantiles), dtype=x.dtype, device=x.device)
+    known = model.predictive(x, mask, context)
+    if known is None:
+        mean, std = _moments(model, p, log_shares, context)
+        lines = _quantiles(drawn, levels)
+    else:
+        mean, std = known.mean[0], known.variance[0].sqrt()
+        lines = known.icdf(levels.view(-1, 1, *(1,) * (x.dim() - 1)).to(mean.dtype))[:, 0]
+    return RowImputation(
+        drawn[:draws], mean.to(x.dtype), std.to(x.dtype), lines.to(x.dtype), log_shares
+    )
+
+
+class _Filled:
+    """The arrays of an imputation, filled row by row."""
+
+    def __init__(
+        self, kept: Tensor, draws: int, quantiles: tuple[float, ...], samples: int
+    ) -> None:
+        self.draws = kept.repeat(draws, *(1,) * kept.dim())
+        self.mean, self.std = kept.clone(), torch.zeros_like(kept)
+        self.quantiles = kept.repeat(len(quantiles), *(1,) * kept.dim())
+        self.ess = torch.full((len(kept),), float(samples), dtype=torch.float64)
+        self.tail = tail_length(samples)
+        self.k_hat = torch.full((len(kept),), -torch.inf, dtype=torch.float64)
+
+    def put(self, i: int, found: RowImputation, mask: Tensor) -> None:
+        """Fills row i where the mask is False."""
+        self.draws[:, i] = torch.where(mask, self.draws[:, i], found.draws)
+        self.mean[i] = torch.where(mask, self.mean[i], found.mean)
+        self.std[i] = torch.where(mask, 0.0, found.std)
+        self.quantiles[:, i] = torch.where(mask, self.quantiles[:, i], found.quantiles)
+        log_shares = found.log_shares.cpu()
+        self.ess[i] = (-torch.logsumexp(2 * log_shares, 0)).exp()
+        if self.tail and len(log_shares) > self.tail:
+            self.k_hat[i] = pareto_k(log_shares.topk(self.tail + 1).values[None])[0]
+
+
+def _resampled(log_shares: Tensor, n: int) -> Tensor:
+    """n particle numbers, drawn independently in proportion to their weights."""
+    return torch.multinomial(log_shares.exp(), n, replacement=True)
+
+
+def _moments(
+    model: Any, p: Any, log_shares: Tensor, context: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the weighted mixture, over all particles but the lightest."""
+    order = log_shares.argsort(descending=True)
+    total = log_shares[order].exp().cumsum(0)
+    heavy = order[: int((total < 1 - _NEGLECTED).sum()) + 1]
+    share = torch.softmax(log_shares[heavy], 0)
+    d = model.likelihood(tuple(z[heavy] for z in p.z), context)
+    means, variances = d.mean[:, 0].double(), d.variance[:, 0].double()
+    share = share.view(-1, *(1,) * (means.dim() - 1))
+    mean = (share * means).sum(0)
+    variance = (share * (variances + (means - mean).square())).sum(0)
+    return mean, variance.sqrt()
+
+
+def _quantiles(drawn: Tensor, levels: Tensor) -> Tensor:
+    """Quantiles over draws, each one of the drawn values: integers stay integers."""
+    ordered = drawn.sort(0).values
+    index = (levels * len(drawn)).ceil().long().sub(1).clamp(0, len(drawn) - 1)
+    return ordered[index]
+
+
+def _check(model: Any, draws: int, samples: int, quantiles: Sequence[float]) -> None:
+    if model.density is None:
+        raise UserError(f"{type(model).__name__} has no density and cannot impute")
+    for name, value in (("draws", draws), ("samples", samples)):
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{name}={value!r} must be a whole number of at least 1")
+    for level in quantiles:
+        if not 0 < level < 1:
+            raise UserError(f"quantiles: {level!r} must lie between 0 and 1, both excluded")

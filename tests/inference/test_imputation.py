@@ -1,0 +1,197 @@
+"""Imputation against closed forms, and what it says of itself."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from latently import Data, FactorAnalysis, PPCA, fit, impute, vae
+from latently.inference.imputation import impute_row
+from latently.models import Model
+from latently.nets import MLP
+from latently.probability.families import Bernoulli, DiscretizedLogistic
+
+
+def fitted(kind=FactorAnalysis, n=60, holes=0.4):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 2)) @ rng.normal(size=(2, 5)) * 2 + rng.normal(size=(n, 5))
+    x[rng.random(x.shape) < holes] = np.nan
+    x[0] = np.arange(5)
+    data = Data.from_array(x)
+    model = kind((5,), 2)
+    fit(model, data, steps=30, progress=False)
+    return model, data
+
+
+def conditional(model, x, seen):
+    """Mean and deviation of the missing cells of one row, by the textbook formula."""
+    weight = model.weight.detach().numpy()
+    covariance = weight @ weight.T + np.diag(model.log_variance.detach().exp().numpy())
+    loc = model.loc.detach().numpy()
+    o, m = seen, ~seen
+    gain = covariance[np.ix_(m, o)] @ np.linalg.inv(covariance[np.ix_(o, o)])
+    left = covariance[np.ix_(m, m)] - gain @ covariance[np.ix_(o, m)]
+    return loc[m] + gain @ (x[o] - loc[o]), np.sqrt(np.diag(left))
+
+
+@pytest.mark.parametrize("kind", [FactorAnalysis, PPCA])
+def test_linear_models_impute_in_closed_form(kind):
+    model, data = fitted(kind)
+    found = impute(model, data, draws=3)
+    assert found.ess is None
+    assert found.k_hat is None
+    assert found.warnings == ()
+    assert found.draws.shape == (3, 60, 5)
+    assert found.missing == data.missing
+    for i in range(len(data)):
+        seen = data.mask[i].numpy()
+        if seen.all():
+            continue
+        mean, std = conditional(model, data.x[i].numpy(), seen)
+        np.testing.assert_allclose(found.mean[i].numpy()[~seen], mean, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(found.std[i].numpy()[~seen], std, rtol=1e-10)
+        for level, line in zip(found.levels, found.quantiles, strict=True):
+            np.testing.assert_allclose(
+                line[i].numpy()[~seen], norm.ppf(level, mean, std), rtol=1e-8, atol=1e-8
+            )
+
+
+@pytest.mark.parametrize("kind", [FactorAnalysis, PPCA])
+def test_resampling_agrees_with_the_closed_form(kind):
+    """The generic path, with a posterior that is not exact."""
+
+    class Inexact(kind):
+        density = "bound"
+
+        def predictive(self, x, mask, context=None):
+            return None
+
+        def posterior(self, x, mask=None, context=None):
+            q = super().posterior(x, mask, context)
+            return type(q)(
+                q.mean + 0.1, precision_matrix=0.8 * q.precision_matrix, validate_args=False
+            )
+
+    exact, data = fitted(kind)
+    model = Inexact((5,), 2)
+    model.load_state_dict(exact.state_dict())
+    data = data.rows(slice(1, 12))
+    samples = 20_000
+    found = impute(model, data, draws=4000, samples=samples)
+    wanted = impute(exact, data)
+    assert (found.ess < samples).all()
+    assert (found.ess > samples / 3).all()
+    hole, error = ~data.mask, 5 / float(found.ess.min()) ** 0.5
+    relative = ((found.mean - wanted.mean) / wanted.std)[hole]
+    assert relative.abs().max() < error
+    assert ((found.std / wanted.std)[hole] - 1).abs().max() < error
+    assert ((found.draws.mean(0) - wanted.mean) / wanted.std)[hole].abs().max() < 5 / 4000**0.5
+    lines = (found.quantiles - wanted.quantiles) / wanted.std
+    assert lines[:, hole].abs().max() < 2.5 * error  # 5 % quantiles are twice as noisy
+
+
+def test_discrete_mixture_by_enumeration():
+    """Binary columns given z: the mean is the weighted mean of probabilities, to Monte Carlo."""
+    model = vae((6,), latents=1, net=partial(MLP, hidden=(8,)), likelihood=Bernoulli).double()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.8)
+    x = torch.tensor([[1.0, 0, 1, 0, 0, 0]]).double()
+    mask = torch.tensor([[True, True, True, False, False, False]])
+    data = replace(Data.from_array(x), mask=mask)
+    found = impute(model, data, samples=200_000, draws=10, quantiles=(0.5,))
+    z = torch.linspace(-9, 9, 4001).double()[:, None, None]
+    decoded = model.decoder(z)
+    log_p = model.prior().log_prob(z)[:, 0] + decoded.log_prob(x, mask)[:, 0]
+    share = torch.softmax(log_p, 0)
+    wanted = (share[:, None] * decoded.mean[:, 0]).sum(0)
+    error = (wanted * (1 - wanted) / float(found.ess.min())).sqrt()
+    assert ((found.mean[0] - wanted).abs() < 5 * error)[3:].all()
+    assert torch.equal(found.mean[0, :3], x[0, :3])
+    assert ((found.std[0] - (wanted * (1 - wanted)).sqrt()).abs() < 0.02)[3:].all()
+    assert (found.std[0, :3] == 0).all()
+
+
+def holey(n=6, share=0.5, levels=5):
+    data = Data.from_array(torch.randint(0, levels, (n, 4)), levels=levels)
+    return replace(data, mask=torch.rand(n, 4) < share)
+
+
+def little(levels=5):
+    return vae(
+        (4,),
+        latents=2,
+        net=partial(MLP, hidden=(8,)),
+        likelihood=partial(DiscretizedLogistic, levels=levels),
+    )
+
+
+def test_integers_stay_integers_and_seen_cells_stay(untouched):
+    model, data = little(), holey()
+    with untouched():
+        found = impute(model, data, samples=200)
+    seen = data.mask
+    assert torch.equal(found.draws, found.draws.round())
+    assert torch.equal(found.quantiles, found.quantiles.round())
+    for part in (found.mean, *found.draws, *found.quantiles):
+        assert torch.equal(part[seen], data.x[seen])
+    assert (found.quantiles.diff(dim=0) >= 0).all()
+    assert found.draws.min() >= 0
+    assert found.draws.max() <= 4
+
+
+def test_rows_do_not_depend_on_their_company():
+    model, data = little(), holey()
+    whole = impute(model, data, samples=100, seed=3)
+    part = impute(model, data.rows([4, 1]), samples=100, seed=3)
+    assert torch.equal(part.draws, whole.draws[:, [4, 1]])
+    assert torch.equal(part.mean, whole.mean[[4, 1]])
+    assert not torch.equal(impute(model, data, samples=100, seed=4).draws, whole.draws)
+
+
+def test_draws_are_those_of_the_model_method():
+    model, data = little(), holey()
+    found = impute(model, data, draws=100, samples=100, seed=3)
+    assert torch.equal(
+        model.impute(data.x, data.mask, draws=100, samples=100, seed=3), found.draws
+    )
+
+
+def test_few_effective_particles_are_said():
+    model, data = little(), holey(share=0.8)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(6)
+    found = impute(model, data, draws=50, samples=100)
+    assert any("fewer effective particles than draws" in w for w in found.warnings)
+    complete = impute(model, replace(data, mask=None), draws=5, samples=100)
+    assert complete.warnings == ()
+    assert complete.missing == 0
+
+
+def test_bad_options(refused):
+    model, data = little(), holey()
+    with refused("draws=0"):
+        impute(model, data, draws=0)
+    with refused("samples=1.5"):
+        impute(model, data, samples=1.5)
+    with refused("quantiles: 1.2", "between 0 and 1"):
+        impute(model, data, quantiles=(0.5, 1.2))
+    with refused("rows of shape"):
+        impute(model, Data.from_array(torch.zeros(3, 2)))
+
+    class NoDensity(type(model)):
+        density = None
+
+    model.__class__ = NoDensity
+    with refused("no density"):
+        impute(model, data)
+    assert isinstance(model, Model)
+
+
+def test_one_row_needs_no_seed():
+    model, data = little(), holey()
+    row = impute_row(model, data.x[:1], data.mask[:1], None, 3, 50)
+    assert row.draws.shape == (3, 4)
