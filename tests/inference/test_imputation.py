@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from latently import Data, FactorAnalysis, PPCA, fit, impute, vae
+from latently import PPCA, Data, FactorAnalysis, fit, impute, vae
 from latently.inference.imputation import impute_row
 from latently.models import Model
 from latently.nets import MLP

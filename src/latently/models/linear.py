@@ -2,11 +2,12 @@ r"""Factor analysis and probabilistic PCA: linear-Gaussian models with everythin
 
     z ~ N(0, I),    x | z ~ N(W z + mu + B c, Psi),    x ~ N(mu + B c, W W' + Psi)
 
-`Psi` is diagonal (factor analysis) or `sigma^2 I` (PPCA). With observed columns o, the posterior
-is `N(M^-1 W_o' Psi_o^-1 (x_o - mu_o), M^-1)`, `M = I + W_o' Psi_o^-1 W_o`, so `log_w` is
-log p(x_o) for *every* draw of z. A context c, where there is one, moves the mean by `B c`. Sources: Rubin, Thayer, "EM Algorithms for ML Factor
-Analysis", 1982; Tipping, Bishop, "Probabilistic Principal Component Analysis", 1999; the
-best W given Psi: Barber, "Bayesian Reasoning and Machine Learning", 2012, section 21.2.
+`Psi` is diagonal (factor analysis) or `sigma^2 I` (PPCA); a context c, where there is one, moves
+the mean by `B c`. With observed columns o, the posterior is
+`N(M^-1 W_o' Psi_o^-1 (x_o - mu_o), M^-1)`, `M = I + W_o' Psi_o^-1 W_o`, so `log_w` is log p(x_o)
+for *every* draw of z. Sources: Rubin, Thayer, "EM Algorithms for ML Factor Analysis", 1982;
+Tipping, Bishop, "Probabilistic Principal Component Analysis", 1999; the best W given Psi: Barber,
+"Bayesian Reasoning and Machine Learning", 2012, section 21.2.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class LinearGaussian(Model):
         return MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
 
     def predictive(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Factorized:
-        """p(x_j | x_observed) of every missing cell: `N(mu + B c + W E[z], diag(W V W') + psi)`."""
+        """p(x_j | x_observed) = N(mu + B c + W E[z], diag(W V W') + psi) of missing cells."""
         q = self.posterior(x, mask, context)
         mean = self._mean(context) + q.mean @ self.weight.T
         shared = ((self.weight @ q.covariance_matrix) * self.weight).sum(-1)
