@@ -188,9 +188,16 @@ def test_family_starts_near_the_data(name):
 # Priors.
 
 
-def prior_of(name, z_shape=(2,), inputs=((3,),)):
-    encoder = Conditional(TINY, Normal(z_shape), *inputs)
+def prior_of(name, z_shape=(2,), contexts=0):
+    encoder = Conditional(TINY, Normal(z_shape), (3,), contexts=contexts)
     return KINDS["priors"][name](z_shape, encoder).double()
+
+
+def shaken(module, by):
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(by * torch.randn_like(p))
+    return module
 
 
 @every("priors")
@@ -209,18 +216,40 @@ def test_prior_shapes_and_draws(name, z_shape):
 
 
 @every("priors")
-def test_prior_integrates_to_one(name):
-    prior = prior_of(name, (1,))
-    z = torch.linspace(-60, 60, 40_001).double()[:, None]
-    total = torch.trapezoid(prior().log_prob(z).exp(), z[:, 0])
-    assert float(total.detach()) == pytest.approx(1, abs=1e-6)
+@pytest.mark.parametrize("by", [0.0, 0.5, 2.0])
+def test_prior_integrates_to_one(name, by):
+    z = torch.sinh(torch.linspace(-15, 15, 100_001).double())[:, None]
+    for contexts, context in ((0, None), (4, torch.randn(3, 4).double())):
+        prior = shaken(prior_of(name, (1,), contexts), by)
+        log_p = prior(context).log_prob(z if context is None else z[:, None])
+        total = torch.trapezoid(log_p.exp(), z[:, :1] if log_p.dim() > 1 else z[:, 0], dim=0)
+        assert (total.detach() - 1).abs().max() < 1e-6
 
 
 @every("priors")
 def test_prior_takes_a_context_per_row(name):
-    prior = prior_of(name, (2,), ((3,), (4,)))
-    d = prior(torch.randn(5, 4).double())
-    assert d.log_prob(torch.randn(6, 5, 2).double()).shape == (6, 5)
+    prior = prior_of(name, (2,), contexts=4)
+    context, z = torch.randn(5, 4).double(), torch.randn(6, 5, 2).double()
+    together = prior(context).log_prob(z)
+    assert together.shape == (6, 5)
+    for b in range(5):
+        alone = prior(context[b : b + 1]).log_prob(z[:, b : b + 1])
+        torch.testing.assert_close(together[:, b : b + 1], alone)
+
+
+@every("priors")
+def test_prior_wants_the_context_it_was_built_for_or_ignores_it(name, refused):
+    with_context, without = prior_of(name, contexts=4), prior_of(name)
+    context = torch.randn(5, 4).double()
+    if not with_context(context).batch_shape:
+        assert torch.equal(with_context().mean, with_context(context).mean)
+        return
+    with refused(name, "contexts=4"):
+        with_context()
+    with refused(name, "contexts=4", "(5, 3)"):
+        with_context(context[:, :3])
+    with refused(name, "contexts=0"):
+        without(context)
 
 
 # Bounds and estimators, alone and in pairs with every prior.
@@ -264,11 +293,13 @@ def test_bound_is_below_log_p_on_average(name, gaussian_vae):
     assert values.mean() < case.log_p[0] + 4 * values.std() / math.sqrt(4000)
 
 
+@pytest.mark.parametrize("contexts", [0, 3])
 @pytest.mark.parametrize(("bound", "estimator"), list(pairs()))
 @every("priors")
-def test_pair_has_the_bounds_value_and_reaches_every_parameter(name, bound, estimator):
-    model = model_of(name)
-    p = model.infer(bits(), 4, gradient=estimator.gradient)
+def test_pair_has_the_bounds_value_and_reaches_every_parameter(name, bound, estimator, contexts):
+    model = model_of(name, contexts=contexts)
+    context = torch.randn(5, contexts).double() if contexts else None
+    p = model.infer(bits(), 4, context=context, gradient=estimator.gradient)
     surrogate = estimator(bound, p)
     torch.testing.assert_close(surrogate, bound(p))
     surrogate.sum().backward()

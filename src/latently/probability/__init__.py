@@ -2,6 +2,21 @@
 
 from latently.probability.conditional import Conditional, draw
 from latently.probability.distributions import Factorized
-from latently.probability.priors import Prior, StandardNormal, VampPrior
+from latently.probability.priors import (
+    LearnedNormal,
+    NormalMixture,
+    Prior,
+    StandardNormal,
+    VampPrior,
+)
 
-__all__ = ["Conditional", "Factorized", "Prior", "StandardNormal", "VampPrior", "draw"]
+__all__ = [
+    "Conditional",
+    "Factorized",
+    "LearnedNormal",
+    "NormalMixture",
+    "Prior",
+    "StandardNormal",
+    "VampPrior",
+    "draw",
+]

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from latently.errors import UserError
 from latently.probability.families.base import Family
 
-__all__ = ["Conditional", "Draw", "draw", "draw_mean", "flat_call"]
+__all__ = ["Conditional", "Draw", "check_context", "draw", "draw_mean", "flat_call"]
 
 Draw = Callable[[Distribution, int], Tensor]
 
@@ -41,18 +41,58 @@ def flat_call(net: nn.Module, x: Tensor, ndim: int) -> Tensor:
     return out.reshape(*lead, *out.shape[1:])
 
 
+def check_context(context: Tensor | None, contexts: int, who: str) -> None:
+    """Holds a context against the width that `who` was built for.
+
+    Raises:
+        UserError: it is missing, of another width, or given where none is read.
+    """
+    if context is None:
+        if contexts:
+            raise UserError(
+                f"{who} was built with contexts={contexts} and was given no context; pass "
+                f"context=c of shape (rows, {contexts})"
+            )
+    elif not contexts:
+        raise UserError(
+            f"{who} was built without a context (contexts=0) and was given one of shape "
+            f"{tuple(context.shape)}; leave it out, or build with contexts={context.shape[-1]}"
+        )
+    elif context.shape[-1] != contexts:
+        raise UserError(
+            f"{who} was built with contexts={contexts} and was given a context of shape "
+            f"{tuple(context.shape)}; its rows must have {contexts} values"
+        )
+
+
 class Conditional(nn.Module):
     """A conditional distribution: `forward(*inputs)` is `family(offset + net(inputs))`.
 
     Inputs broadcast over their leading axes and are joined: along the first axis where their
-    other axes agree, else flattened. An input built in must be given at every call.
+    other axes agree, else flattened. An input built in must be given at every call, in the order
+    of the shapes and the context last.
     `offset` is a buffer that `initialise` sets from data, so that training starts at the best
     distribution that ignores the inputs.
 
     Args:
         net: constructor `(in_shape, out_shape) -> nn.Module`.
         family: what to do with its output.
-        *input_shapes: event shape of each input.
+        *input_shapes: event shape of each input but the context.
+        contexts: width of the context, the last input; 0: there is none.
+
+    Attributes:
+        contexts: as given; priors read it from the encoder.
+        input_shapes: event shape of each input, the context among them.
+
+    Raises:
+        UserError: `contexts` is negative; when called, an input is missing, too many, or the
+            context of another width.
+
+    >>> from latently.nets import MLP
+    >>> from latently.probability.families import Normal
+    >>> encoder = Conditional(MLP, Normal((2,)), (5,), contexts=3)
+    >>> encoder(torch.zeros(4, 5), torch.zeros(4, 3)).mean.shape
+    torch.Size([4, 2])
     """
 
     offset: Tensor
@@ -62,10 +102,14 @@ class Conditional(nn.Module):
         net: Callable[[Sequence[int], Sequence[int]], nn.Module],
         family: Family,
         *input_shapes: Sequence[int],
+        contexts: int = 0,
     ) -> None:
         super().__init__()
-        self.family = family
-        self.input_shapes = tuple(tuple(shape) for shape in input_shapes)
+        if not isinstance(contexts, int) or contexts < 0:
+            raise UserError(f"contexts={contexts!r} must be a width of at least 1, or 0 for none")
+        self.family, self.contexts = family, contexts
+        context_shape = [(contexts,)] if contexts else []
+        self.input_shapes = tuple(tuple(shape) for shape in [*input_shapes, *context_shape])
         self.in_shape, self._stacked = _joined_shape(self.input_shapes)
         self.net = net(self.in_shape, family.param_shape)
         self.register_buffer("offset", torch.zeros(family.param_shape))
@@ -100,6 +144,9 @@ class Conditional(nn.Module):
             self.offset.copy_(marginal)
 
     def _join(self, inputs: Sequence[Tensor | None]) -> Tensor:
+        if self.contexts:
+            has_context = len(inputs) >= len(self.input_shapes)
+            check_context(inputs[-1] if has_context else None, self.contexts, "a conditional")
         given = [value for value in inputs if value is not None]
         if len(given) != len(self.input_shapes):
             raise UserError(

@@ -1,24 +1,32 @@
-"""Priors p(z): modules whose `forward(context)` returns a distribution over z.
+r"""Priors p(z|c): modules whose `forward(context)` returns a distribution over z.
 
-A prior factory is called as `(z_shape, encoder)`, because a VampPrior needs the encoder; the
-others ignore it.
+Their parameters are free, or a map of the context c where the model has one: then
+p(x|c) = E_p(z|c) p(x|z, c). A prior factory is called as `(z_shape, encoder)`: a VampPrior needs
+the encoder, and all read from `encoder.contexts` how wide the context is.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from latently.errors import UserError
-from latently.probability.conditional import Conditional
+from latently.nets.mlp import MLP
+from latently.probability.conditional import Conditional, check_context
 from latently.probability.distributions import Factorized
 from latently.probability.distributions import StandardNormal as StandardNormalDistribution
+from latently.probability.families.base import Family
+from latently.probability.families.normal import Normal
 
-__all__ = ["Prior", "StandardNormal", "VampPrior"]
+__all__ = ["LearnedNormal", "NormalMixture", "Prior", "StandardNormal", "VampPrior"]
+
+_AFFINE = partial(MLP, hidden=())
 
 
 class Prior(nn.Module, ABC):
@@ -34,7 +42,7 @@ class Prior(nn.Module, ABC):
 
 
 class StandardNormal(Prior):
-    r"""`p(z) = N(z; 0, I)`.
+    r"""`p(z|c) = N(z; 0, I)`: a context, where there is one, is ignored, so `p(z|c) = p(z)`.
 
     Args:
         z_shape: shape of one latent.
@@ -54,10 +62,89 @@ class StandardNormal(Prior):
         return Factorized(StandardNormalDistribution(self.zeros), self.zeros.dim())
 
 
+class LearnedNormal(Prior):
+    r"""A normal with learned parameters: `p(z|c) = N(z; mu(c), diag sigma(c)^2)`.
+
+    Without a context mu and sigma are free parameters that start at 0 and 1; with one, mu and
+    log sigma are a map of it, by default affine, so that every context has its own region of
+    latents. |log sigma| is bounded by 10. With normal posteriors the KL has a closed form.
+    Source of the conditional prior: Sohn, Lee, Yan, "Learning Structured Output Representation
+    using Deep Conditional Generative Models", 2015.
+
+    Args:
+        z_shape: shape of one latent, (C, *S).
+        encoder: the model's encoder, whose `contexts` is read; None: no context.
+        net: network from the context to (mu, log sigma); None: an affine map.
+
+    Raises:
+        UserError: a `net` without a context; when called, a context missing or of another width.
+
+    >>> LearnedNormal((3,))().log_prob(torch.zeros(3))
+    tensor(-2.7568, ...)
+    """
+
+    def __init__(
+        self,
+        z_shape: Sequence[int],
+        encoder: Conditional | None = None,
+        *,
+        net: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        family = Normal(z_shape)
+        family.unscaled()
+        start = torch.zeros(family.param_shape)
+        self.given = _Given("LearnedNormal", family, start, _width(encoder), net)
+
+    def forward(self, context: Tensor | None = None) -> Distribution:
+        return self.given(context)
+
+
+class NormalMixture(Prior):
+    r"""A mixture of normals, `p(z|c) = sum_k pi_k(c) N(z; mu_k(c), diag sigma_k(c)^2)`.
+
+    Weights, means and deviations are free parameters, or a map of the context. The means start
+    at random, `mu_k ~ N(0, I/2)` with `sigma_k^2 = 1/2` and equal weights: on average N(0, I),
+    with no two components alike, or their gradients would stay alike. A draw picks a component
+    at random, then draws from it. The KL has no closed form; bounds use the draws. Source:
+    Dilokthanakul et al., "Deep Unsupervised Clustering with Gaussian Mixture Variational
+    Autoencoders", 2016, where the component is a latent; here it is summed out.
+
+    Args:
+        z_shape: shape of one latent.
+        encoder: the model's encoder, whose `contexts` is read; None: no context.
+        components: number of normals.
+        net: network from the context to all parameters; None: an affine map.
+
+    Raises:
+        UserError: fewer than one component, or a `net` without a context; when called, a
+            context missing or of another width.
+
+    >>> NormalMixture((2,), components=5)().sample((7,)).shape
+    torch.Size([7, 2])
+    """
+
+    def __init__(
+        self,
+        z_shape: Sequence[int],
+        encoder: Conditional | None = None,
+        *,
+        components: int = 10,
+        net: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_components("NormalMixture", components)
+        family = _Mixture(z_shape, components)
+        self.given = _Given("NormalMixture", family, family.start(), _width(encoder), net)
+
+    def forward(self, context: Tensor | None = None) -> Distribution:
+        return self.given(context)
+
+
 class VampPrior(Prior):
     r"""A mixture of the encoder's posteriors at learned pseudo-inputs u_k.
 
-    `p(z) = 1/C sum_k q(z | u_k)`. The pseudo-inputs live where the encoder reads: they are
+    `p(z|c) = 1/C sum_k q(z | u_k, c)`. The pseudo-inputs live where the encoder reads: they are
     *embedded* inputs, complete, started at random training rows. A draw picks a component at
     random, then draws from it. Source: Tomczak, Welling, "VAE with a VampPrior", 2018.
 
@@ -67,25 +154,24 @@ class VampPrior(Prior):
         components: number of pseudo-inputs.
 
     Raises:
-        UserError: fewer than one component, or no encoder.
+        UserError: fewer than one component, or no encoder; when called, a context missing or
+            of another width than the encoder's.
     """
 
     def __init__(
         self, z_shape: Sequence[int], encoder: Conditional | None, *, components: int = 50
     ) -> None:
         super().__init__()
-        if components < 1:
-            raise UserError(f"VampPrior: components={components} must be at least 1")
+        _check_components("VampPrior", components)
         if encoder is None:
             raise UserError("VampPrior needs a model with an encoder; use StandardNormal")
         self.encoder = encoder
         self.pseudo_inputs = nn.Parameter(0.1 * torch.randn(components, *encoder.input_shapes[0]))
-        self.extra_shapes = encoder.input_shapes[1:]
+        self.masks = encoder.input_shapes[1 : len(encoder.input_shapes) - (encoder.contexts > 0)]
 
     def forward(self, context: Tensor | None = None) -> MixtureSameFamily:
-        inputs: list[Tensor] = [self.pseudo_inputs]
-        for shape in self.extra_shapes[: len(self.extra_shapes) - (context is not None)]:
-            inputs.append(self.pseudo_inputs.new_ones(shape))  # a complete mask
+        check_context(context, self.encoder.contexts, "VampPrior")
+        inputs = [self.pseudo_inputs, *(self.pseudo_inputs.new_ones(s) for s in self.masks)]
         if context is not None:
             inputs.append(context.unsqueeze(-2))
         components = self.encoder(*inputs)
@@ -100,3 +186,79 @@ class VampPrior(Prior):
         chosen = rows.repeat(-(-len(self.pseudo_inputs) // len(rows)))[: len(self.pseudo_inputs)]
         with torch.no_grad():
             self.pseudo_inputs.copy_(embedded[chosen])
+
+
+class _Given(nn.Module):
+    """A distribution with free parameters h, or with `h = start + net(c)` given a context."""
+
+    def __init__(
+        self,
+        who: str,
+        family: Family,
+        start: Tensor,
+        contexts: int,
+        net: Callable[..., nn.Module] | None,
+    ) -> None:
+        super().__init__()
+        self.who, self.contexts = who, contexts
+        if not contexts:
+            if net is not None:
+                raise UserError(f"{who}: net has no effect without a context; leave it out")
+            self.family, self.h = family, nn.Parameter(start)
+            return
+        self.map = Conditional(net or _AFFINE, family, contexts=contexts)
+        with torch.no_grad():
+            self.map.initialise(start)
+
+    def forward(self, context: Tensor | None) -> Distribution:
+        check_context(context, self.contexts, self.who)
+        return self.family(self.h) if context is None else self.map(context)
+
+
+class _Mixture(Family):
+    """Mixtures of normals over z_shape; h holds, in a row, K log weights and K normals' h."""
+
+    def __init__(self, shape: Sequence[int], components: int) -> None:
+        super().__init__(shape)
+        self.components = components
+        self.normal = Normal(shape)
+        self.normal.unscaled()
+
+    @property
+    def param_shape(self) -> tuple[int, ...]:
+        return (self.components * (1 + prod(self.normal.param_shape)),)
+
+    def start(self) -> Tensor:
+        """Equal weights, means of variance 1/2 at random, deviations of variance 1/2."""
+        mean = torch.randn(self.components, *self.shape) * 0.5**0.5
+        log_scale = torch.full_like(mean, 0.5).log() / 2
+        normals = torch.cat([mean, log_scale], dim=1)
+        return torch.cat([torch.zeros(self.components), normals.flatten()])
+
+    def forward(self, h: Tensor) -> MixtureSameFamily:
+        weights, normals = h.split([self.components, h.shape[-1] - self.components], -1)
+        normals = normals.unflatten(-1, (self.components, *self.normal.param_shape))
+        return MixtureSameFamily(
+            Categorical(logits=weights, validate_args=False),
+            self.normal(normals),
+            validate_args=False,
+        )
+
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.normal.embed(x, mask)
+
+    def misfit(self, x: Tensor) -> Tensor:
+        return self.normal.misfit(x)
+
+    @property
+    def support(self) -> str:
+        return self.normal.support
+
+
+def _width(encoder: Conditional | None) -> int:
+    return 0 if encoder is None else encoder.contexts
+
+
+def _check_components(who: str, components: int) -> None:
+    if not isinstance(components, int) or components < 1:
+        raise UserError(f"{who}: components={components} must be at least 1")
