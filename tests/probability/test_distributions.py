@@ -8,6 +8,7 @@ from scipy.stats import chi2
 
 from latently.probability.distributions import (
     Bernoulli,
+    Categorical,
     DiscretizedLogistic,
     Factorized,
     Normal,
@@ -271,3 +272,41 @@ def test_missing_entries_need_a_likelihood_that_factorizes(refused):
     assert observed_log_prob(joint, x, None) == joint.log_prob(x)
     with refused("MultivariateNormal", "factorizes"):
         observed_log_prob(joint, x, mask)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("levels", [2, 3, 300])
+def test_categorical_sums_to_one_at_any_logits(levels, dtype):
+    scales = torch.tensor([0.0, 1, 30, 1e6, 1e30], dtype=dtype)
+    h = (scales[:, None] * torch.randn(levels, dtype=dtype) + scales[:, None]).requires_grad_(True)
+    log_p = Categorical(h).log_prob(torch.arange(levels, dtype=dtype)[:, None])
+    assert log_p.shape == (levels, 5)
+    assert log_p.isfinite().all()
+    assert log_p.double().logsumexp(0).abs().max() < tolerance(dtype)
+    (gradient,) = torch.autograd.grad(log_p.sum(), h)
+    assert gradient.isfinite().all()
+
+
+def test_categorical_moments_quantiles_and_draws_are_those_of_its_codes():
+    p = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.7, 0.0, 0.3, 0.0]]).double()
+    d, codes = Categorical(p.log().clamp(min=-1e3)), torch.arange(4).double()
+    torch.testing.assert_close(d.mean, p @ codes)
+    torch.testing.assert_close(d.variance, p @ codes**2 - (p @ codes) ** 2)
+    torch.testing.assert_close(
+        d.entropy(), torch.distributions.Categorical(p, validate_args=False).entropy()
+    )
+    assert d.mode.tolist() == [3, 0]
+    value = torch.tensor([-1.0, 0, 0.5, 2, 3, 9]).double()[:, None]
+    wanted = torch.stack([(p * (codes <= v)).sum(1) for v in value])
+    torch.testing.assert_close(d.cdf(value), wanted)
+    q = torch.tensor([0.0, 0.05, 0.15, 0.31, 0.65, 0.9999]).double()[:, None]
+    found = d.icdf(q)
+    assert (d.cdf(found) >= q).all()
+    assert (d.cdf(found - 1) < q.clamp(min=1e-300)).all()
+    x = d.sample((4, 5000))
+    assert x.shape == (4, 5000, 2)
+    assert x.dtype == torch.float64
+    for j in range(2):
+        counts = torch.bincount(x[..., j].long().flatten(), minlength=4).double()
+        assert (counts / 20_000 - p[j]).abs().max() < 0.015
+    assert d.sample().shape == (2,)

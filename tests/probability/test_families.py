@@ -7,6 +7,7 @@ import torch
 
 from latently.probability.families import (
     Bernoulli,
+    Categorical,
     DiscretizedLogistic,
     FixedNormal,
     Normal,
@@ -128,11 +129,40 @@ def test_levels_are_embedded_to_one_and_never_past_it():
     assert family.embed(torch.tensor([[0.0], [255.0], [127.5]])).flatten().tolist() == [-1, 1, 0]
 
 
+@pytest.mark.parametrize("shape", [(2,), (2, 3), (2, 3, 3)])
+def test_logits_of_categories_are_packed_level_by_level(shape):
+    family, x = Categorical(shape, levels=4), torch.randint(0, 4, (5, *shape)).double()
+    assert family.param_shape == family.embed_shape == (8, *shape[1:])
+    h = torch.randn(5, *family.param_shape).double()
+    logits = h.view(5, 4, *shape)
+    wanted = logits.log_softmax(1).gather(1, x.long()[:, None])[:, 0].flatten(1).sum(1)
+    torch.testing.assert_close(family(h).log_prob(x), wanted)
+    one_hot = torch.nn.functional.one_hot(x.long(), 4).movedim(-1, 1).double()
+    assert torch.equal(family.embed(x), one_hot.flatten(1, 2))
+    best = family(100 * family.embed(x))  # what a network sees and what it says: one packing
+    assert torch.equal(best.mode, x)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_marginal_of_categories_is_their_smoothed_shares(holes):
+    x, mask = torch.randint(0, 3, (200, 2)).double(), torch.rand(200, 2) < 0.7
+    x[:, 1] = x[:, 1].clamp(max=1)
+    spoiled = torch.where(mask, x, math.nan) if holes else x
+    family = Categorical((2,), levels=3)
+    found = family(family.marginal(spoiled, mask if holes else None)).base.probs
+    for j in range(2):
+        seen = x[mask[:, j], j] if holes else x[:, j]
+        counts = torch.bincount(seen.long(), minlength=3).double() + 0.5
+        torch.testing.assert_close(found[j], counts / counts.sum())
+    assert (found > 0).all()  # never seen is not impossible
+
+
 @pytest.mark.parametrize(
     ("family", "bad"),
     [
         (Bernoulli((1,)), [0.5, -1, 2]),
         (DiscretizedLogistic((1,), levels=4), [-1, 4, 1.5]),
+        (Categorical((1,), levels=4), [-1, 4, 1.5, math.nan]),
         (Normal((1,)), [math.inf, math.nan]),
     ],
 )
@@ -144,6 +174,9 @@ def test_values_outside_the_support_are_found(family, bad):
 def test_options_are_checked(refused):
     with refused("levels=1", "at least 2"):
         DiscretizedLogistic((1,), levels=1)
+    for levels in (1, 0, 2.5):
+        with refused("Categorical", f"levels={levels}", "at least 2"):
+            Categorical((1,), levels=levels)
     for std in (0.0, -1.0, math.inf, math.nan):
         with refused("std", "positive"):
             FixedNormal((1,), std=std)

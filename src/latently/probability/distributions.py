@@ -22,6 +22,7 @@ from latently.errors import UserError
 
 __all__ = [
     "Bernoulli",
+    "Categorical",
     "DiscretizedLogistic",
     "Factorized",
     "Normal",
@@ -191,6 +192,81 @@ class Bernoulli(TorchBernoulli):
     def icdf(self, q: Tensor) -> Tensor:
         """The smallest value whose cdf reaches `q`."""
         return (q > 1 - self.probs).to(self.logits.dtype)
+
+
+class Categorical(Distribution):
+    r"""Categories 0 .. L - 1 by logits h over the last axis: `P(x) = exp(h_x) / sum_l exp(h_l)`.
+
+    Draws, like all values here, are floats. Mean, variance, cdf and quantiles are those of the
+    codes, which mean something only where the order of the categories does; `mode` always does.
+
+    Args:
+        logits: of shape (*batch, L).
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_probs = F.log_softmax(logits, -1)
+        super().__init__(logits.shape[:-1], validate_args=False)
+
+    @property
+    def probs(self) -> Tensor:
+        """Probability of each category, (*batch, L)."""
+        return self.log_probs.exp()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of integers in 0 .. L - 1, in nats."""
+        return self._at(self.log_probs, value)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws."""
+        with torch.no_grad():
+            flat = self.probs.reshape(-1, self.probs.shape[-1])
+            drawn = torch.multinomial(flat, math.prod(sample_shape), replacement=True)
+            return drawn.T.reshape(*sample_shape, *self._batch_shape).to(flat.dtype)
+
+    def entropy(self) -> Tensor:
+        """Entropy, in nats."""
+        return -(self.probs * self.log_probs).sum(-1)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """`P(X <= x)` of the codes."""
+        last = self.log_probs.shape[-1] - 1
+        inside = self._at(self.probs.cumsum(-1), value.floor().clamp(0, last))
+        return torch.where(value < 0, 0.0, torch.where(value >= last, 1.0, inside))
+
+    def icdf(self, q: Tensor) -> Tensor:
+        """The smallest code whose cdf reaches `q`."""
+        below = self.probs.cumsum(-1)[..., :-1]
+        return (q.unsqueeze(-1) > below).sum(-1).to(self.log_probs.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the codes."""
+        return self.probs @ self._codes
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest category; the first on a tie."""
+        return self.log_probs.argmax(-1).to(self.log_probs.dtype)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the codes."""
+        return (self.probs * (self._codes - self.mean.unsqueeze(-1)).square()).sum(-1)
+
+    @property
+    def _codes(self) -> Tensor:
+        return torch.arange(
+            self.log_probs.shape[-1], dtype=self.log_probs.dtype, device=self.log_probs.device
+        )
+
+    def _at(self, terms: Tensor, value: Tensor) -> Tensor:
+        """Entries of (*batch, L) at the codes `value`, of any shape that broadcasts to batch."""
+        shape = torch.broadcast_shapes(value.shape, self._batch_shape)
+        index = value.long().expand(shape).unsqueeze(-1)
+        return terms.expand(*shape, -1).gather(-1, index).squeeze(-1)
 
 
 class DiscretizedLogistic(Distribution):
