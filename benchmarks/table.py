@@ -47,13 +47,18 @@ def linear(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def claims(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for claim in result.get("claims", []):
+        yield claim["what"], claim["text"], _verdict(claim)
+
+
 def lines() -> list[str]:
     """The table, a line each."""
     made = ["| benchmark | what | result | bar |", "|---|---|---|---|"]
     for file in sorted((HERE / "results").glob("*.json")):
         result = json.loads(file.read_text())
         mark = f"`{file.stem}`" + (" (provisional)" if result["provisional"] else "")
-        for row in (*timings(result), *likelihoods(result), *linear(result)):
+        for row in (*timings(result), *likelihoods(result), *linear(result), *claims(result)):
             made.append("| " + " | ".join((mark, *row)) + " |")
     return made
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn, optim
 
 from latently import nets, recipes
+from latently.data import masks
 from latently.inference import bounds, estimators, evidence, schedules
 from latently.probability import families, priors
 
@@ -39,6 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "methods": _public(evidence, evidence.Method),
     "schedules": _public(schedules, schedules.Schedule),
     "nets": _public(nets),
+    "masks": _public(masks, masks.Mask),
     "optimizers": {name: getattr(optim, name) for name in OPTIMIZERS},
     "activations": {name: getattr(nn, name) for name in ACTIVATIONS},
 }

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from latently.interfaces.cards import Card, card, cards, markdown_table
-from latently.interfaces.fitting import read_request
+from latently.interfaces.request import read_request
 
 CARDS = cards()
 

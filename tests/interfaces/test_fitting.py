@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latently.interfaces.fitting import command_text, read_request
+from latently.interfaces.request import command_text, read_request
 from latently.io import describe, load_saved
 from latently.training.files import locked
 from latently.training.progress import Bar

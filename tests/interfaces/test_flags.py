@@ -1,7 +1,7 @@
 import pytest
 
-from latently.interfaces.fitting import fit_flags, fit_help
 from latently.interfaces.flags import Flag, flags_of, parse, usage
+from latently.interfaces.request import fit_flags, fit_help
 from latently.recipes import RECIPES
 
 

@@ -133,9 +133,9 @@ class Context:
         try:
             values = [float(part) for part in text.split(",")]
         except ValueError:
-            raise UserError(f"context {text[:40]!r}: {self._usage()}") from None
+            raise UserError(f"context {text[:40]!r}: {self.usage()}") from None
         if self.classes and len(values) > 1:
-            raise UserError(f"context {text[:40]!r}: {self._usage()}")
+            raise UserError(f"context {text[:40]!r}: {self.usage()}")
         return self.encode([values], "command line")
 
     def show(self, row: Tensor) -> str:
@@ -213,7 +213,8 @@ class Context:
         shown = ", ".join(map(str, self.classes[:20]))
         return f"{shown}, ... ({len(self.classes)} in all)" if len(self.classes) > 20 else shown
 
-    def _usage(self) -> str:
+    def usage(self) -> str:
+        """What `parse` takes, in words."""
         if self.classes:
             return f"{self.name!r} is one of {self._known()}"
         return f"{self.name!r} is {self.width} number{'s' * (self.width > 1)}, commas between"

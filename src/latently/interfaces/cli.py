@@ -73,6 +73,10 @@ Samples = Annotated[
         help="draws per row [1000; exact models need none]",
     ),
 ]
+Mask = Annotated[
+    str | None,
+    typer.Option("--mask", help="cells to hide, e.g. \"Half(side='lower')\"; latently list masks"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 
 _RAW = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -110,7 +114,8 @@ def demo(
 @app.command(context_settings=_RAW)
 def fit(context: typer.Context) -> None:
     """Fit RECIPE to --data and write --out; see latently fit RECIPE --help."""
-    from latently.interfaces.fitting import fit_command, fit_help
+    from latently.interfaces.fitting import fit_command
+    from latently.interfaces.request import fit_help
 
     words = context.args
     if not words or "--help" in words or "-h" in words:
@@ -128,24 +133,17 @@ def evaluate(
     method: Annotated[
         str | None, typer.Option("--method", help='e.g. "ImportanceSampling(samples=5000)"')
     ] = None,
+    mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     json: AsJson = False,
 ) -> None:
     """How likely are these rows: log p(x), with its kind and error bars."""
+    from latently.interfaces.opening import Rows
     from latently.interfaces.verbs import evaluate_model
 
-    print(
-        evaluate_model(
-            model,
-            data,
-            samples=samples,
-            method=method,
-            data_dir=data_dir,
-            seed=seed,
-            as_json=json,
-        )
-    )
+    rows = Rows(data, data_dir, seed, mask)
+    print(evaluate_model(model, rows, samples=samples, method=method, as_json=json))
 
 
 @app.command()
@@ -153,14 +151,16 @@ def compare(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="model files")],
     data: Spec,
     samples: Samples = None,
+    mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     json: AsJson = False,
 ) -> None:
     """Rank models on the same rows, with kinds, error bars and paired differences."""
     from latently.interfaces import verbs
+    from latently.interfaces.opening import Rows
 
-    verbs.compare(models, data, samples=samples, data_dir=data_dir, seed=seed, as_json=json)
+    verbs.compare(models, Rows(data, data_dir, seed, mask), samples=samples, as_json=json)
 
 
 @app.command()
@@ -168,13 +168,19 @@ def sample(
     model: ModelPath,
     out: Out,
     n: Annotated[int, typer.Option("-n", parser=_whole, metavar="INT", help="how many")] = 64,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context", help="of a conditional model: 7, each, or 0.5,2"
+        ),
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Draw from the model: .png grid, .npz, .npy or .csv."""
     from latently.interfaces import verbs
 
-    print(verbs.sample(model, n, out, seed=seed, force=force))
+    print(verbs.sample(model, n, out, seed=seed, force=force, context=context))
 
 
 @app.command()
@@ -182,14 +188,16 @@ def reconstruct(
     model: ModelPath,
     data: Spec,
     out: Out,
+    mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Write reconstructions: .npz, .npy, .csv, or a .png beside the originals."""
     from latently.interfaces import verbs
+    from latently.interfaces.opening import Rows
 
-    print(verbs.reconstruct(model, data, out, data_dir=data_dir, seed=seed, force=force))
+    print(verbs.reconstruct(model, Rows(data, data_dir, seed, mask), out, force=force))
 
 
 @app.command()
@@ -197,14 +205,16 @@ def encode(
     model: ModelPath,
     data: Spec,
     out: Out,
+    mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Write every row's posterior mean: .npz with z0, z1, ... or .csv."""
     from latently.interfaces import verbs
+    from latently.interfaces.opening import Rows
 
-    print(verbs.encode(model, data, out, data_dir=data_dir, seed=seed, force=force))
+    print(verbs.encode(model, Rows(data, data_dir, seed, mask), out, force=force))
 
 
 @app.command()
@@ -213,16 +223,17 @@ def score(
     data: Spec,
     out: Out,
     samples: Samples = None,
+    mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Write every row's log p(x) and anomaly score: .csv or .npz."""
     from latently.interfaces import verbs
+    from latently.interfaces.opening import Rows
 
-    print(
-        verbs.score(model, data, out, samples=samples, data_dir=data_dir, seed=seed, force=force)
-    )
+    rows = Rows(data, data_dir, seed, mask)
+    print(verbs.score(model, rows, out, samples=samples, force=force))
 
 
 @app.command()
@@ -236,22 +247,31 @@ def impute(
     samples: Annotated[
         int, typer.Option("--samples", parser=_whole, metavar="INT", help="particles per row")
     ] = 1000,
+    quantiles: Annotated[
+        str, typer.Option("--quantiles", help="of every missing cell, in .npz")
+    ] = "0.05,0.5,0.95",
+    fill: Annotated[
+        str, typer.Option("--fill", help="what .csv and .npy hold: draws, mean or median")
+    ] = "draws",
+    mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Fill in missing entries (NaN): .npz with x of shape (draws, n, ...)."""
-    from latently.interfaces import verbs
+    """Fill in missing entries (NaN): .npz with draws, mean, spread; .csv; or a .png."""
+    from latently.interfaces.imputing import impute_command
+    from latently.interfaces.opening import Rows
 
+    rows = Rows(data, data_dir, seed, mask)
     print(
-        verbs.impute(
+        impute_command(
             model,
-            data,
+            rows,
             out,
             draws=draws,
             samples=samples,
-            data_dir=data_dir,
-            seed=seed,
+            quantiles=quantiles,
+            fill=fill,
             force=force,
         )
     )
@@ -263,18 +283,20 @@ def report(
     data: Spec,
     out: Out = "report.html",
     samples: Samples = None,
+    mask: Annotated[
+        str | None,
+        typer.Option("--mask", help="holes of the imputation section; latently list masks"),
+    ] = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Write one HTML page: evidence, curves, latents, samples, reconstructions."""
+    """Write one HTML page: evidence, curves, latents, samples, imputations."""
+    from latently.interfaces.opening import Rows
     from latently.interfaces.reporting import report_command
 
-    print(
-        report_command(
-            models, data, out, samples=samples, data_dir=data_dir, seed=seed, force=force
-        )
-    )
+    rows = Rows(data, data_dir, seed, mask)
+    print(report_command(models, rows, out, samples=samples, force=force))
 
 
 @app.command()

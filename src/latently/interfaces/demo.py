@@ -14,12 +14,13 @@ from latently.data import Data
 from latently.errors import Interrupted
 from latently.inference import Evidence, ImportanceSampling
 from latently.interfaces.cards import card
-from latently.interfaces.fitting import fit_to_file, read_request
+from latently.interfaces.fitting import fit_to_file
+from latently.interfaces.opening import measured
 from latently.interfaces.output import check_folder
 from latently.interfaces.pictures import grid, pairs, save_png
 from latently.interfaces.ranking import print_ranking, rank
 from latently.interfaces.report import Entry, write_report
-from latently.interfaces.verbs import measured
+from latently.interfaces.request import read_request
 from latently.io import Saved, load_saved
 
 __all__ = ["MODELS", "run_demo"]

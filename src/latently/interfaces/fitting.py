@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,174 +16,18 @@ from latently import data as data_floor
 from latently import expr
 from latently._version import __version__
 from latently.data import Data
-from latently.errors import Interrupted, UserError, closest
-from latently.inference.noise import derive, seeded
-from latently.interfaces.flags import Flag, check_seed, flags_of, parse, usage
-from latently.interfaces.memory import check_memory, is_out_of_memory
+from latently.errors import Interrupted, UserError
+from latently.interfaces.making import make_model, open_init, start_from
+from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_place
+from latently.interfaces.request import Request, changed, command_text, option_text, read_request
 from latently.io import check_savable, save
-from latently.models import Model
-from latently.recipes import RECIPES
-from latently.registry import components
-from latently.training import Fit, Variational, fit
-from latently.training.files import named_tensors
+from latently.training import Fit, fit
 
-__all__ = ["Request", "fit_command", "fit_flags", "fit_help", "fit_to_file", "make_model"]
+__all__ = ["fit_command", "fit_to_file"]
 
 MAX_THREADS = 1024  # far more than help; a hundred thousand end the process without a word
-_OBJECTIVE = ("bound", "estimator", "samples")
 _CLOSED_FORM = ("steps", "tolerance", "seed")
-_FROM_DATA = ("likelihood", "levels", "sees_mask")  # see make_model
-_SET_HERE = ("model", "data", "objective", "validation", "checkpoint", "log", "progress", "resume")
-
-
-def run(
-    data: str,
-    out: str,
-    *,
-    config: str | None = None,
-    validation: str | None = None,
-    data_dir: str | None = None,
-    force: bool = False,
-    resume: bool = False,
-    missing: bool = True,
-    log: str | None = None,
-    threads: int | None = None,
-    quiet: bool = False,
-) -> None:
-    """The part of `latently fit` that is about files; documented here for its flags.
-
-    Args:
-        data: what to fit to: a name such as digits or mnist:binary-dynamic, or a file.
-        out: the model file to write, e.g. model.safetensors.
-        config: TOML file of options, e.g. batch-size = 200; those of the call come first.
-        validation: a share such as 0.1, or other data; named sets have their own split.
-        data_dir: folder of the data sets; default: $LATENTLY_DATA.
-        force: replace an existing --out.
-        resume: continue a stopped run of the same call.
-        missing: allow missing values (NaN); --no-missing refuses them.
-        log: CSV file for the history.
-        threads: number of CPU threads.
-        quiet: no progress, no summary.
-    """
-
-
-@dataclass(frozen=True)
-class Request:
-    """A parsed fit: recipe, its arguments, the objective, the options of fit, and files."""
-
-    recipe: str
-    arguments: Mapping[str, Any]
-    objective: Variational
-    options: Mapping[str, Any]
-    files: Mapping[str, Any]
-
-
-def fit_flags(recipe: str) -> list[Flag]:
-    """Every flag of `latently fit RECIPE`."""
-    if recipe not in RECIPES:
-        raise UserError(f"unknown recipe {recipe!r}; {closest(recipe, RECIPES)}")
-    model = flags_of(RECIPES[recipe], f"model ({recipe})", skip=("shape", "contexts"))
-    return [
-        *flags_of(run, "data and files"),
-        *(replace(f, default="as the data") if f.name in _FROM_DATA else f for f in model),
-        *flags_of(Variational, "objective"),
-        *flags_of(fit, "training", skip=(*_SET_HERE,)),
-    ]
-
-
-def fit_help(recipe: str | None) -> str:
-    """Help of `latently fit`, or of one recipe."""
-    if recipe is None:
-        lines = ["Usage: latently fit RECIPE --data SPEC --out FILE [flags]", "", "Recipes:"]
-        for name, function in RECIPES.items():
-            lines.append(f"  {name:<8} {(inspect.getdoc(function) or '').splitlines()[0]}")
-        lines += ["", "Flags of a recipe: latently fit RECIPE --help"]
-        return "\n".join(lines)
-    head = f"Usage: latently fit {recipe} --data SPEC --out FILE [flags]"
-    return f"{head}\n{usage(fit_flags(recipe))}"
-
-
-def read_request(tokens: Sequence[str]) -> Request:
-    """Parses the words after `latently fit`."""
-    if not tokens or tokens[0].startswith("-"):
-        raise UserError(
-            f"name a recipe first: latently fit RECIPE ...; known: {', '.join(RECIPES)}"
-        )
-    recipe = tokens[0]
-    flags = fit_flags(recipe)
-    values = parse(tokens[1:], flags)
-    if "config" in values:
-        values = {**_from_config(values["config"], flags), **values}
-    files = {f.name: values.pop(f.name, f.default) for f in flags_of(run, "")}
-    for name in ("data", "out"):
-        if files[name] is None:
-            raise UserError(f"latently fit {recipe} needs --{name}; see latently fit --help")
-    check_seed(values.get("seed", 0))
-    names = {f.name for f in flags_of(RECIPES[recipe], "")}
-    arguments = {k: v for k, v in values.items() if k in names}
-    objective = Variational(**{k: v for k, v in values.items() if k in _OBJECTIVE})
-    options = {k: v for k, v in values.items() if k not in names and k not in _OBJECTIVE}
-    return Request(recipe, arguments, objective, options, files)
-
-
-def _from_config(path: str, flags: Sequence[Flag]) -> dict[str, Any]:
-    """Values by Python name from a TOML file, read as the same words in a call would be."""
-    import tomllib
-
-    try:
-        content = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"--config {path} is no TOML: {error}") from None
-    words: list[str] = []
-    for name, value in content.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words.append(f"--{flag}={tuple(value) if isinstance(value, list) else value}")
-    try:
-        return parse(words, [flag for flag in flags if flag.name != "config"])
-    except UserError as error:
-        raise UserError(f"--config {path}: {error}") from None
-
-
-def make_model(recipe: str, arguments: Mapping[str, Any], data: Data, seed: int) -> Model:
-    """Builds a recipe's model for data: shape, likelihood and levels follow from the data."""
-    signature = inspect.signature(RECIPES[recipe])
-    filled: dict[str, Any] = {"shape": tuple(data.shape)}
-    if "likelihood" in signature.parameters:
-        filled["likelihood"] = expr.build(data.family, components())
-    if "levels" in signature.parameters and data.levels is not None:
-        filled["levels"] = data.levels
-    if "sees_mask" in signature.parameters and data.missing:
-        filled["sees_mask"] = True
-    if "contexts" in signature.parameters and data.context is not None:
-        filled["contexts"] = data.context.shape[1]
-    call = partial(RECIPES[recipe], **{**filled, **arguments})
-    with torch.device("meta"):
-        size = sum(t.numel() for t in named_tensors(_built(recipe, call)).values())
-    check_memory(
-        4 * size,  # the values, their gradients and the optimizer's two moments
-        f"training a model of {size:,} values",
-        "lower --latents, or the widths of --net",
-    )
-    with seeded(derive(seed, "model")):
-        return _built(recipe, call)
-
-
-def _built(recipe: str, call: Callable[[], Model]) -> Model:
-    try:
-        return call()
-    except UserError:
-        raise
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{recipe}: these options build no model: {reason}") from None
 
 
 def fit_command(tokens: Sequence[str], write: Any = print) -> None:
@@ -196,19 +38,30 @@ def fit_command(tokens: Sequence[str], write: Any = print) -> None:
         if not 1 <= files["threads"] <= MAX_THREADS:
             raise UserError(f"--threads {files['threads']} must be from 1 to {MAX_THREADS}")
         torch.set_num_threads(files["threads"])
-    missing = "allow" if files["missing"] else "refuse"
-    train, validation = data_floor.splits(
-        files["data"],
-        files["data_dir"],
-        files["validation"],
-        request.options.get("seed", 0),
-        missing=missing,
-    )
+    train, validation = open_splits(request)
     if not files["quiet"]:
         write(_about(train, validation))
     result = fit_to_file(request, train, validation)
     if not files["quiet"]:
         write(summary(result, Path(files["out"])))
+
+
+def open_splits(request: Request) -> tuple[Data, Data | None]:
+    """The rows to fit on and to validate on, with holes where the call wants them."""
+    files, seed = request.files, request.options.get("seed", 0)
+    train, validation = data_floor.splits(
+        files["data"],
+        files["data_dir"],
+        files["validation"],
+        seed,
+        missing="allow" if files["missing"] else "refuse",
+        **{name: files[name] for name in ("context", "binarise") if files[name] is not None},
+    )
+    if files["mask"] is None:
+        return train, validation
+    if validation is not None:
+        validation = validation.once(seed).hidden(files["mask"], seed)
+    return replace(train, hide=files["mask"]), validation
 
 
 def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
@@ -220,11 +73,17 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
     if log is not None:
         check_log(Path(log).expanduser(), resume or force)
     seed = request.options.get("seed", 0)
-    model = make_model(request.recipe, request.arguments, train, seed)
+    saved = open_init(request, train)
+    init = None if saved is None else saved.model.call.arguments
+    model = make_model(request.recipe, request.arguments, train, seed, init)
+    if saved is not None:
+        start_from(model, saved, request.files["init"])
     check_savable(model)
     command_text(request)
-    closed_form = model.em(train.x) is not None
+    closed_form = model.em(train.x, None, train.context) is not None
     check_effect(request, train, closed_form)
+    if closed_form:
+        train = train.once(seed)
     quiet = request.files["quiet"]
     if resume and not closed_form and not quiet and not checkpoint.exists():
         print(f"nothing to resume beside {out}; starting afresh", file=sys.stderr)
@@ -245,6 +104,7 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
             resume=resume,
             log=None if log is None else Path(log).expanduser(),
             progress=not quiet,
+            **({} if saved is None else {"initialise": False}),
             **request.options,
         )
     except Interrupted as stop:
@@ -264,7 +124,11 @@ def check_effect(request: Request, train: Data, closed_form: bool) -> None:
     Raises:
         UserError: such a flag was given.
     """
-    given = {**_changed(request.objective), **request.options}
+    given = {**changed(request.objective), **request.options}
+    if closed_form and request.files["init"] is not None:
+        raise UserError(
+            f"--init has no effect: {request.recipe} is fitted in closed form or by EM"
+        )
     if not closed_form:
         if "tolerance" in given:
             raise UserError(f"--tolerance has no effect on {request.recipe}; use --patience")
@@ -345,7 +209,7 @@ def _check_out(out: Path, resume: bool, force: bool) -> Path:
 
 def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
     """What the model file says of its fit."""
-    options = {key: _text(value) for key, value in request.options.items()}
+    options = {key: option_text(value) for key, value in request.options.items()}
     closed_form = bool(result.history) and "pass" in result.history[0]
     return {
         "data": train.protocol,
@@ -361,36 +225,6 @@ def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": command_text(request),
     }
-
-
-def command_text(request: Request) -> str:
-    """The exact call that would fit this again."""
-    import shlex
-
-    words = ["latently", "fit", request.recipe, "--data", request.files["data"]]
-    chosen = {**request.arguments, **_changed(request.objective), **request.options}
-    if not request.files["missing"]:
-        chosen["missing"] = False
-    for name in ("validation", "threads"):
-        if request.files[name] is not None:
-            chosen[name] = request.files[name]
-    for name, value in chosen.items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else "--no-" + flag[2:])
-        else:
-            words += [flag, _text(value)]
-    return shlex.join([*words, "--out", request.files["out"]])
-
-
-def _changed(objective: Variational) -> dict[str, Any]:
-    default = Variational()
-    values = {name: getattr(objective, name) for name in _OBJECTIVE}
-    return {name: value for name, value in values.items() if value != getattr(default, name)}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else expr.show(value)
 
 
 def _about(train: Data, validation: Data | None) -> str:

@@ -25,6 +25,7 @@ _KIND_OF = {
     "Schedule": "schedules",
     "Optimizer": "optimizers",
     "Method": "methods",
+    "Mask": "masks",
 }
 
 

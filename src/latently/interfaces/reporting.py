@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from latently.data import Data
 from latently.errors import UserError
+from latently.interfaces.opening import Rows, measured, opened, read_mask, short_name
 from latently.interfaces.output import check_target
 from latently.interfaces.report import Entry, write_report
-from latently.interfaces.verbs import measured, opened, short_name
 
 __all__ = ["report_command"]
 
 
 def report_command(
-    paths: Sequence[str],
-    spec: str,
-    out: str,
-    *,
-    samples: int | None,
-    data_dir: str | None,
-    seed: int,
-    force: bool,
+    paths: Sequence[str], rows: Rows, out: str, *, samples: int | None, force: bool
 ) -> str:
-    """Evaluates the models on the same rows and writes the page."""
+    """Evaluates the models on the same rows and writes the page.
+
+    The mask of `rows` makes the holes of the page's imputations; evidence is of whole rows.
+    """
     target = check_target(out, (".html",), force)
+    mask = None if rows.mask is None else read_mask(rows.mask)
     data: Data | None = None
-    work = opened(paths, spec, samples, data_dir, seed)
-    for path, _, rows, _ in work:
-        if data is not None and tuple(rows.shape) != tuple(data.shape):
-            raise UserError(f"{path} reads {spec} as rows of another shape than {paths[0]} does")
-        data = rows
+    work = opened(paths, replace(rows, mask=None), samples)
+    for path, _, here, _ in work:
+        if data is not None and tuple(here.shape) != tuple(data.shape):
+            raise UserError(
+                f"{path} reads {rows.spec} as rows of another shape than {paths[0]} does"
+            )
+        data = here
     if data is None:
         raise UserError("name at least one model file")
     entries = [
-        Entry(short_name(path, paths), saved, measured(saved, rows, method, seed))
-        for path, saved, rows, method in work
+        Entry(short_name(path, paths), saved, measured(saved, here, method, rows.seed))
+        for path, saved, here, method in work
     ]
-    command = shlex.join(["latently", "report", *paths, "--data", spec, "--out", out])
+    words = ["latently", "report", *paths, "--data", rows.spec, "--out", out]
+    command = shlex.join([*words, *(("--mask", rows.mask) if rows.mask else ())])
     title = f"Models of {data.protocol}" if len(paths) > 1 else f"{entries[0].name}"
-    write_report(target, entries, data, title=title, seed=seed, command=command)
+    write_report(target, entries, data, title=title, seed=rows.seed, command=command, mask=mask)
     return f"wrote {target}"

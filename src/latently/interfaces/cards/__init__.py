@@ -92,6 +92,7 @@ def reproduce_card(
     """
     from latently.interfaces import verbs
     from latently.interfaces.fitting import fit_command
+    from latently.interfaces.opening import Rows
     from latently.interfaces.output import check_folder
     from latently.training.files import atomic_write
 
@@ -113,7 +114,12 @@ def reproduce_card(
     options = _evaluate_options(evaluate_words)
     result = json.loads(
         verbs.evaluate_model(
-            str(model), **options, method=None, data_dir=data_dir, as_json=True, progress=True
+            str(model),
+            Rows(options["spec"], data_dir, options["seed"]),
+            samples=options["samples"],
+            method=None,
+            as_json=True,
+            progress=True,
         )
     )
     record = {

@@ -1,0 +1,161 @@
+"""`latently impute`: what missing entries may have been, as arrays, a table or a picture."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latently.data import Data
+from latently.errors import UserError, closest
+from latently.inference import Imputation, impute
+from latently.interfaces.memory import check_memory
+from latently.interfaces.opening import Rows, open_model, ticker
+from latently.interfaces.output import check_target, write_arrays, write_table
+from latently.interfaces.verbs import value_range
+from latently.io import Saved
+from latently.training.progress import Bar
+
+__all__ = ["FILLS", "impute_command"]
+
+FILLS = ("draws", "mean", "median")
+_SHOWN = 12  # rows of a picture
+_SHOWN_DRAWS = 5
+
+
+def impute_command(
+    path: str,
+    rows: Rows,
+    out: str,
+    *,
+    draws: int,
+    samples: int,
+    quantiles: str,
+    fill: str,
+    force: bool,
+) -> str:
+    """Fills the missing entries, and says on standard error what to beware of.
+
+    `.npz` holds all that is known of them (x, mean, std, quantiles, levels, mask, ess, k_hat);
+    `.npy` and `.csv` hold the rows filled by `fill`; `.png` shows the first rows.
+
+    Raises:
+        UserError: nothing is missing, options out of range, or what does not fit the memory.
+    """
+    target = check_target(out, (".npz", ".npy", ".csv", ".png"), force)
+    levels = _read_levels(quantiles)
+    _check_options(fill, target.suffix, draws, samples)
+    saved = open_model(path)
+    data, whole = rows.open_both(saved)
+    if data.mask is None or not data.missing:
+        raise UserError(
+            f"{data.protocol} has no missing value (NaN), there is nothing to impute; hide some "
+            "with --mask"
+        )
+    if target.suffix == ".png":
+        first = (~data.mask.flatten(1).all(1)).nonzero()[:_SHOWN, 0]
+        data, whole, draws = data.rows(first), whole.rows(first), min(draws, _SHOWN_DRAWS)
+    row = math.prod(data.shape)
+    check_memory(8 * samples * row, f"{samples:,} particles of a row", "lower --samples")
+    size = (draws + len(levels) + 2) * row * len(data)
+    check_memory(8 * size, f"{draws:,} draws of all rows", "lower --draws")
+    with Bar(len(data), "row") as bar:
+        found = impute(
+            saved.model,
+            data,
+            draws=draws,
+            samples=samples,
+            quantiles=(*levels, 0.5),
+            seed=rows.seed,
+            progress=ticker(bar),
+        )
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    _write(target, found, whole, saved, fill)
+    return f"wrote {_what(target, found, fill)} of {data.missing} values to {target}"
+
+
+def _write(target: Path, found: Imputation, whole: Data, saved: Saved, fill: str) -> None:
+    if target.suffix == ".png":
+        _write_picture(target, found, whole, saved)
+    elif target.suffix == ".npz":
+        write_arrays(target, _arrays(found))
+    elif target.suffix == ".npy":
+        x = _filled(found, fill)
+        write_arrays(target, {"x": x if fill == "draws" else x[0]})
+    else:
+        write_table(target, _columns(_filled(found, fill)))
+
+
+def _filled(found: Imputation, fill: str) -> Tensor:
+    """(draws, n, *shape), or (1, n, *shape) of means or medians."""
+    single = {"mean": found.mean, "median": found.quantiles[-1]}
+    return found.draws if fill == "draws" else single[fill][None]
+
+
+def _arrays(found: Imputation) -> dict[str, Any]:
+    arrays: dict[str, Any] = {
+        "x": found.draws,
+        "mean": found.mean,
+        "std": found.std,
+        "quantiles": found.quantiles[:-1],
+        "levels": torch.tensor(found.levels[:-1], dtype=torch.float64),
+        "mask": found.mask,
+    }
+    known = {"ess": found.ess, "k_hat": found.k_hat}
+    return arrays | {key: value for key, value in known.items() if value is not None}
+
+
+def _columns(x: Tensor) -> Mapping[str, Sequence[Any]]:
+    """One column per value of a row; several draws stand below each other, numbered."""
+    draws, n = x.shape[:2]
+    flat = x.flatten(2).flatten(0, 1)
+    columns = {f"x{j}": flat[:, j].tolist() for j in range(flat.shape[1])}
+    if draws == 1:
+        return columns
+    return {"draw": torch.arange(draws).repeat_interleave(n).tolist(), **columns}
+
+
+def _write_picture(target: Path, found: Imputation, whole: Data, saved: Saved) -> None:
+    """A line of pictures for every row: as it is, what the model saw, draws, the mean."""
+    from latently.interfaces.pictures import grid, save_png
+
+    low, high = value_range(saved, whole.x)
+    whole_x = whole.x if whole.mask is None else whole.x.masked_fill(~whole.mask, math.nan)
+    seen = whole_x.masked_fill(~found.mask, math.nan)
+    line = torch.stack([whole_x, seen, *found.draws, found.mean], 1)
+    pictures = line.flatten(0, 1)
+    save_png(grid(pictures, low=low, high=high, columns=line.shape[1], separator=2), target)
+
+
+def _what(target: Path, found: Imputation, fill: str) -> str:
+    if target.suffix == ".png":
+        return f"rows, what was seen, {len(found.draws)} draws and the mean"
+    if target.suffix == ".npz":
+        return f"{len(found.draws)} imputations, mean, spread and quantiles"
+    return f"{len(found.draws)} imputations" if fill == "draws" else f"the {fill}s"
+
+
+def _read_levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        levels = (math.nan,)
+    if not all(0 < level < 1 for level in levels):
+        raise UserError(f"--quantiles {text!r}: give numbers between 0 and 1, such as 0.05,0.95")
+    return levels
+
+
+def _check_options(fill: str, suffix: str, draws: int, samples: int) -> None:
+    for name, value in (("draws", draws), ("samples", samples)):
+        if value < 1:
+            raise UserError(f"--{name} {value} must be at least 1")
+    if fill not in FILLS:
+        raise UserError(f"--fill {fill!r}: {closest(fill, FILLS)}")
+    if fill != "draws" and suffix not in (".npy", ".csv"):
+        raise UserError(f"--fill {fill} has no effect on {suffix}; end --out in .npy or .csv")

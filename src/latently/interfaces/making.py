@@ -1,0 +1,126 @@
+"""From a recipe's call and data to a model, new or started from another."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latently import expr
+from latently.data import Data
+from latently.errors import UserError
+from latently.inference.noise import derive, seeded
+from latently.interfaces.memory import check_memory, is_out_of_memory
+from latently.interfaces.request import Request
+from latently.io import Saved, load_saved
+from latently.models import Model
+from latently.recipes import RECIPES
+from latently.registry import components
+from latently.training.files import named_tensors, set_tensors
+
+__all__ = ["make_model", "open_init", "start_from"]
+
+
+def make_model(
+    recipe: str,
+    arguments: Mapping[str, Any],
+    data: Data,
+    seed: int,
+    init: Mapping[str, Any] | None = None,
+) -> Model:
+    """Builds a recipe's model for data: shape, likelihood and levels follow from the data.
+
+    Arguments of the call come first, then those of the model to start from, then the data's.
+    """
+    options = {**_from_data(recipe, data), **(init or {}), **arguments}
+    call = partial(RECIPES[recipe], **_with_levels(options, data))
+    with torch.device("meta"):
+        size = sum(t.numel() for t in named_tensors(_built(recipe, call)).values())
+    check_memory(
+        4 * size,  # the values, their gradients and the optimizer's two moments
+        f"training a model of {size:,} values",
+        "lower --latents, or the widths of --net",
+    )
+    with seeded(derive(seed, "model")):
+        return _built(recipe, call)
+
+
+def _from_data(recipe: str, data: Data) -> dict[str, Any]:
+    """What a recipe takes from the data where the call does not say."""
+    known: dict[str, Any] = {"shape": tuple(data.shape)}
+    known["likelihood"] = expr.build(data.family, components())
+    if data.levels is not None:
+        known["levels"] = data.levels
+    if not data.fully_observed:
+        known["sees_mask"] = True
+    if data.context is not None:
+        known["contexts"] = data.context.shape[1]
+    parameters = inspect.signature(RECIPES[recipe]).parameters
+    return {name: value for name, value in known.items() if name in parameters}
+
+
+def _with_levels(options: Mapping[str, Any], data: Data) -> dict[str, Any]:
+    """Options whose likelihood has the data's levels where it has an option for them."""
+    likelihood = options.get("likelihood")
+    if not isinstance(likelihood, type) or data.levels is None:
+        return dict(options)
+    if "levels" not in inspect.signature(likelihood).parameters:
+        return dict(options)
+    return {**options, "likelihood": partial(likelihood, levels=data.levels)}
+
+
+def _built(recipe: str, call: Callable[[], Model]) -> Model:
+    try:
+        return call()
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{recipe}: these options build no model: {reason}") from None
+
+
+def open_init(request: Request, train: Data) -> Saved | None:
+    """The model to start from.
+
+    Raises:
+        UserError: it is of another recipe, or reads its context in another way.
+    """
+    path = request.files["init"]
+    if path is None:
+        return None
+    saved = load_saved(Path(path).expanduser())
+    if saved.model.call.recipe != request.recipe:
+        raise UserError(
+            f"--init {path} is a {saved.model.call.recipe}, which cannot start a {request.recipe}"
+        )
+    here = train.conditions.to_schema() if train.conditions else None
+    there = saved.data.get("context")
+    if here != there:
+        raise UserError(
+            f"--init {path} was fitted with context {there}, these data have {here}; give the "
+            "same context"
+        )
+    return saved
+
+
+def start_from(model: Model, saved: Saved, path: str) -> None:
+    """Takes over all weights and scales.
+
+    Raises:
+        UserError: a tensor of another shape.
+    """
+    ours, theirs = named_tensors(model), named_tensors(saved.model)
+    for name in [*ours, *theirs]:
+        shapes = [tuple(t[name].shape) if name in t else "none" for t in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"--init {path}: {name!r} has shape {shapes[0]} there and {shapes[1]} here; "
+                "leave out the options that change the model"
+            )
+    set_tensors(model, theirs)

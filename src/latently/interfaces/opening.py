@@ -1,0 +1,159 @@
+"""What the commands open: a model file, the rows it is asked about, and how it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from latently import data as data_floor
+from latently import expr
+from latently.data import Data
+from latently.data.catalog import SOURCES
+from latently.data.masks import Mask
+from latently.errors import UserError, closest
+from latently.inference import Evidence, Exact, ImportanceSampling, Method, evaluate
+from latently.inference.evidence import Progress
+from latently.io import Saved, load_saved
+from latently.registry import KINDS, components
+from latently.training.progress import Bar
+
+__all__ = [
+    "Rows",
+    "measured",
+    "open_model",
+    "opened",
+    "pick_method",
+    "read_mask",
+    "short_name",
+    "ticker",
+]
+
+MAX_SAMPLES = 10**8  # every row keeps all its log-weights, 8 bytes each
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows a command is asked about.
+
+    Attributes:
+        spec: a named set or a file; of a named set the test split unless another is named.
+        data_dir: folder of the named sets.
+        seed: of whatever is drawn, the mask included.
+        mask: call expression of cells to hide, None to hide none.
+    """
+
+    spec: str
+    data_dir: str | None = None
+    seed: int = 0
+    mask: str | None = None
+
+    def open(self, saved: Saved) -> Data:
+        """The rows as a fitted model reads them.
+
+        Raises:
+            UserError: no such data, or rows, contexts or a mask that do not fit the model.
+        """
+        return self.open_both(saved)[0]
+
+    def open_both(self, saved: Saved) -> tuple[Data, Data]:
+        """The rows with the cells that the mask hides missing, and the rows as they are."""
+        mask = None if self.mask is None else read_mask(self.mask)
+        spec, name = self.spec, self.spec.partition(":")[0]
+        if name in SOURCES and "/" not in spec:
+            spec += "/test"
+        whole = data_floor.load(spec, data_dir=self.data_dir, like=saved.data or None)
+        whole = whole.once(self.seed)
+        data = whole
+        if mask is not None:
+            named = f"{whole.protocol}, hidden by {expr.show(mask)}"
+            data = replace(whole.hidden(mask, self.seed), protocol=named)
+        saved.model.check(data.x, data.mask, data.protocol)
+        saved.model.check_context(data.context, data.protocol)
+        return data, whole
+
+
+def read_mask(text: str) -> Mask:
+    """The mask of a call expression.
+
+    Raises:
+        UserError: it is none.
+    """
+    name = text.partition("(")[0].strip()
+    if name not in KINDS["masks"]:
+        raise UserError(f"--mask {text}: {closest(name, KINDS['masks'])}")
+    built: Mask = expr.build(text, components())
+    return built
+
+
+def open_model(path: str) -> Saved:
+    """Reads a model file."""
+    return load_saved(Path(path).expanduser())
+
+
+def opened(
+    paths: Sequence[str], rows: Rows, samples: int | None
+) -> list[tuple[str, Saved, Data, Method]]:
+    """Several models with their rows and methods; every mistake shows before work begins.
+
+    Raises:
+        UserError: a file is given twice, or one does not fit the data.
+    """
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UserError(f"{twice} is given twice; name each model once")
+    saved = {path: open_model(path) for path in paths}
+    return [
+        (path, it, rows.open(it), pick_method(None, samples, it)) for path, it in saved.items()
+    ]
+
+
+def pick_method(method: str | None, samples: int | None, saved: Saved) -> Method:
+    """The method of `--method` or `--samples`; exact where the model is."""
+    if method is not None and samples is not None:
+        raise UserError("give --samples or --method, not both")
+    if method is not None:
+        built = expr.build(method, components())
+        if not isinstance(built, Method):
+            raise UserError(f"--method {method}: {closest(method, KINDS['methods'])}")
+    elif saved.model.density == "exact":
+        built = Exact()
+    else:
+        built = ImportanceSampling() if samples is None else ImportanceSampling(samples)
+    if isinstance(built, ImportanceSampling) and built.samples > MAX_SAMPLES:
+        raise UserError(f"{built.samples} samples a row: at most {MAX_SAMPLES:,} are drawn")
+    return built
+
+
+def measured(saved: Saved, data: Data, method: Method, seed: int, quiet: bool = False) -> Evidence:
+    """Evidence with a progress bar, and a word of caution on rows the model was fitted to."""
+    with Bar(len(data), "row", show=not quiet) as bar:
+        evidence = evaluate(saved.model, data, method, seed=seed, progress=ticker(bar))
+    if not _fitted_to(saved, data):
+        return evidence
+    note = f"{data.protocol} names rows the model was fitted to; what it says of them flatters"
+    return replace(evidence, notes=(*evidence.notes, note))
+
+
+def ticker(bar: Bar) -> Progress:
+    """What tells a bar of rows done."""
+    return lambda done, total: bar.update(done, None)
+
+
+def short_name(path: str, paths: Sequence[str]) -> str:
+    """A model's name in a table: the file's stem where these differ, else its path."""
+    stems = [Path(p).stem for p in paths]
+    return Path(path).stem if stems.count(Path(path).stem) == 1 else path
+
+
+def _fitted_to(saved: Saved, data: Data) -> bool:
+    """Whether data, by their name, hold rows that the model was trained on."""
+    fitted, _, split = str(saved.data.get("protocol", "")).partition("/")
+    name, _, here = data.protocol.partition(", hidden by ")[0].partition("/")
+    return fitted == name and bool(_parts(split) & _parts(here))
+
+
+def _parts(split: str) -> set[str]:
+    """The disjoint parts of a data set that a split holds; "" is all of a file."""
+    split = split.replace("train+val", "train+validation")
+    return set(split.split("+")) if split else {"train", "validation", "test"}

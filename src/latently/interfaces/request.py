@@ -1,0 +1,186 @@
+"""What `latently fit` is asked: its flags, read from signatures, and the call that repeats it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from latently import expr
+from latently.data.masks import Mask
+from latently.errors import UserError, closest
+from latently.interfaces.flags import Flag, check_seed, flags_of, parse, usage
+from latently.recipes import RECIPES
+from latently.training import Variational, fit
+
+__all__ = [
+    "Request",
+    "changed",
+    "command_text",
+    "fit_flags",
+    "fit_help",
+    "option_text",
+    "read_request",
+]
+
+_OBJECTIVE = ("bound", "estimator", "samples")
+_FROM_DATA = ("likelihood", "levels", "sees_mask")  # see making.make_model
+_SET_HERE = (
+    *("model", "data", "objective", "validation", "checkpoint", "log", "progress", "resume"),
+    "initialise",
+)
+
+
+def run(
+    data: str,
+    out: str,
+    *,
+    config: str | None = None,
+    validation: str | None = None,
+    context: str | None = None,
+    binarise: str | None = None,
+    mask: Mask | None = None,
+    init: str | None = None,
+    data_dir: str | None = None,
+    force: bool = False,
+    resume: bool = False,
+    missing: bool = True,
+    log: str | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """The part of `latently fit` that is about files; documented here for its flags.
+
+    Args:
+        data: what to fit to: a name such as digits or mnist:binary-dynamic, or a file.
+        out: the model file to write, e.g. model.safetensors.
+        config: TOML file of options, e.g. batch-size = 200; those of the call come first.
+        validation: a share such as 0.1, or other data; named sets have their own split.
+        context: fit p(x|c): label, or the key of an array beside x.
+        binarise: dynamic, static-seed0 or none, for grey images of your own.
+        mask: cells to hide, drawn anew at every use: for a model that is to impute.
+        init: a model file to start from: its weights, and its options where none are given.
+        data_dir: folder of the data sets; default: $LATENTLY_DATA.
+        force: replace an existing --out.
+        resume: continue a stopped run of the same call.
+        missing: allow missing values (NaN); --no-missing refuses them.
+        log: CSV file for the history.
+        threads: number of CPU threads.
+        quiet: no progress, no summary.
+    """
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed fit: recipe, its arguments, the objective, the options of fit, and files."""
+
+    recipe: str
+    arguments: Mapping[str, Any]
+    objective: Variational
+    options: Mapping[str, Any]
+    files: Mapping[str, Any]
+
+
+def fit_flags(recipe: str) -> list[Flag]:
+    """Every flag of `latently fit RECIPE`."""
+    if recipe not in RECIPES:
+        raise UserError(f"unknown recipe {recipe!r}; {closest(recipe, RECIPES)}")
+    model = flags_of(RECIPES[recipe], f"model ({recipe})", skip=("shape", "contexts"))
+    return [
+        *flags_of(run, "data and files"),
+        *(replace(f, default="as the data") if f.name in _FROM_DATA else f for f in model),
+        *flags_of(Variational, "objective"),
+        *flags_of(fit, "training", skip=(*_SET_HERE,)),
+    ]
+
+
+def fit_help(recipe: str | None) -> str:
+    """Help of `latently fit`, or of one recipe."""
+    if recipe is None:
+        lines = ["Usage: latently fit RECIPE --data SPEC --out FILE [flags]", "", "Recipes:"]
+        for name, function in RECIPES.items():
+            lines.append(f"  {name:<8} {(inspect.getdoc(function) or '').splitlines()[0]}")
+        lines += ["", "Flags of a recipe: latently fit RECIPE --help"]
+        return "\n".join(lines)
+    head = f"Usage: latently fit {recipe} --data SPEC --out FILE [flags]"
+    return f"{head}\n{usage(fit_flags(recipe))}"
+
+
+def read_request(tokens: Sequence[str]) -> Request:
+    """Parses the words after `latently fit`."""
+    if not tokens or tokens[0].startswith("-"):
+        raise UserError(
+            f"name a recipe first: latently fit RECIPE ...; known: {', '.join(RECIPES)}"
+        )
+    recipe = tokens[0]
+    flags = fit_flags(recipe)
+    values = parse(tokens[1:], flags)
+    if "config" in values:
+        values = {**_from_config(values["config"], flags), **values}
+    files = {f.name: values.pop(f.name, f.default) for f in flags_of(run, "")}
+    for name in ("data", "out"):
+        if files[name] is None:
+            raise UserError(f"latently fit {recipe} needs --{name}; see latently fit --help")
+    check_seed(values.get("seed", 0))
+    names = {f.name for f in flags_of(RECIPES[recipe], "")}
+    arguments = {k: v for k, v in values.items() if k in names}
+    objective = Variational(**{k: v for k, v in values.items() if k in _OBJECTIVE})
+    options = {k: v for k, v in values.items() if k not in names and k not in _OBJECTIVE}
+    return Request(recipe, arguments, objective, options, files)
+
+
+def _from_config(path: str, flags: Sequence[Flag]) -> dict[str, Any]:
+    """Values by Python name from a TOML file, read as the same words in a call would be."""
+    import tomllib
+
+    try:
+        content = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"--config {path} is no TOML: {error}") from None
+    words: list[str] = []
+    for name, value in content.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag}={tuple(value) if isinstance(value, list) else value}")
+    try:
+        return parse(words, [flag for flag in flags if flag.name != "config"])
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from None
+
+
+def command_text(request: Request) -> str:
+    """The exact call that would fit this again."""
+    import shlex
+
+    words = ["latently", "fit", request.recipe, "--data", request.files["data"]]
+    chosen = {**request.arguments, **changed(request.objective), **request.options}
+    if not request.files["missing"]:
+        chosen["missing"] = False
+    for name in ("validation", "context", "binarise", "mask", "init", "threads"):
+        if request.files[name] is not None:
+            chosen[name] = request.files[name]
+    for name, value in chosen.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else "--no-" + flag[2:])
+        else:
+            words += [flag, option_text(value)]
+    return shlex.join([*words, "--out", request.files["out"]])
+
+
+def changed(objective: Variational) -> dict[str, Any]:
+    """Options of the objective that differ from its defaults."""
+    default = Variational()
+    values = {name: getattr(objective, name) for name in _OBJECTIVE}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+
+def option_text(value: Any) -> str:
+    """An option as it is written on the command line."""
+    return value if isinstance(value, str) else expr.show(value)
