@@ -1,5 +1,7 @@
 """A SPEC names one thing; what it does not name is refused with the closest that exists."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,9 @@ def test_split_in_the_spec_or_as_argument():
         ("nowhere.npz/train", ["no such file", "nowhere.npz"]),
         ("table.csv", ["no such file", "table.csv"]),
         ("a/b/c", ["no such file"]),
-        ("table.npz/test", ["no split 'test'", "train, validation"]),
+        ("table.npz/tset", ["no split 'tset'", "did you mean test?"]),
+        ("table.npz/dev", ["no split 'dev'", "train, train+val, validation"]),
+        ("train-images-idx3-ubyte", ["no such file"]),
         (np.zeros((2, 2)), ["ndarray", "from_array"]),
     ],
 )
@@ -81,25 +85,80 @@ def test_file_splits_are_a_partition_by_seed(table):
     train, validation = splits(table, validation=0.2, seed=3)
     assert [d.protocol for d in (whole, train, validation)] == [
         "table.npz",
-        "table.npz/train",
+        "table.npz/train+test",
         "table.npz/validation",
     ]
-    assert [len(d) for d in (train, validation)] == [40, 10]
-    both = torch.cat([train.labels, validation.labels])
-    assert sorted(both.tolist()) == list(range(50))
-    assert torch.equal(whole.x[train.labels], train.x)
     order = np.random.default_rng(3).permutation(50)
-    assert validation.labels.tolist() == order[:10].tolist()
-    for part in (train, validation):
-        again = load(f"{table}/{part.protocol.split('/')[1]}", validation=0.2, seed=3)
-        assert again.digest() == part.digest()
+    expected = {
+        "test": order[:5],
+        "validation": order[5:15],
+        "train": order[15:],
+        "train+val": order[5:],
+    }
+    for name, rows in expected.items():
+        data = load(f"{table}/{name}", validation=0.2, seed=3)
+        assert data.labels.tolist() == rows.tolist()
+        assert data.protocol == f"table.npz/{name}"
+        assert torch.equal(whole.x[data.labels], data.x)
+    assert train.labels.tolist() == [*order[:5], *order[15:]]
+    assert validation.digest() == load(f"{table}/validation", validation=0.2, seed=3).digest()
     assert splits(table, validation=0.2, seed=4)[0].digest() != train.digest()
 
 
+def test_fitting_on_the_train_split_leaves_test_rows_alone(table):
+    train, validation = splits(f"{table}/train", validation=0.2, seed=3)
+    assert [d.protocol for d in (train, validation)] == ["table.npz/train", "table.npz/validation"]
+    test = load(f"{table}/test", seed=3)
+    every = torch.cat([train.labels, validation.labels, test.labels])
+    assert sorted(every.tolist()) == list(range(50))
+    assert splits(table, validation=0.2, seed=3)[1].digest() == validation.digest()
+    both, none = splits(f"{table}/train+val", seed=3)
+    assert (both.protocol, len(both), none) == ("table.npz/train+val", 45, None)
+    alone, none = splits(f"{table}/train", validation=0)
+    assert (alone.protocol, len(alone), none) == ("table.npz/train", 40, None)
+
+
+def test_a_model_remembers_the_draw_of_its_splits(table):
+    train, validation = splits(table, validation=0.2, seed=3)
+    schema = json.loads(json.dumps(train.to_schema()))
+    assert load(f"{table}/validation", like=schema).digest() == validation.digest()
+    assert load(f"{table}/validation", like=schema, seed=0).digest() != validation.digest()
+    del schema["split"]  # as earlier versions wrote it
+    assert len(load(f"{table}/validation", like=schema)) == 5
+
+
+@pytest.mark.parametrize(
+    "split", [3, {"seed": -1}, {"seed": "1"}, {"validation": None}, {"seed": 2**70}]
+)
+def test_a_damaged_split_is_refused(table, split, refused):
+    with refused("split", "damaged"):
+        load(table, like={**load(table).to_schema(), "split": split})
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_few_rows(tmp_path, n, refused):
+    path = tmp_path / "few.npy"
+    np.save(path, 0.5 + np.arange(float(n))[:, None])
+    if n == 1:
+        assert splits(path)[1] is None
+        for split in ("train", "validation", "test", "train+val"):
+            with refused("few.npy", "1 row "):
+                load(f"{path}/{split}")
+        return
+    assert [len(d) for d in splits(path)] == [n - 1, 1]
+    if n == 2:
+        with refused("few.npy", "2 rows", "/train"):
+            load(f"{path}/train")
+    else:
+        parts = [len(load(f"{path}/{s}")) for s in ("train", "validation", "test")]
+        assert parts == [n - 2, 1, 1]
+
+
 def test_default_validation_of_a_file(table, tmp_path):
-    for spec in (table, f"{table}/train"):
-        train, validation = splits(spec)
-        assert (len(train), len(validation)) == (45, 5)
+    train, validation = splits(table)
+    assert (len(train), len(validation)) == (45, 5)
+    train, validation = splits(f"{table}/train")
+    assert (len(train), len(validation)) == (40, 5)
     for none in (0, 0.0, "0"):
         train, validation = splits(table, validation=none)
         assert (train.protocol, len(train), validation) == ("table.npz", 50, None)
@@ -134,14 +193,28 @@ def test_validation_from_another_spec(table, tmp_path, refused):
     [
         ("digits/test", None, "held out"),
         ("digits/validation", None, "held out"),
-        ("table.npz/validation", None, "held out"),
+        ("{table}/validation", None, "held out"),
+        ("{table}/test", None, "held out"),
+        ("{table}/train+val", 0.2, "holds the validation rows"),
+        ("{table}/train", 0.95, "leave none"),
+        ("{table}", 0.95, "leave none"),
+        ("{table}", "{table}/test", "test rows"),
+        ("{table}", "{table}/validation", "table.npz/train"),
         ("digits", 0.1, "own validation split"),
         ("digits", "digts", "did you mean"),
     ],
 )
-def test_bad_validation(spec, validation, word, refused):
+def test_bad_validation(table, spec, validation, word, refused):
+    if isinstance(validation, str):
+        validation = validation.format(table=table)
     with refused(word):
-        splits(spec, validation=validation)
+        splits(spec.format(table=table), validation=validation)
+
+
+def test_the_validation_split_as_another_spec(table):
+    train, validation = splits(f"{table}/train", validation=f"{table}/validation", seed=3)
+    assert validation.digest() == splits(f"{table}/train", seed=3)[1].digest()
+    assert not set(train.labels.tolist()) & set(validation.labels.tolist())
 
 
 def test_hold_out_refuses_impossible_shares(table, refused):

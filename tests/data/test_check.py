@@ -142,3 +142,12 @@ def test_family_for():
         "Bernoulli",
         "DiscretizedLogistic(levels=3)",
     ]
+
+
+def test_the_family_of_16_bit_data_holds_them():
+    from latently.probability.families import DiscretizedLogistic
+
+    family = DiscretizedLogistic((1,), levels=check([[0, 65535]]).levels)
+    x = torch.arange(65536.0)[:, None]
+    for h in ([0.3, -3.0], [0.0, -12.0], [0.9, 3.0]):
+        assert family(torch.tensor(h)).log_prob(x).double().exp().sum() == pytest.approx(1)

@@ -17,7 +17,9 @@ from numpy.lib import format as npy_format
 
 from latently.errors import UserError
 
-__all__ = ["READERS", "read_npy", "read_npz"]
+__all__ = ["brief", "guarded", "limit_bytes", "npz_keys", "read_key", "read_npy", "read_npz"]
+
+T = TypeVar("T")
 
 
 def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -26,7 +28,7 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         UserError: A file that is missing, damaged, pickled or too large, or whose x is unclear.
     """
-    return _guarded(path, _npz)
+    return guarded(path, _npz)
 
 
 def read_npy(path: Path) -> tuple[np.ndarray, None]:
@@ -35,18 +37,44 @@ def read_npy(path: Path) -> tuple[np.ndarray, None]:
     Raises:
         UserError: A file that is missing, damaged, pickled or too large.
     """
-    return _guarded(path, _npy)
+    return guarded(path, _npy)
 
 
-T = TypeVar("T")
+def npz_keys(path: Path) -> list[str]:
+    """The names of the arrays of a `.npz` beside its x.
 
-READERS: dict[str, Callable[[Path], tuple[np.ndarray, np.ndarray | None]]] = {
-    ".npz": read_npz,
-    ".npy": read_npy,
-}
+    Raises:
+        UserError: A file that is missing or damaged, or whose x is unclear.
+    """
+
+    def keys(path: Path) -> list[str]:
+        with zipfile.ZipFile(path) as archive:
+            found = [name.removesuffix(".npy") for name in archive.namelist()]
+        return [key for key in found if key != _data_key(found, path)]
+
+    return guarded(path, keys)
 
 
-def _guarded(path: Path, read: Callable[[Path], T]) -> T:
+def read_key(path: Path, key: str) -> np.ndarray:
+    """Read one array of a `.npz`.
+
+    Raises:
+        UserError: See `read_npz`; no such array.
+    """
+
+    def one(path: Path) -> np.ndarray:
+        with zipfile.ZipFile(path) as archive:
+            return _member(archive, archive.getinfo(f"{key}.npy"), path)
+
+    return guarded(path, one)
+
+
+def guarded(path: Path, read: Callable[[Path], T], kind: str = "") -> T:
+    """What `read` makes of a file, whatever it raises turned into one line.
+
+    Raises:
+        UserError: A file that is missing, not readable, or damaged.
+    """
     if not path.is_file():
         raise UserError(f"no such file: {str(path)!r}; check the path of the data")
     try:
@@ -59,7 +87,8 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
     except Exception as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise UserError(
-            f"{path.name}: damaged or not a {path.suffix} file ({cause}); copy or save it again"
+            f"{path.name}: damaged or not a {kind or path.suffix} file ({cause}); copy or save it "
+            "again"
         ) from None
 
 
@@ -121,21 +150,22 @@ def _check_header(stream: IO[bytes], size: int, where: str) -> None:
             f"{where}: holds pickled Python objects, which are never loaded; "
             "save numbers: np.save(file, x.astype(float))"
         )
-    cells, limit = math.prod(shape), _limit_bytes()
+    cells, limit = math.prod(shape), limit_bytes()
     # a model reads floats: a byte of a file is four in memory
     if cells * max(dtype.itemsize, 4) > limit:
         raise UserError(
-            f"{where}: declares shape {_brief(shape)}, over the memory limit of "
+            f"{where}: declares shape {brief(shape)}, over the memory limit of "
             f"{limit / 2**30:.4g} GiB; set LATENTLY_MEMORY_GIB if this is meant"
         )
     if cells * dtype.itemsize > size - stream.tell():
         raise UserError(
-            f"{where}: truncated: shape {_brief(shape)} needs {cells * dtype.itemsize} bytes, "
+            f"{where}: truncated: shape {brief(shape)} needs {cells * dtype.itemsize} bytes, "
             f"the file has {size - stream.tell()}; copy or save it again"
         )
 
 
-def _limit_bytes() -> int:
+def limit_bytes() -> int:
+    """How much memory an array may take: LATENTLY_MEMORY_GIB, by default 8."""
     text = os.environ.get("LATENTLY_MEMORY_GIB", "8")
     try:
         return int(float(text) * 2**30)
@@ -143,5 +173,6 @@ def _limit_bytes() -> int:
         raise UserError(f"LATENTLY_MEMORY_GIB={text!r} is not a number; set e.g. 8") from None
 
 
-def _brief(shape: tuple[int, ...]) -> str:
+def brief(shape: tuple[int, ...]) -> str:
+    """A shape as text of bounded length."""
     return f"{shape}" if len(f"{shape}") <= 60 else f"{str(shape)[:57]}..."

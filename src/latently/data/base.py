@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +60,9 @@ class Data:
         conditions: What the columns of `context` mean; None if that is the user's affair.
         hide: Draws holes anew at every use in training, besides those of `mask`; None if there
             are none. `x` keeps the values under them.
+        reading: How `load` read the rows, JSON-able: "binarise", "grey_levels", "split" and
+            "classes" where they say something. The schema keeps it, so that `like=` reads others
+            in the same way.
 
     Raises:
         UserError: Parts whose shapes do not belong together.
@@ -78,6 +81,7 @@ class Data:
     redraw: Redraw | None = None
     conditions: Context | None = None
     hide: Mask | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
@@ -254,9 +258,11 @@ class Data:
     def to_schema(self) -> dict[str, Any]:
         """What a model file keeps of the data it was fitted on; JSON-able.
 
-        Shape, family, levels and protocol; and "context" where its columns have a meaning.
+        Shape, family, levels and protocol; what `reading` holds; and "context" where its columns
+        have a meaning.
         """
         schema: dict[str, Any] = {
+            **self.reading,
             "shape": list(self.shape),
             "family": self.family,
             "levels": self.levels,

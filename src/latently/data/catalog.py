@@ -1,7 +1,7 @@
-"""From a SPEC to Data: `NAME[:PROTOCOL][/SPLIT]`, or a file `PATH[/SPLIT]` known by its suffix.
+"""From a SPEC to Data: `NAME[:PROTOCOL][/SPLIT]`, or a file or folder `PATH[/SPLIT]`.
 
-A named set has the splits train, validation, test and train+val, fixed by its protocol. A file has
-train and validation, drawn by seed; without a split it is read whole.
+A named set has the splits train, validation, test and train+val, fixed by its protocol. A path has
+the same, drawn by seed (see `latently.data.partition`); without a split it is read whole.
 """
 
 from __future__ import annotations
@@ -9,32 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from latently.data import arrays, images
 from latently.data.base import Data, check_schema
-from latently.data.source import Source
-from latently.errors import UserError, closest
+from latently.data.contexts import Context
+from latently.data.options import Options
+from latently.data.partition import hold_out, part
+from latently.data.paths import HELD_OUT, read_path, rows, with_values
+from latently.data.spec import SOURCES, Spec, names, parse
+from latently.errors import UserError
 
-__all__ = ["READERS", "SOURCES", "hold_out", "load", "names", "splits"]
-
-READERS = {**arrays.READERS}
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for module in (images,)
-    for source in (getattr(module, name) for name in module.__all__)
-}
-_FILE_SPLITS = ("train", "validation")
-_FRACTION = 0.1
-
-
-class _Spec(NamedTuple):
-    name: str
-    protocol: str
-    split: str | None
-    path: Path | None
+__all__ = ["SOURCES", "hold_out", "load", "names", "splits"]
 
 
 def load(
@@ -46,35 +31,54 @@ def load(
     family: str | None = None,
     levels: int | None = None,
     missing: str = "allow",
-    validation: float = _FRACTION,
-    seed: int = 0,
+    validation: float | None = None,
+    seed: int | None = None,
+    binarise: str | None = None,
+    context: str | None = None,
 ) -> Data:
     """Read the data a SPEC names.
 
     Args:
-        spec: `NAME[:PROTOCOL][/SPLIT]`, or a file `PATH[/SPLIT]`.
-        split: The split, if the spec has none; default: "train" of a named set, all of a file.
+        spec: `NAME[:PROTOCOL][/SPLIT]`, or a file or a folder of pictures, `PATH[/SPLIT]`.
+        split: The split, if the spec has none; default: "train" of a named set, all of a path.
         data_dir: Folder of the sets that are not built in; default: LATENTLY_DATA.
-        like: The schema of a fitted model (`Data.to_schema`), whose levels and family hold.
+        like: The schema of a fitted model (`Data.to_schema`), whose levels, family, context,
+            binarisation, class names and split hold.
         family: Observation model, instead of the default of the data.
-        levels: Integers 0..levels-1, for files; default: read off the values.
+        levels: Integers 0..levels-1, for paths; default: read off the values.
         missing: "allow" or "refuse" NaN.
-        validation: Share of a file's rows that is its validation split.
-        seed: Seed of that draw.
+        validation: Share of a path's rows that is its validation split; default: 0.1.
+        seed: Seed of that draw; default: 0.
+        binarise: "dynamic" or "static-seedN", for the grey values of paths: see
+            `latently.data.binarise`.
+        context: What the model is to be conditioned on: "label", or the name of an array of a
+            `.npz` or of a column of a named set with one row per row. Held-out rows are encoded
+            as the train split is.
 
     Raises:
-        UserError: An unknown name, protocol or split, a file that cannot be read, or bad values.
+        UserError: An unknown name, protocol, split or context, a path that cannot be read, or bad
+            values.
 
     >>> load("digits/test")
     Data('digits/test': 360 rows of shape (1, 8, 8), DiscretizedLogistic(levels=17))
+    >>> load("digits/test", context="label").context.shape
+    torch.Size([360, 10])
     """
-    parsed = _parse(spec, split)
-    if like is not None and levels is None and parsed.path is not None:
-        levels = like["levels"]
-    if parsed.path is not None:
-        data = _load_file(parsed, family, levels, missing, validation, seed)
+    parsed = _parsed(spec, split, binarise)
+    options = Options.of(
+        like,
+        family=family,
+        levels=levels,
+        missing=missing,
+        validation=validation,
+        seed=seed,
+        binarise=binarise,
+        context=context,
+    )
+    if parsed.path is None:
+        data = _encoded_source(parsed, data_dir, options)
     else:
-        data = _load_source(parsed, data_dir, family, levels)
+        data = _encoded_path(parsed, options)
     return data if like is None else check_schema(like, data)
 
 
@@ -87,144 +91,141 @@ def splits(
     family: str | None = None,
     levels: int | None = None,
     missing: str = "allow",
+    binarise: str | None = None,
+    context: str | None = None,
 ) -> tuple[Data, Data | None]:
     """The rows to fit on and the rows to validate on (None if there are none).
 
     Args:
         spec: See `load`. Of a named set: its train split (and its own validation split), or
-            "/train+val" (nothing left to validate on).
+            "/train+val" (nothing left to validate on). A path without a split: all its rows but
+            those of PATH/validation, named "PATH/train+test"; PATH/train leaves PATH/test alone.
         data_dir: See `load`.
-        validation: A share of a file's rows (default 0.1), 0 for none, or another SPEC.
-        seed: Seed of the draw of that share.
+        validation: A share of a path's rows (default 0.1), 0 for none, or another SPEC.
+        seed: Seed of the draw of the splits.
         family: See `load`.
         levels: See `load`.
         missing: See `load`.
+        binarise: See `load`; the validation rows are drawn once.
+        context: See `load`; the validation rows are encoded as the rows to fit on are.
 
     Raises:
         UserError: See `load`; a held-out split to fit on; test rows, or rows of another kind, to
             validate on.
     """
-    parsed = _parse(spec, None)
-    if parsed.split in ("validation", "test"):
+    parsed = _parsed(spec, None, binarise)
+    if parsed.split in HELD_OUT:
         raise UserError(f"{spec} is held out for evaluation; fit on its train split")
     share = _share(validation)
-    options: dict[str, Any] = {"family": family, "levels": levels, "missing": missing}
-    if isinstance(share, str):
-        if _parse(share, None).split == "test":
-            raise UserError(
-                f"validation={share}: test rows that choose the epoch test nothing; name others"
-            )
-        return _with_spec(load(spec, None, data_dir, **options), share, data_dir, missing)
-    if parsed.path is not None:
-        data = _load_file(parsed._replace(split=None), family, levels, missing, 0, seed)
-        if share == 0 or (share is None and len(data) == 1):
-            return data, None
-        return hold_out(data, _FRACTION if share is None else share, seed)
-    train = load(spec, None, data_dir, **options)
-    if share:
-        raise UserError(
-            f"validation={validation}: {parsed.name} has its own validation split; "
-            "leave it out, or give 0 for none or another SPEC"
-        )
-    if share == 0 or parsed.split == "train+val":
-        return train, None
-    return train, _load_source(parsed._replace(split="validation"), data_dir, family, levels)
-
-
-def hold_out(data: Data, fraction: float = _FRACTION, seed: int = 0) -> tuple[Data, Data]:
-    """Train and validation rows: the first `fraction` of `default_rng(seed).permutation` validate.
-
-    Raises:
-        UserError: A fraction outside (0, 1), or too few rows for two parts.
-    """
-    n = len(data)
-    if not 0 < fraction < 1:
-        raise UserError(f"validation={fraction}: a share of the rows lies between 0 and 1")
-    held = max(1, round(fraction * n))
-    if held >= n:
-        raise UserError(
-            f"{data.protocol}: validation={fraction} of {n} row{'s' * (n > 1)} leaves none to fit "
-            "on; use a smaller share, 0 for none, or another SPEC"
-        )
-    order = np.random.default_rng(seed).permutation(n)
-    return (
-        data.rows(order[held:], f"{data.protocol}/train"),
-        data.rows(order[:held], f"{data.protocol}/validation"),
+    options = Options(
+        family=family,
+        levels=levels,
+        missing=missing,
+        seed=seed,
+        binarise=binarise,
+        context=context,
     )
+    if isinstance(share, str):
+        _check_other(parsed, share)
+        train = _encoded(_pair(parsed, data_dir, options, 0)[0], None, options)[0]
+        return _with_spec(train, share, data_dir, missing)
+    return _encoded(*_pair(parsed, data_dir, options, share), options)
 
 
-def names() -> list[tuple[str, str]]:
-    """Every named set, as `NAME[:PROTOCOL]`, with one line about it."""
-    return [pair for source in SOURCES.values() for pair in source.specs.items()]
-
-
-def _parse(spec: str | Path, split: str | None) -> _Spec:
-    if not isinstance(spec, str | Path):
+def _parsed(spec: str | Path, split: str | None, binarise: str | None) -> Spec:
+    parsed = parse(spec, split)
+    if binarise is not None and parsed.path is None:
         raise UserError(
-            f"data of type {type(spec).__name__}: a SPEC is a name or a file; "
-            "arrays go through Data.from_array"
+            f"binarise={binarise!r}: {parsed.name} is a named set, whose protocols say what is "
+            f"binary: {', '.join(SOURCES[parsed.name].specs)}"
         )
-    text = str(spec)
-    head, _, tail = text.rpartition("/")
-    if Path(text).suffix.lower() in READERS:  # a path may hold slashes: its suffix decides
-        parsed = _file(text, split)
-    elif Path(head).suffix.lower() in READERS:
-        parsed = _file(head, tail)
-    else:
-        name, _, own = text.partition("/")
-        name, _, protocol = name.partition(":")
-        if name not in SOURCES:
-            raise UserError(_unknown(text))
-        parsed = _Spec(name, protocol, own or split, None)
-    if split is not None and parsed.split != split:
-        raise UserError(f"{text} names the split {parsed.split!r}, not {split!r}; give it once")
     return parsed
 
 
-def _file(path: str, split: str | None) -> _Spec:
-    if split is not None and split not in _FILE_SPLITS:
+def _pair(
+    parsed: Spec, data_dir: Path | str | None, options: Options, share: float | None
+) -> tuple[Data, Data | None]:
+    """Rows to fit on and to validate on, their contexts not yet encoded."""
+    if parsed.path is not None:
+        return _path_pair(parsed, options, share)
+    if share:
         raise UserError(
-            f"{path} has no split {split!r}; {closest(split, _FILE_SPLITS)}, "
-            "or leave it out for all rows"
+            f"validation={share}: {parsed.name} has its own validation split; "
+            "leave it out, or give 0 for none or another SPEC"
         )
-    return _Spec(path, "", split, Path(path).expanduser())
+    train = _source_rows(parsed, data_dir, options)
+    if share == 0 or parsed.split == "train+val":
+        return train, None
+    return train, _source_rows(parsed._replace(split="validation"), data_dir, options)
 
 
-def _unknown(text: str) -> str:
-    path, suffixes = Path(text).expanduser(), ", ".join(READERS)
-    if text and path.exists():
-        return f"cannot read {text!r}; files are read by suffix: {suffixes}"
-    if path.suffix or len(path.parts) > 2:
-        return f"no such file: {text!r}; check the path (files are read by suffix: {suffixes})"
-    known = [*SOURCES, *(name for name, _ in names())]
-    hint = closest(text.partition("/")[0], known)
-    return f"no data set is called {text!r}; {hint}; a file ends in {suffixes}"
-
-
-def _load_file(
-    parsed: _Spec,
-    family: str | None,
-    levels: int | None,
-    missing: str,
-    validation: float,
-    seed: int,
-) -> Data:
+def _path_pair(parsed: Spec, options: Options, share: float | None) -> tuple[Data, Data | None]:
+    if share and parsed.split == "train+val":
+        raise UserError(
+            f"validation={share}: {parsed.name}/train+val holds the validation rows; fit on "
+            f"{parsed.name}/train, or leave it out"
+        )
     assert parsed.path is not None
-    x, y = READERS[parsed.path.suffix.lower()](parsed.path)
-    data = Data.from_array(x, family, levels, parsed.path.name, y, missing)
-    if parsed.split is None:
-        return data
-    return hold_out(data, validation, seed)[_FILE_SPLITS.index(parsed.split)]
+    options = replace(options, validation=share) if share else options
+    whole = read_path(parsed.path, options)
+    if parsed.split is None and (share == 0 or (share is None and len(whole) == 1)):
+        return rows(whole, None, options), None
+    train = rows(whole, parsed.split or "train+test", options)
+    if share == 0 or parsed.split == "train+val":
+        return train, None
+    return train, rows(whole, "validation", options)
 
 
-def _load_source(
-    parsed: _Spec, data_dir: Path | str | None, family: str | None, levels: int | None
-) -> Data:
-    folder = None if data_dir is None else Path(data_dir)
-    data = SOURCES[parsed.name](parsed.protocol, parsed.split or "train", folder)
-    if levels is not None and levels != data.levels:
-        raise UserError(f"levels={levels}: {data.protocol} has {data.levels} levels; leave it out")
-    return data if family is None else replace(data, family=family)
+def _encoded_path(parsed: Spec, options: Options) -> Data:
+    assert parsed.path is not None
+    whole = read_path(parsed.path, options)
+    data = rows(whole, parsed.split, options)
+    if options.context is None or options.fitted is not None or parsed.split not in HELD_OUT:
+        return _encoded(data, None, options)[0]
+    train = part(whole, "train", options.validation, options.seed)
+    return _encode(data, _context_of(train, options))
+
+
+def _encoded_source(parsed: Spec, data_dir: Path | str | None, options: Options) -> Data:
+    data = _source_rows(parsed, data_dir, options)
+    if options.context is None or options.fitted is not None or parsed.split not in HELD_OUT:
+        return _encoded(data, None, options)[0]
+    train = _source_rows(parsed._replace(split="train"), data_dir, options)
+    return _encode(data, _context_of(train, options))
+
+
+def _source_rows(parsed: Spec, data_dir: Path | str | None, options: Options) -> Data:
+    """One split of a named set, with the raw values of the context."""
+    source = SOURCES[parsed.name]
+    folder, split = None if data_dir is None else Path(data_dir), parsed.split or "train"
+    data = source(parsed.protocol, split, folder)
+    if options.levels not in (None, data.levels):
+        raise UserError(
+            f"levels={options.levels}: {data.protocol} has {data.levels} levels; leave it out"
+        )
+    if options.family is not None:
+        data = replace(data, family=options.family)
+    return with_values(data, options, lambda name: source.column(name, data, split, folder))
+
+
+def _encoded(data: Data, held: Data | None, options: Options) -> tuple[Data, Data | None]:
+    """Rows to fit on and held-out rows, the context of both encoded as the former's."""
+    if options.context is None:
+        return data, held
+    context = _context_of(data, options)
+    return _encode(data, context), None if held is None else _encode(held, context)
+
+
+def _context_of(train: Data, options: Options) -> Context:
+    assert options.context is not None
+    assert train.context is not None
+    return options.fitted or Context.of(options.context, train.context)
+
+
+def _encode(data: Data, context: Context) -> Data:
+    assert data.context is not None
+    columns = context.encode(data.context, data.protocol)
+    return replace(data, context=columns, conditions=context)
 
 
 def _share(validation: float | str | Path | None) -> float | str | None:
@@ -236,10 +237,24 @@ def _share(validation: float | str | Path | None) -> float | str | None:
         return str(validation)
 
 
+def _check_other(fitted: Spec, spec: str) -> None:
+    """Refuse rows to validate on that are test rows, or among those to fit on."""
+    other = parse(spec)
+    if other.split == "test":
+        raise UserError(
+            f"validation={spec}: test rows that choose the epoch test nothing; name others"
+        )
+    same = fitted.path is not None and fitted.path == other.path
+    if same and other.split is not None and fitted.split in (None, "train+val"):
+        raise UserError(
+            f"validation={spec}: these are among the training data; fit on {fitted.name}/train"
+        )
+
+
 def _with_spec(
     train: Data, spec: str, data_dir: Path | str | None, missing: str
 ) -> tuple[Data, Data]:
     validation = load(spec, None, data_dir, like=train.to_schema(), missing=missing)
     if validation.digest() == train.digest():
         raise UserError(f"validation={spec}: these are the training data; name other rows")
-    return train, validation
+    return train, validation.once()

@@ -12,6 +12,10 @@ Which observation model fits is read from dtype and values, by the first line th
 | integer | largest below 65,536 | largest + 1 | DiscretizedLogistic(levels=largest + 1) |
 | integer | larger | None | Normal |
 
+A folder of pictures says its levels itself: 256 for 8 bits, 65,536 for 16 (`folders`). The
+discretised logistic sums to 1 and has exact gradients with that many levels too, so 16 bit data
+stay discrete, and bits per dimension stay defined.
+
 `levels=L` overrides the table, for floats too, if every observed value is one of 0..L-1. Integers
 that are measurements, not levels, are passed as floats: `x.astype(float)`.
 """
