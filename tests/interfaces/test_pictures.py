@@ -7,7 +7,16 @@ from PIL import Image
 
 from latently.data import Data
 from latently.errors import UserError
-from latently.interfaces.pictures import grid, is_image_shape, pairs, save_png, value_range
+from latently.interfaces.pictures import (
+    grid,
+    is_image_shape,
+    pairs,
+    reduced,
+    reduction,
+    save_png,
+    strip,
+    value_range,
+)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 8, 8), (2, 3)])
@@ -61,6 +70,30 @@ def test_pairs_stand_one_above_the_other():
     assert (made[:, 3:6, 1] == 0).all()
 
 
+def test_a_strip_has_wider_gaps_between_its_groups():
+    x = torch.ones(3, 3, 2, 2)
+    made = np.asarray(strip([x[:1], x[1:]], low=0, high=1, scale=1, separator=1))
+    assert made.shape == (2, 2 + 3 + 2 + 1 + 2, 4)
+    assert made[0, :, -1].tolist() == [255, 255, 0, 0, 0, 255, 255, 0, 255, 255]
+
+
+def test_a_reduced_image_holds_the_means_of_blocks():
+    x = torch.rand(2, 3, 6, 9, dtype=torch.float64)
+    blocks = x.unflatten(-1, (3, 3)).unflatten(-3, (2, 3)).mean((-3, -1))
+    torch.testing.assert_close(reduced(x, 3), blocks)
+    assert reduced(x, 1) is x
+
+
+def test_reduction_leaves_out_the_edge_and_what_is_missing():
+    x = torch.tensor([[[1.0, 3.0, 5.0], [math.nan, 5.0, math.nan], [7.0, 9.0, 4.0]]])
+    small = reduced(x, 2)
+    torch.testing.assert_close(small, torch.tensor([[[3.0, 5.0], [8.0, 4.0]]]), equal_nan=True)
+    x[0, :2, 1] = math.nan  # now three of four are missing
+    assert reduced(x, 2)[0, 0, 0].isnan()
+    assert reduction((28, 28), 28) == 1
+    assert reduction((3, 29, 5), 28) == 2
+
+
 def test_scale_fills_a_page_by_whole_factors():
     assert grid(torch.zeros(64, 8, 8), low=0, high=1, columns=8).size == (71 * 7, 71 * 7)
     assert grid(torch.zeros(1, 900, 900), low=0, high=1).size == (900, 900)
@@ -90,6 +123,13 @@ def test_refusals_are_one_line(images, options, words):
 def test_pairs_of_unlike_shapes_are_refused():
     with pytest.raises(UserError, match="one reconstruction for each"):
         pairs(torch.zeros(2, 4, 4), torch.zeros(3, 4, 4), low=0, high=1)
+
+
+def test_strips_of_unlike_shapes_and_of_nothing_are_refused():
+    with pytest.raises(UserError, match=r"\(4, 4\) and \(5, 5\)"):
+        strip([torch.zeros(1, 4, 4), torch.zeros(1, 5, 5)], low=0, high=1)
+    with pytest.raises(UserError, match="at least one"):
+        strip([], low=0, high=1)
 
 
 def test_value_range():

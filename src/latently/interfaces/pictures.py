@@ -1,4 +1,4 @@
-"""Pictures of image rows: grids and pairs, pixel for pixel, as PNG.
+"""Pictures of image rows: grids, pairs and strips, pixel for pixel, as PNG.
 
 Every value becomes a square of whole screen pixels. Gaps, and missing values (NaN), are
 transparent, so that a picture fits a light and a dark page.
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from latently.data import Data
 from latently.errors import UserError
@@ -21,7 +22,16 @@ from latently.training.files import atomic_write
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["grid", "is_image_shape", "pairs", "save_png", "value_range"]
+__all__ = [
+    "grid",
+    "is_image_shape",
+    "pairs",
+    "reduced",
+    "reduction",
+    "save_png",
+    "strip",
+    "value_range",
+]
 
 WIDTH = 512  # pixels a picture is scaled up to, as far as whole factors allow
 MAX_SCALE = 16
@@ -110,6 +120,83 @@ def pairs(
     above, below = _pixels(originals, low, high), _pixels(reconstructions, low, high)
     gap = np.zeros((len(above), separator, *above.shape[2:]), np.uint8)
     return _assemble(np.concatenate([above, gap, below], 1), columns, scale, 3 * separator)
+
+
+def strip(
+    groups: Sequence[Tensor],
+    *,
+    low: float,
+    high: float,
+    scale: int | None = None,
+    separator: int = 1,
+) -> Image:
+    """Images side by side in one row, with a wider gap between groups of them.
+
+    Args:
+        groups: each as `images` of `grid`; all of one shape of image.
+        low: see `grid`.
+        high: see `grid`.
+        scale: see `grid`.
+        separator: gap within a group, in values; the gap between two groups is three times that.
+
+    Raises:
+        UserError: see `grid`; or images of unlike shapes.
+
+    >>> import torch
+    >>> strip([torch.zeros(1, 8, 8), torch.zeros(2, 8, 8)], low=0, high=1, scale=1).size
+    (28, 8)
+    """
+    shapes = sorted({tuple(images.shape[1:]) for images in groups})
+    if len(shapes) > 1:
+        raise UserError(
+            f"images of shapes {shapes[0]} and {shapes[1]} in one strip; give images of one shape"
+        )
+    parts: list[np.ndarray] = []
+    for images in groups:
+        for number, cell in enumerate(_pixels(images, low, high)):
+            gap = 0 if not parts else separator if number else 3 * separator
+            parts += [np.zeros((cell.shape[0], gap, cell.shape[2]), np.uint8), cell]
+    if not parts:
+        raise UserError("a picture of no images; give at least one")
+    return _assemble(np.concatenate(parts, 1)[None], 1, scale, separator)
+
+
+def reduction(shape: Sequence[int], most: int) -> int:
+    """The smallest whole factor that brings an image to at most `most` pixels a side.
+
+    >>> reduction((3, 200, 100), 64), reduction((28, 28), 64)
+    (4, 1)
+    """
+    return max(1, -(-max(shape[-2:]) // most))
+
+
+def reduced(images: Tensor, factor: int) -> Tensor:
+    """Images made smaller: each pixel is the mean of `factor x factor` pixels.
+
+    A block with missing values (NaN) is the mean of the others, missing if most of it is; a block
+    that reaches over the edge is the mean of what lies inside.
+
+    Args:
+        images: (n, *channels, H, W).
+        factor: 1 gives the images themselves.
+
+    >>> import torch
+    >>> reduced(torch.arange(8.0).view(1, 2, 4), 2)
+    tensor([[[2.5000, 4.5000]]])
+    """
+    if factor == 1:
+        return images
+    height, width = images.shape[-2:]
+    blocks = (0, -width % factor, 0, -height % factor)
+    inside = nn.functional.pad(torch.ones_like(images), blocks)
+    values = nn.functional.pad(images, blocks)
+    inside, values = (
+        part.unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor)) for part in (inside, values)
+    )
+    seen = inside * ~values.isnan()
+    total = (values.nan_to_num(0.0) * seen).sum((-3, -1))
+    count, size = seen.sum((-3, -1)), inside.sum((-3, -1))
+    return torch.where(2 * count >= size, total / count.clamp(min=1), math.nan)
 
 
 def save_png(image: Image, path: str | Path) -> None:
