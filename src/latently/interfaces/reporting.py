@@ -35,7 +35,7 @@ def report_command(
     if data is None:
         raise UserError("name at least one model file")
     entries = [
-        Entry(short_name(path, paths), saved, measured(saved, here, method, rows.seed))
+        Entry(short_name(path, paths), saved, measured(saved, here, method, rows.seed), here)
         for path, saved, here, method in work
     ]
     words = ["latently", "report", *paths, "--data", rows.spec, "--out", out]

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,38 +11,14 @@ from torch import Tensor
 from latently.data import Data
 from latently.errors import UserError
 from latently.inference.noise import derive, seeded
-from latently.interfaces import pictures
+from latently.interfaces.report.frame import Frame, Picture
 from latently.interfaces.report.numbers import plain, significant
+from latently.interfaces.report.subject import Subject, shuffled
 from latently.models import Model
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+__all__ = ["Example", "chosen_rows", "draws", "examples", "reconstructions", "sample_pictures"]
 
-__all__ = [
-    "Example",
-    "Picture",
-    "chosen_rows",
-    "draws",
-    "examples",
-    "picture",
-    "reconstructions",
-    "sample_pictures",
-    "shown_count",
-]
-
-_PIXELS = 70_000  # values per picture: bounds the size of the file
-_WIDTH = 420  # CSS pixels of a grid, about
 _TELLING = 4  # columns told of an unusual row
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG as a data URI, with its size in CSS pixels and what it shows."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -58,19 +30,6 @@ class Example:
     log_prob: str
     picture: Picture | None
     cells: tuple[str, ...]
-
-
-def picture(image: Image, alt: str) -> Picture:
-    """A picture ready for `<img>`."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return Picture(f"data:image/png;base64,{code}", image.width, image.height, alt)
-
-
-def shown_count(shape: Sequence[int], most: int) -> int:
-    """How many images of this shape go into one picture."""
-    return max(4, min(most, _PIXELS // max(1, math.prod(shape))))
 
 
 def draws(model: Model, data: Data, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
@@ -90,52 +49,43 @@ def draws(model: Model, data: Data, n: int, seed: int) -> tuple[Tensor, Tensor |
             return x, None
 
 
-def sample_pictures(model: Model, data: Data, name: str, seed: int) -> list[tuple[str, Picture]]:
+def sample_pictures(subject: Subject) -> list[tuple[str, Picture]]:
     """Grids of draws and of means at the same latents, each with its caption."""
-    n = shown_count(data.shape, 64)
-    low, high = pictures.value_range(data)
-    x, mean = draws(model, data, n, seed)
-    columns = max(1, round(math.sqrt(n)))
-    scale = max(1, round(_WIDTH / (columns * (data.shape[-1] + 1))))
-    shown = [("Draws from p(x)", x)]
+    frame = subject.frame
+    if frame is None:
+        return []
+    n = frame.count(64)
+    x, mean = draws(subject.model, subject.data, n, subject.seed)
+    shown = [("Draws from p(x)" if subject.data.context is None else "Draws from p(x|c)", x)]
     if mean is not None:
         shown.append(("Means of p(x|z) at the same z; no draws from the model", mean))
+    columns = max(1, round(math.sqrt(n)))
     return [
-        (
-            caption,
-            picture(
-                pictures.grid(
-                    torch.nan_to_num(values), low=low, high=high, columns=columns, scale=scale
-                ),
-                f"{name}: {n} images. {caption}",
-            ),
-        )
+        (caption, frame.grid(values, f"{subject.name}: {n} images. {caption}", columns=columns))
         for caption, values in shown
     ]
 
 
 def chosen_rows(data: Data, most: int, seed: int) -> Tensor:
     """Rows to rebuild, drawn by seed, never by eye; in their order."""
-    n = min(len(data), shown_count((2, *data.shape), most))
-    generator = torch.Generator().manual_seed(derive(seed, "report", "rows"))
-    return torch.randperm(len(data), generator=generator)[:n].sort().values
+    frame = Frame.of(data)
+    n = most if frame is None else frame.count(most, parts=2)
+    return shuffled(len(data), seed, "rows")[:n].sort().values
 
 
-def reconstructions(model: Model, data: Data, rows: Tensor, name: str) -> Picture | None:
+def reconstructions(subject: Subject, rows: Tensor) -> Picture | None:
     """Rows above their reconstructions; None for a model that has none."""
-    part = data.rows(rows)
-    moved = part.to(model.device)
+    part, frame = subject.data.rows(rows), subject.frame
+    if frame is None:
+        return None
+    moved = part.to(subject.model.device)
     try:
-        rebuilt = model.reconstruct(moved.x, moved.mask, moved.context).cpu()
+        rebuilt = subject.model.reconstruct(moved.x, moved.mask, moved.context).cpu()
     except (NotImplementedError, UserError, IndexError):
         return None
     x = part.x if part.mask is None else part.x.masked_fill(~part.mask, math.nan)
-    low, high = pictures.value_range(data)
-    columns = 8 if len(rows) > 8 else len(rows)
-    image = pictures.pairs(
-        x, torch.nan_to_num(rebuilt).to(x.dtype), low=low, high=high, columns=columns
-    )
-    return picture(image, f"{name}: {len(rows)} pairs, a row of the data above its reconstruction")
+    alt = f"{subject.name}: {len(rows)} pairs, a row of the data above its reconstruction"
+    return frame.pairs(x, rebuilt.to(x.dtype), alt, columns=min(8, len(rows)))
 
 
 def examples(data: Data, values: Tensor, most: int) -> tuple[list[Example], list[Example]]:
@@ -144,23 +94,21 @@ def examples(data: Data, values: Tensor, most: int) -> tuple[list[Example], list
     k = min(most, max(1, len(order) // 2))
     strange = order[:k].tolist()
     typical = order.flip(0)[:k].tolist() if len(order) > 1 else []
-    return [_example(data, values, i) for i in strange], [
-        _example(data, values, i) for i in typical
+    frame = Frame.of(data)
+    return [_example(data, frame, values, i) for i in strange], [
+        _example(data, frame, values, i) for i in typical
     ]
 
 
-def _example(data: Data, values: Tensor, row: int) -> Example:
+def _example(data: Data, frame: Frame | None, values: Tensor, row: int) -> Example:
     label = "" if data.labels is None else str(int(data.labels[row]))
     shown: Picture | None = None
     cells: tuple[str, ...] = ()
-    if pictures.is_image_shape(data.shape):
-        low, high = pictures.value_range(data)
+    if frame is not None:
         x = data.x[row : row + 1]
         if data.mask is not None:
             x = x.masked_fill(~data.mask[row : row + 1], math.nan)
-        scale = max(1, 72 // data.shape[-1])
-        image = pictures.grid(x, low=low, high=high, scale=scale)
-        shown = picture(image, f"row {row}" + (f", label {label}" if label else ""))
+        shown = frame.one(x, f"row {row}" + (f", label {label}" if label else ""))
     else:
         cells = _cells(data, row)
     return Example(row, label, plain(float(values[row])), shown, cells)

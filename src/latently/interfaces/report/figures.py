@@ -1,31 +1,25 @@
-"""The report's figures: evidence, training curves, latents, marginals of columns."""
+"""The report's figures: evidence, latents, marginals of columns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
 from latently.interfaces.report.latents import Layer
-from latently.interfaces.report.svg import FAINT, INK, MUTED, panel, series, svg
+from latently.interfaces.report.svg import FAINT, INK, MUTED, panel, places, series, svg
 from latently.interfaces.report.tables import Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["bars", "curves", "forest", "marginal"]
+__all__ = ["bars", "forest", "marginal", "recovered"]
 
 _MARKERS = {"exact": "o", "lower_bound": ">", "estimate": "D"}
 _FEW = 20  # values too few for a histogram: each is a line
-_SHOWN = 0.8  # share of the epochs, the last ones, that the y-axis is fitted to
-_PANELS = (
-    ("bound", "Bound", "validation"),
-    ("reconstruction", "Reconstruction, E log p(x|z)", ""),
-    ("kl", "KL(q || p)", ""),
-)
 
 
 def forest(ranking: Ranking) -> list[Markup]:
@@ -96,83 +90,6 @@ def _widen(axes: Axes, centres: Sequence[float]) -> None:
     axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
 
 
-def curves(history: Sequence[Mapping[str, Any]], name: str, index: int, kept: str) -> list[Markup]:
-    """Training curves of one model: a panel each for the bound, reconstruction and KL.
-
-    A closed-form fit has one panel, log p(x) by pass, and none if there was one pass only.
-    """
-    if any("log_prob" in row for row in history):
-        line = _line(history, "pass", "log_prob")
-        return [_curve("log p(x)", {"training rows": line}, "pass", name, index)]
-    drawn = []
-    best = _best_epoch(history) if "best" in kept else None
-    for key, title, second in _PANELS:
-        lines = {"training": _line(history, "epoch", key)}
-        if second:
-            lines[second] = _line(history, "epoch", second)
-        lines = {label: line for label, line in lines.items() if len(line[0])}
-        if lines:
-            drawn.append(_curve(title, lines, "epoch", name, index, best))
-    return drawn
-
-
-def _line(history: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    points = [
-        (float(row.get(x, number)), float(row[y]))
-        for number, row in enumerate(history, 1)
-        if isinstance(row.get(y), int | float) and math.isfinite(row[y])
-    ]
-    array = np.array(points).reshape(-1, 2)
-    if (np.diff(array[:, 0]) <= 0).any():  # a batch may end two epochs: count the rows instead
-        array[:, 0] = np.arange(1, len(array) + 1)
-    return array[:, 0], array[:, 1]
-
-
-def _best_epoch(history: Sequence[Mapping[str, Any]]) -> float | None:
-    x, y = _line(history, "epoch", "validation")
-    return float(x[y.argmax()]) if len(x) else None
-
-
-def _curve(
-    title: str,
-    lines: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    axis: str,
-    name: str,
-    index: int,
-    best: float | None = None,
-) -> Markup:
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = panel()
-    for number, (label, (x, y)) in enumerate(lines.items()):
-        marker = "o" if len(x) < 3 else ""
-        style = {"color": INK, "linewidth": 1.1} if number else {"color": series(index)}
-        axes.plot(x, y, label=label, marker=marker, markersize=4, **style)
-    if best is not None:
-        axes.axvline(best, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), label="kept")
-    _clip(axes, list(lines.values()))
-    axes.set_title(title, loc="left", color=INK, fontsize=11, parse_math=False)
-    axes.set_xlabel(axis, color=MUTED)
-    axes.set_ylabel("nats", color=MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.ticklabel_format(axis="y", useOffset=False)
-    if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best")
-    ends = "; ".join(f"{label} ends at {y[-1]:.2f}" for label, (_, y) in lines.items())
-    return svg(figure, f"{name}, {title} in nats by {axis}: {ends}", index)
-
-
-def _clip(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Fits the y-axis to the last values, so that the first ones do not flatten them."""
-    late = [y[min(len(y) - 1, math.ceil((1 - _SHOWN) * len(y))) :] for _, y in lines]
-    if min(len(y) for _, y in lines) < 5:
-        late = [y for _, y in lines]
-    low, high = min(y.min() for y in late), max(y.max() for y in late)
-    margin = 0.06 * (high - low) or max(1e-3, 0.01 * abs(high))
-    axes.set_ylim(low - margin, high + margin)
-
-
 def bars(layer: Layer, name: str, index: int) -> Markup:
     """KL of each latent, or the variance of its posterior mean where KL is unknown; sorted."""
     shown = layer.activity if layer.kl is None else layer.kl
@@ -229,6 +146,41 @@ def marginal(
     axes.ticklabel_format(axis="x", useOffset=False, scilimits=(-4, 5))
     axes.xaxis.get_offset_text().set_color(MUTED)
     return svg(figure, f"Histogram of {column}: data and draws of {len(draws)} models")
+
+
+def recovered(
+    column: str,
+    truth: np.ndarray,
+    low: np.ndarray,
+    median: np.ndarray,
+    high: np.ndarray,
+    *,
+    name: str,
+    index: int,
+) -> Markup:
+    """Hidden values of one column against the medians and intervals of their imputations."""
+    figure, axes = panel(260, 190)
+    ends = [min(truth.min(), low.min()), max(truth.max(), high.max())]
+    axes.plot(ends, ends, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
+    for edge in (low, high):
+        axes.plot(truth, edge, linestyle="none")  # fits the axes to the intervals
+    axes.set_title(column, loc="left", color=INK, fontsize=11, parse_math=False)
+    axes.set_xlabel("hidden value", color=MUTED, fontsize=10)
+    axes.set_ylabel("imputed", color=MUTED, fontsize=10)
+    axes.locator_params(nbins=5)
+    axes.ticklabel_format(useOffset=False, scilimits=(-4, 5))
+    inside = int(((low <= truth) & (truth <= high)).sum())
+    told = f"{name}, {column}: {inside} of {len(truth)} hidden values lie in their interval"
+    ends_at, at = (
+        np.stack([places(figure, axes, np.stack([truth, y], 1)) for y in part])
+        for part in ((low, high), (median,))
+    )
+    lines = "".join(f"M{a[0]:.1f} {a[1]:.1f}V{b[1]:.1f}" for a, b in zip(*ends_at, strict=True))
+    dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in at[0])
+    style = f'fill="none" stroke="{series(index)}"'
+    drawn = f'<path d="{lines}" {style} opacity=".45"/>'
+    drawn += f'<path d="{dots}" {style} stroke-width="3.4" stroke-linecap="round"/>'
+    return svg(figure, told, index, drawn)
 
 
 def _edges(data: np.ndarray, draws: Sequence[np.ndarray], levels: int | None) -> np.ndarray:

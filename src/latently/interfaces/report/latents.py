@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,34 +15,49 @@ from latently.models.linear import LinearGaussian
 from latently.probability.conditional import draw_mean
 from latently.probability.distributions import Factorized, Normal
 
-__all__ = ["ACTIVE", "Layer", "latent_layers"]
+__all__ = ["ACTIVE", "Layer", "latent_layers", "prior_of"]
 
 ACTIVE = 0.01  # Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders", 2016
-MAX_ROWS = 1000
+MAX_ROWS = 2000
 _BLOCK = 250
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Per latent of one layer, all of shape (L,).
+    """Per latent of one layer, of shape (L,) where nothing else is said.
 
     Attributes:
+        means: posterior means `E_q[z]` of the rows, (rows, *Z).
         activity: `Var_x(E_q[z])`, the variance of the posterior mean over rows; None for one row.
         kl: `E_x KL(q(z_j|x) || p(z_j))` in nats, None where prior or posterior do not factorize.
-        rows: number of rows they were computed on.
         marginal: the posterior is correlated, so that the terms need not sum to the total.
     """
 
+    means: Tensor
     activity: Tensor | None
     kl: Tensor | None
-    rows: int
     marginal: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Number of rows they were computed on."""
+        return len(self.means)
 
     @property
     def size(self) -> int:
         """L."""
-        known = self.kl if self.activity is None else self.activity
-        return 0 if known is None else len(known)
+        return math.prod(self.means.shape[1:])
+
+    @property
+    def flat(self) -> Tensor:
+        """The posterior means as vectors, (rows, L)."""
+        return self.means.flatten(1)
+
+    @property
+    def order(self) -> Tensor:
+        """The latents, those that cost the most nats first; by activity where KL is unknown."""
+        known = self.activity if self.kl is None else self.kl
+        return torch.arange(self.size) if known is None else known.argsort(descending=True)
 
     @property
     def active(self) -> Tensor | None:
@@ -71,8 +87,8 @@ def latent_layers(model: Model, data: Data) -> list[Layer]:
                 return []
             if not p.z or len(noted) < len(p.z):
                 return []
-            prior = _prior(model, context) if len(p.z) == 1 else None
-            means = [z[0].double().flatten(1).cpu() for z in p.z]
+            prior = prior_of(model, context) if len(p.z) == 1 else None
+            means = [z[0].double().cpu() for z in p.z]
             terms = [_terms(q, prior) for q in noted[-len(p.z) :]]
         blocks.append([(m, kl, joint) for m, (kl, joint) in zip(means, terms, strict=True)])
     return [_layer(parts) for parts in zip(*blocks, strict=True)]
@@ -82,17 +98,17 @@ def _layer(parts: tuple[tuple[Tensor, Tensor | None, bool], ...]) -> Layer:
     means = torch.cat([mean for mean, _, _ in parts])
     known = [kl for _, kl, _ in parts if kl is not None]
     return Layer(
-        activity=means.var(0) if len(means) > 1 else None,
+        means=means,
+        activity=means.flatten(1).var(0) if len(means) > 1 else None,
         kl=torch.cat(known).mean(0) if len(known) == len(parts) else None,
-        rows=len(means),
         marginal=parts[0][2],
     )
 
 
-def _prior(model: Model, context: Tensor | None) -> Distribution | None:
+def prior_of(model: Model, context: Tensor | None) -> Distribution | None:
     """p(z) of a model with one layer of latents, None where it has no such part."""
     if isinstance(model, Dequantized):
-        return _prior(model.model, context)
+        return prior_of(model.model, context)
     if isinstance(model, LinearGaussian):
         zeros = torch.zeros(model.weight.shape[1], dtype=model.dtype, device=model.device)
         return Factorized(Normal(zeros, zeros), 1)

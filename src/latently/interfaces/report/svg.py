@@ -11,13 +11,14 @@ import io
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 from markupsafe import Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "INK", "MUTED", "PALETTE", "panel", "series", "svg"]
+__all__ = ["FAINT", "INK", "MUTED", "PALETTE", "panel", "places", "series", "svg"]
 
 INK, MUTED, FAINT = "#010101", "#020202", "#030303"
 PALETTE = 8  # colours in the page's style sheet
@@ -52,10 +53,23 @@ def panel(width: float = 320, height: float = 190) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def svg(figure: Figure, alt: str, key: int = 0) -> Markup:
+def places(figure: Figure, axes: Axes, points: np.ndarray) -> np.ndarray:
+    """Where data points (n, 2) lie in the figure, in CSS pixels from the upper left.
+
+    What is drawn there by hand, as `more` of `svg`, takes a few bytes a point. Call it last: it
+    holds for the axes as they are.
+    """
+    figure.draw_without_rendering()  # the layout is known after this
+    at = axes.transData.transform(points)
+    at[:, 1] = figure.bbox.height - at[:, 1]
+    return at
+
+
+def svg(figure: Figure, alt: str, key: int = 0, more: str = "") -> Markup:
     """The figure as an `<svg>` element that scales with the page and reads `alt` aloud.
 
     Figures of one page need different pairs (alt, key): the ids inside are made from them.
+    `more` is drawn on top, in CSS pixels from the upper left; stand-ins for colours hold there.
     """
     from matplotlib import rc_context
 
@@ -66,6 +80,7 @@ def svg(figure: Figure, alt: str, key: int = 0) -> Markup:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = _DROPPED.sub("", text[text.index("<svg") :]).replace("xlink:href", "href")
+    text = text.replace("</svg>", f"{more}</svg>")
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, variable)
     text = re.sub(r"#0401([0-9a-f]{2})", lambda m: f"var(--s{int(m[1], 16)})", text)

@@ -1,8 +1,6 @@
 import math
 import re
 from dataclasses import replace
-from functools import partial
-from html.parser import HTMLParser
 
 import matplotlib
 import pytest
@@ -11,126 +9,20 @@ import torch
 import latently as lt
 from latently.data import Data
 from latently.errors import UserError
-from latently.inference.bounds import IWAE
-from latently.inference.evidence import Evidence, ImportanceSampling, evaluate
+from latently.inference.evidence import Evidence
 from latently.interfaces.report import Entry, write_report
 from latently.interfaces.report.latents import latent_layers
 from latently.interfaces.report.numbers import decimals, error, plain, significant
 from latently.interfaces.report.tables import rankings
 from latently.io import Saved
-from latently.nets import MLP
-from latently.probability.families import DiscretizedLogistic, Normal
-from latently.probability.priors import VampPrior
-from latently.training import Variational, fit
+from latently.probability.families import Normal
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use", "line", "rect"}
 SECTIONS = ["evidence", "training", "latents", "rows", "record"]
 IMAGES, TABLE = ["samples", "reconstructions"], ["marginals"]
 
 
-class Page(HTMLParser):
-    """Checks that tags nest, and gathers what the tests ask about."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.open, self.ids, self.tags, self.headings, self.text = [], [], [], [], []
-        self.feed(source)
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.tags.append((tag, found))
-        self.ids += [found["id"]] if "id" in found else []
-        if re.fullmatch("h[1-6]", tag):
-            self.headings.append(int(tag[1]))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag, (tag, self.getpos())
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def fitted(model, data, **options):
-    objective = options.pop("objective", None)
-    done = fit(model, data, objective, progress=False, **options)
-    training = {
-        "history": done.history,
-        "kept": done.kept,
-        "seconds": done.seconds,
-        "objective": "Variational()",
-        "warnings": list(done.warnings),
-    }
-    return Saved(model, data.to_schema(), training)
-
-
-def entry(name, saved, data, samples=20):
-    exact = saved.model.density == "exact"
-    found = evaluate(saved.model, data, None if exact else ImportanceSampling(samples))
-    return Entry(name, saved, found)
-
-
-def page(path, entries, data, **options):
-    write_report(path, entries, data, **{"title": "Report", **options})
-    source = path.read_text(encoding="utf-8")
-    found = Page(source)
-    assert "http:" not in source
-    assert "https:" not in source
-    assert len(set(found.ids)) == len(found.ids)
-    assert found.headings[0] == 1
-    assert found.headings.count(1) == 1
-    steps = zip(found.headings, found.headings[1:], strict=False)
-    assert all(after <= before + 1 for before, after in steps)
-    for tag, attributes in found.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "form", "base")
-        assert not any(key.startswith("on") for key in attributes)
-        if tag == "img":
-            assert attributes["alt"]
-            assert attributes["src"].startswith("data:image/png;base64,")
-        if tag == "svg":
-            assert attributes["role"] == "img"
-            assert attributes["aria-label"]
-        if tag == "th":
-            assert attributes["scope"] in ("row", "col")
-        if tag == "a":
-            assert attributes["href"].removeprefix("#") in found.ids
-    return source, found
-
-
-@pytest.fixture(scope="module")
-def digits():
-    train, test = lt.data.load("digits/train").rows(slice(0, 300)), lt.data.load("digits/test")
-    test = test.rows(slice(0, 40))
-    likelihood, net = partial(DiscretizedLogistic, levels=17), partial(MLP, hidden=(32,))
-    vae = partial(lt.vae, train.shape, latents=4, likelihood=likelihood, net=net)
-    iwae = Variational(IWAE(), samples=3)
-    models = {
-        "vae": fitted(vae(), train, validation=train.rows(slice(0, 50)), epochs=3),
-        "vamp": fitted(vae(prior=VampPrior), train, objective=iwae, epochs=2),
-        "fa": fitted(lt.fa(train.shape, latents=4, levels=17), train),
-        "ppca": fitted(lt.ppca(train.shape, latents=4, levels=17), train),
-        "density": fitted(lt.fa(train.shape, latents=4), train),
-    }
-    return test, [entry(name, saved, test) for name, saved in models.items()]
-
-
-@pytest.fixture(scope="module")
-def table():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(60, 20, generator=generator) @ torch.randn(20, 20, generator=generator)
-    data = Data.from_array(x, protocol="table")
-    holed = Data.from_array(x.masked_fill(x > 5, math.nan), protocol="holes")
-    vae = fitted(lt.vae((20,), latents=2, likelihood=Normal), data, epochs=2)
-    return data, holed, [vae, fitted(lt.fa((20,), latents=2), data)]
-
-
-def test_many_models_of_images(digits, tmp_path):
+def test_many_models_of_images(digits, tmp_path, page):
     data, entries = digits
     source, found = page(tmp_path / "many.html", entries, data, command="latently report a b")
     assert [i for i in found.ids if i in SECTIONS + IMAGES] == [
@@ -157,14 +49,14 @@ def test_many_models_of_images(digits, tmp_path):
     assert len(source) < 2_000_000
 
 
-def test_the_policy_allows_styles_and_embedded_pictures_only(digits, tmp_path):
+def test_the_policy_allows_styles_and_embedded_pictures_only(digits, tmp_path, page):
     data, entries = digits
     _, found = page(tmp_path / "one.html", entries[:1], data)
     (policy,) = [a for tag, a in found.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy["content"] == ("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
 
 
-def test_foreign_text_stays_text(digits, tmp_path):
+def test_foreign_text_stays_text(digits, tmp_path, page):
     data, entries = digits
     evil = "<script>alert('$x_1$ & \"')</script>"
     data = replace(data, protocol=evil)
@@ -182,7 +74,7 @@ def test_foreign_text_stays_text(digits, tmp_path):
 
 
 @pytest.mark.parametrize("which", range(5))
-def test_a_single_row(digits, which, tmp_path):
+def test_a_single_row(digits, which, tmp_path, page, entry):
     data, entries = digits
     one = data.rows(slice(3, 4))
     part = entries[which]
@@ -193,7 +85,7 @@ def test_a_single_row(digits, which, tmp_path):
     assert "nan" not in text
 
 
-def test_tables_show_marginals(table, tmp_path):
+def test_tables_show_marginals(table, tmp_path, page, entry):
     data, holed, saved = table
     for rows in (data, holed, holed.rows(slice(0, 1))):
         entries = [entry(f"model {i}", part, rows) for i, part in enumerate(saved)]
@@ -219,14 +111,14 @@ def test_tables_show_marginals(table, tmp_path):
         {"history": [{"other": 1.0}], "seconds": 4000, "device": "cpu"},
     ],
 )
-def test_any_training_record(training, tmp_path):
+def test_any_training_record(training, tmp_path, page, entry, fitted):
     data = Data.from_array(torch.arange(12.0).view(6, 2).cos(), protocol="small")
     part = Saved(fitted(lt.ppca((2,), latents=1), data).model, {}, training)
     _, found = page(tmp_path / "record.html", [entry("m", part, data)], data)
     assert set(SECTIONS) <= set(found.ids)
 
 
-def test_colour_and_binary_images(tmp_path):
+def test_colour_and_binary_images(tmp_path, page, entry):
     generator = torch.Generator().manual_seed(0)
     colour = Data.from_array(torch.randn(6, 3, 5, 4, generator=generator), protocol="colour")
     bits = Data.from_array(torch.rand(6, 9, 9, generator=generator).round(), protocol="bits")
@@ -239,7 +131,7 @@ def test_colour_and_binary_images(tmp_path):
         assert "made by hand" not in "".join(found.text)
 
 
-def test_values_that_are_not_finite(table, tmp_path):
+def test_values_that_are_not_finite(table, tmp_path, page, entry):
     data, _, saved = table
     part = entry("m", saved[1], data)
     values = part.evidence.values.clone()
@@ -249,7 +141,7 @@ def test_values_that_are_not_finite(table, tmp_path):
     assert "row 3 has log p(x) = -inf" in "".join(found.text)
 
 
-def test_the_same_report_twice_and_nothing_of_the_host_changes(digits, tmp_path):
+def test_the_same_report_twice_and_nothing_of_the_host_changes(digits, tmp_path, page):
     data, entries = digits
     before, state = dict(matplotlib.rcParams), torch.random.get_rng_state()
     sources = [page(tmp_path / name, entries[:2], data, seed=1)[0] for name in ("a", "b")]
