@@ -216,6 +216,7 @@ class Evidence:
         discrete: True for probabilities, False for densities; the two are never ranked.
         seed: seed of the draws.
         notes: what else a reader should know; part of `warnings`.
+        given: name of the context of a model of p(x|c); "" without.
     """
 
     values: Tensor
@@ -230,9 +231,15 @@ class Evidence:
     discrete: bool = False
     seed: int = 0
     notes: tuple[str, ...] = field(default=())
+    given: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def what(self) -> str:
+        """What the values are the logarithms of: p(x), or p(x|label)."""
+        return f"p(x|{self.given})" if self.given else "p(x)"
 
     @property
     def nats(self) -> float:
@@ -316,6 +323,7 @@ class Evidence:
             "k_hat": None if self.k_hat is None else float(self.k_hat.median()),
             "n": len(self),
             "protocol": self.protocol,
+            "given": self.given or None,
             "seed": self.seed,
             "warnings": list(self.warnings),
         }
@@ -332,7 +340,7 @@ class Evidence:
             about.append(f"ESS {float(self.ess.median()):.0f}/{self.samples}")
         bits = self.bits_per_dim
         parts = [
-            f"log p(x) {_SIGN[self.kind]} {self.nats:.2f} +- {self.nats_stderr:.2f} nats",
+            f"log {self.what} {_SIGN[self.kind]} {self.nats:.2f} +- {self.nats_stderr:.2f} nats",
             f"({', '.join(about)})",
             f"{bits:.3f} bits/dim" if bits is not None else "",
             self.protocol,
@@ -371,6 +379,7 @@ def evaluate(
     finally:
         model.train(was_training)
     complete = data.mask is None or bool(data.mask.all())
+    named = getattr(data, "conditions", None)
     exact = model.density == "exact" and method.kind != "estimate"  # every weight is p(x)
     return Evidence(
         values=scores.values,
@@ -384,6 +393,7 @@ def evaluate(
         dims=math.prod(model.shape) if model.discrete and complete else None,
         discrete=model.discrete,
         seed=seed,
+        given="" if data.context is None else getattr(named, "name", "c"),
     )
 
 

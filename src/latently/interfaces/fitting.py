@@ -55,7 +55,8 @@ def open_splits(request: Request) -> tuple[Data, Data | None]:
         files["validation"],
         seed,
         missing="allow" if files["missing"] else "refuse",
-        **{name: files[name] for name in ("context", "binarise") if files[name] is not None},
+        context=files["context"],
+        binarise=files["binarise"],
     )
     if files["mask"] is None:
         return train, validation

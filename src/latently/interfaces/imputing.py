@@ -58,6 +58,7 @@ def impute_command(
             "with --mask"
         )
     if target.suffix == ".png":
+        _check_image(data)
         first = (~data.mask.flatten(1).all(1)).nonzero()[:_SHOWN, 0]
         data, whole, draws = data.rows(first), whole.rows(first), min(draws, _SHOWN_DRAWS)
     row = math.prod(data.shape)
@@ -78,6 +79,16 @@ def impute_command(
         print(f"warning: {warning}", file=sys.stderr)
     _write(target, found, whole, saved, fill)
     return f"wrote {_what(target, found, fill)} of {data.missing} values to {target}"
+
+
+def _check_image(data: Data) -> None:
+    """Refuses a picture of rows that are no images, before any work."""
+    from latently.interfaces.pictures import is_image_shape
+
+    if not is_image_shape(data.shape):
+        raise UserError(
+            f"{data.protocol}: rows of shape {data.shape} are no images; end --out in .npz or .csv"
+        )
 
 
 def _write(target: Path, found: Imputation, whole: Data, saved: Saved, fill: str) -> None:

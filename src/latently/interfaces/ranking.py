@@ -74,6 +74,10 @@ def cautions(rows: Sequence[dict[str, Any]]) -> list[str]:
         notes.append(
             "unlike kinds in one ranking: a lower bound may lie below a worse exact value"
         )
+    told = {row["name"]: row["evidence"].what for row in rows if row["evidence"].given}
+    if told and (len(told) < len(rows) or len(set(told.values())) > 1):
+        names = ", ".join(f"{name} gives {what}" for name, what in told.items())
+        notes.append(f"{names}: what a model is told of a row is no part of its number")
     heavy = {row["name"]: row["evidence"].heavy_rows for row in rows}
     if any(heavy.values()):
         counts = ", ".join(f"{name} {count}" for name, count in heavy.items() if count)

@@ -109,8 +109,10 @@ def read_context(saved: Saved, text: str | None, n: int) -> Tensor | None:
         )
     known = Context.from_schema(saved.data["context"])
     if text is None:
-        told = ", or each" if known.classes else ""
-        raise UserError(f"a model of p(x|{known.name}): give --context{told}; {known.usage()}")
+        told = " or each" if known.classes else ""
+        raise UserError(
+            f"this is a model of p(x|{known.name}): give --context VALUE{told}; {known.usage()}"
+        )
     if text == "each" and known.classes:
         return known.encode(known.classes)[torch.arange(n) % known.width]
     return known.parse(text).expand(n, -1)
