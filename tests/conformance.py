@@ -253,6 +253,45 @@ def test_prior_wants_the_context_it_was_built_for_or_ignores_it(name, refused):
         without(context)
 
 
+# Transforms.
+
+
+def transform_of(name):
+    """One that holds 0 and 1, by those of its options that make room."""
+    kind = KINDS["transforms"][name]
+    room = {"shift": 1.0, "low": -1.0, "high": 2.0}
+    return kind(**{k: v for k, v in room.items() if k in inspect.signature(kind).parameters})
+
+
+@every("transforms")
+def test_transform_is_an_increasing_bijection(name):
+    transform, y = transform_of(name), torch.linspace(-12, 12, 4001).double()
+    x = transform.inverse(y).requires_grad_(True)
+    assert not transform.misfit(x).any()
+    assert transform.support
+    torch.testing.assert_close(transform.forward(x), y, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(transform.inverse(transform.forward(x)), x, rtol=1e-13, atol=1e-13)
+    (slope,) = torch.autograd.grad(transform.forward(x).sum(), x)
+    torch.testing.assert_close(transform.log_slope(x), slope.log(), rtol=1e-9, atol=1e-9)
+    assert (x.diff() > 0).all()
+
+
+@every("transforms")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_transform_stays_inside_its_support_at_any_value(name, dtype):
+    y = torch.tensor([-math.inf, -1e30, -800, -90, -20, 0, 20, 90, 800, 1e30, math.inf])
+    for transform in (transform_of(name), KINDS["transforms"][name]()):
+        x = transform.inverse(y.to(dtype))
+        assert x.dtype == dtype
+        assert not transform.misfit(x).any()
+        assert transform.forward(x).isfinite().all()
+        assert transform.log_slope(x).isfinite().all()
+        assert (x.diff() >= 0).all()
+        outside = torch.tensor([math.nan, math.inf, -math.inf, *transform.bounds], dtype=dtype)
+        assert transform.misfit(outside).all()
+        assert not transform.misfit(transform.clip(outside[1:])).any()
+
+
 # Bounds and estimators, alone and in pairs with every prior.
 
 
@@ -394,6 +433,21 @@ RECIPE_MODELS = {
         for name, make in KINDS["recipes"].items()
     },
     "fa of levels": lambda: KINDS["recipes"]["fa"]((4,), latents=1, levels=2),
+    "fa of levels Logit": lambda: KINDS["recipes"]["fa"](
+        (4,), latents=1, levels=2, transform=KINDS["transforms"]["Logit"](high=2)
+    ),
+    **{
+        f"ppca {name}": lambda name=name: KINDS["recipes"]["ppca"](
+            (4,), latents=2, transform=transform_of(name)
+        )
+        for name in KINDS["transforms"]
+    },
+    **{
+        f"vae {name}": lambda name=name: vae(
+            (4,), latents=2, net=TINY, likelihood=Normal, transform=transform_of(name)
+        )
+        for name in KINDS["transforms"]
+    },
     **{
         f"vae {family}": lambda family=family: vae(
             (4,), latents=2, net=TINY, likelihood=KINDS["families"][family]

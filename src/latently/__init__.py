@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         impute,
     )
     from latently.io import load, save
-    from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model
-    from latently.probability import families, priors
+    from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model, Transformed
+    from latently.probability import families, priors, transforms
     from latently.recipes import fa, ppca, recipe, vae
     from latently.training import Variational, fit, train  # type: ignore[no-redef]
 
@@ -46,6 +46,7 @@ _MODULES = {
     "families": "latently.probability.families",
     "nets": "latently.nets",
     "priors": "latently.probability.priors",
+    "transforms": "latently.probability.transforms",
 }
 _GATHERED = [  # all that these list is public: what is added to one needs no entry here
     "latently.inference.bounds",
@@ -77,6 +78,7 @@ __all__ = [
     "Linear",
     "Model",
     "Reparam",
+    "Transformed",
     "UserError",
     "Variational",
     "__version__",
@@ -93,6 +95,7 @@ __all__ = [
     "recipe",
     "save",
     "train",
+    "transforms",
     "vae",
 ]
 

@@ -17,13 +17,14 @@ from torch import nn
 
 from latently import expr
 from latently.errors import UserError, closest
-from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model
+from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model, Transformed
 from latently.nets.mlp import MLP
 from latently.probability.conditional import Conditional
 from latently.probability.families.base import Family
 from latently.probability.families.bernoulli import Bernoulli
 from latently.probability.families.normal import Normal
 from latently.probability.priors import Prior, StandardNormal
+from latently.probability.transforms import Transform
 
 __all__ = ["RECIPES", "Call", "fa", "ppca", "recipe", "vae"]
 
@@ -72,7 +73,12 @@ def recipe(function: R) -> R:
 
 @recipe
 def fa(
-    shape: Sequence[int], *, latents: int = 8, levels: int | None = None, contexts: int = 0
+    shape: Sequence[int],
+    *,
+    latents: int = 8,
+    levels: int | None = None,
+    transform: Transform | None = None,
+    contexts: int = 0,
 ) -> Model:
     """Factor analysis: x ~ N(mu, W W' + diag(psi)), exact.
 
@@ -81,15 +87,22 @@ def fa(
         latents: number of factors.
         levels: for integers 0 .. levels - 1: fit x + u, u ~ U(0, 1), and report a lower bound
             of log P(x); None: a density.
+        transform: bijection of the columns before the model, with its Jacobian in the density;
+            under levels it is of x + u, e.g. Logit(high=256).
         contexts: width of the context c of a model of p(x|c), which moves the mean by B c; 0:
             none. It follows the data.
     """
-    return _dequantized(FactorAnalysis(shape, latents, contexts=contexts), levels)
+    return _wrapped(FactorAnalysis(shape, latents, contexts=contexts), transform, levels)
 
 
 @recipe
 def ppca(
-    shape: Sequence[int], *, latents: int = 8, levels: int | None = None, contexts: int = 0
+    shape: Sequence[int],
+    *,
+    latents: int = 8,
+    levels: int | None = None,
+    transform: Transform | None = None,
+    contexts: int = 0,
 ) -> Model:
     """Probabilistic PCA: x ~ N(mu, W W' + sigma^2 I), exact and in closed form.
 
@@ -97,9 +110,10 @@ def ppca(
         shape: shape of one row.
         latents: number of components.
         levels: as for fa.
+        transform: as for fa.
         contexts: as for fa.
     """
-    return _dequantized(PPCA(shape, latents, contexts=contexts), levels)
+    return _wrapped(PPCA(shape, latents, contexts=contexts), transform, levels)
 
 
 @recipe
@@ -113,6 +127,7 @@ def vae(
     net: Callable[..., nn.Module] = MLP,
     decoder_net: Callable[..., nn.Module] | None = None,
     sees_mask: bool = False,
+    transform: Transform | None = None,
     contexts: int = 0,
 ) -> Model:
     """Variational autoencoder; trained with bound IWAE it is an IWAE.
@@ -126,6 +141,7 @@ def vae(
         net: network of the encoder, and of the decoder unless that has its own.
         decoder_net: network of the decoder, where it differs.
         sees_mask: show the encoder which entries are observed; on where data have holes.
+        transform: bijection of the columns before the model, with its Jacobian in the density.
         contexts: width of the context of a conditional model; 0: none. It follows the data.
     """
     z_shape = (latents,) if isinstance(latents, int) else tuple(latents)
@@ -135,8 +151,10 @@ def vae(
     mask_shape = [tuple(shape)] if sees_mask else []
     encoder = Conditional(net, latent, observed.embed_shape, *mask_shape, contexts=contexts)
     decoder = Conditional(decoder_net or net, observed, latent.embed_shape, contexts=contexts)
-    return VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=sees_mask)
+    model = VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=sees_mask)
+    return _wrapped(model, transform)
 
 
-def _dequantized(model: Model, levels: int | None) -> Model:
+def _wrapped(model: Model, transform: Transform | None, levels: int | None = None) -> Model:
+    model = model if transform is None else Transformed(model, transform)
     return model if levels is None else Dequantized(model, levels=levels)

@@ -12,7 +12,7 @@ from torch import nn, optim
 from latently import nets, recipes
 from latently.data import masks
 from latently.inference import bounds, estimators, evidence, schedules
-from latently.probability import families, priors
+from latently.probability import families, priors, transforms
 
 __all__ = ["ACTIVATIONS", "KINDS", "OPTIMIZERS", "components", "names"]
 
@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "recipes": recipes.RECIPES,
     "families": _public(families, families.Family),
     "priors": _public(priors, priors.Prior),
+    "transforms": _public(transforms, transforms.Transform),
     "bounds": _public(bounds, bounds.Bound),
     "estimators": _public(estimators, estimators.Estimator),
     "methods": _public(evidence, evidence.Method),

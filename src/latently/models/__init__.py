@@ -3,6 +3,6 @@
 from latently.models.base import Model
 from latently.models.linear import PPCA, FactorAnalysis
 from latently.models.vae import VAE
-from latently.models.wrappers import Dequantized
+from latently.models.wrappers import Dequantized, Transformed
 
-__all__ = ["PPCA", "VAE", "Dequantized", "FactorAnalysis", "Model"]
+__all__ = ["PPCA", "VAE", "Dequantized", "FactorAnalysis", "Model", "Transformed"]

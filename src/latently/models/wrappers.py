@@ -12,11 +12,12 @@ from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.noise import seeded
 from latently.inference.particles import Particles, equal_shares
-from latently.models.base import Model
+from latently.models.base import Density, Model
 from latently.probability.conditional import Draw, draw
 from latently.probability.distributions import Factorized, Rounded
+from latently.probability.transforms import Transform, Transported
 
-__all__ = ["Dequantized"]
+__all__ = ["Dequantized", "Transformed"]
 
 
 class Dequantized(Model):
@@ -32,7 +33,8 @@ class Dequantized(Model):
         levels: the integers are 0 .. levels - 1.
 
     Raises:
-        UserError: fewer than 2 levels, or an inner model of discrete values.
+        UserError: fewer than 2 levels, an inner model of discrete values, or one whose transform
+            does not hold all of 0 to levels.
     """
 
     density = "bound"
@@ -44,6 +46,13 @@ class Dequantized(Model):
             raise UserError(f"Dequantized: levels={levels} must be at least 2")
         if model.discrete:
             raise UserError(f"Dequantized: {type(model).__name__} is discrete already")
+        if isinstance(model, Transformed):
+            low, high = model.transform.bounds
+            if low > 0 or high < levels:
+                raise UserError(
+                    f"Dequantized: {model.transform} holds {model.transform.support}, and x + u "
+                    f"lies between 0 and levels={levels}; choose e.g. Logit(high={levels})"
+                )
         self.model, self.levels, self.shape = model, levels, model.shape
         self.contexts = model.contexts
 
@@ -69,7 +78,7 @@ class Dequantized(Model):
             return drawn[-1].flatten(0, 1)[None]
 
         p = self.model.infer(
-            (x + u).flatten(0, 1),
+            _between(x, u).flatten(0, 1),
             1,
             _repeat(mask, lead),
             _repeat(context, lead),
@@ -118,7 +127,138 @@ class Dequantized(Model):
 
     def _noisy(self, x: Tensor) -> Tensor:
         with seeded(0, x.device):
-            return x + torch.rand(x.shape, dtype=torch.float64, device=x.device).to(x.dtype)
+            u = torch.rand(x.shape, dtype=torch.float64, device=x.device)
+        return _between(x, u.to(x.dtype))
+
+
+class Transformed(Model):
+    r"""A model of `y = T(x)` as a model of x, T acting on every cell.
+
+    `log p(x) = log p_Y(T(x)) + sum_j log T'(x_j)`, the sum over observed cells. The slopes are
+    of no latent and stand in `log_lik`; z is the inner model's. What was exact stays exact, and
+    numbers of different T are in the same units and can be compared.
+
+    Args:
+        model: a model of continuous rows y.
+        transform: T, such as `Log()`.
+
+    Raises:
+        UserError: an inner model of discrete values, or no built transform.
+
+    >>> from latently.models.linear import PPCA
+    >>> from latently.probability.transforms import Log
+    >>> Transformed(PPCA((3,), 1), Log()).misfit(torch.tensor([[0.0, 1.0, -1.0]]))
+    (tensor([[ True, False,  True]]), 'numbers above 0')
+    """
+
+    discrete = False
+
+    def __init__(self, model: Model, transform: Transform) -> None:
+        super().__init__()
+        if not isinstance(transform, Transform):
+            raise UserError(
+                f"Transformed: transform={transform!r} must be a built one, such as Log()"
+            )
+        if model.discrete:
+            raise UserError(
+                f"Transformed: {type(model).__name__} is a model of discrete values, which have "
+                "no density to carry over; choose a continuous one, e.g. likelihood=Normal"
+            )
+        self.model, self.transform, self.shape = model, transform, model.shape
+        self.contexts = model.contexts
+
+    @property
+    def density(self) -> Density | None:  # type: ignore[override]
+        """As the inner model's."""
+        return self.model.density
+
+    def infer(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        gradient: Gradient = "total",
+        z: tuple[Tensor, ...] | None = None,
+        draw: Draw = draw,
+    ) -> Particles:
+        y = self._forward(x, mask)
+        p = self.model.infer(y, samples, mask, context, gradient=gradient, z=z, draw=draw)
+        return p._replace(log_lik=p.log_lik + self._log_slopes(x, mask).to(p.log_lik.dtype))
+
+    def latents(
+        self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        return self.model.latents(n, context, given)
+
+    def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Factorized:
+        return self._carried(self.model.likelihood(z, context))
+
+    def predictive(
+        self, x: Tensor, mask: Tensor, context: Tensor | None = None
+    ) -> Factorized | None:
+        known = self.model.predictive(self._forward(x, mask), mask, context)
+        return None if known is None else self._carried(known)
+
+    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
+        inside = self.transform.clip(self._filled(x, None))
+        inner, support = self.model.misfit(self.transform.forward(inside))
+        if support != "finite numbers":
+            support = f"{self.transform.support} whose {self.transform} is {support}"
+        else:
+            support = self.transform.support
+        return self.transform.misfit(x) | inner, support
+
+    def initialise(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> None:
+        self.model.initialise(self._forward(x, mask), mask, context)
+
+    def em(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Iterator[Tensor] | None:
+        """The inner model's, its log-likelihoods in the units of x."""
+        passes = self.model.em(self._forward(x, mask), mask, context)
+        if passes is None:
+            return None
+        slopes = self._log_slopes(x, mask).mean()
+        return (log_p + slopes for log_p in passes)
+
+    def complaints(self) -> tuple[str, ...]:
+        return self.model.complaints()
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """T(x), zero where missing."""
+        return self.transform.forward(self._filled(x, mask))
+
+    def _log_slopes(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`sum_j log T'(x_j)` over observed cells, (B,)."""
+        terms = self.transform.log_slope(self._filled(x, mask))
+        return (terms if mask is None else torch.where(mask, terms, 0.0)).flatten(1).sum(1)
+
+    def _filled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x in a type no narrower than the model's, T^-1(0) where missing."""
+        x = x.to(torch.promote_types(x.dtype, self.dtype))
+        return x if mask is None else torch.where(mask, x, self._at_zero(x.dtype))
+
+    def _at_zero(self, dtype: torch.dtype) -> Tensor:
+        return self.transform.inverse(torch.zeros((), dtype=dtype, device=self.device))
+
+    def _carried(self, inner: Distribution) -> Factorized:
+        if not isinstance(inner, Factorized):
+            raise UserError(
+                f"Transformed: {type(inner).__name__} does not factorize over columns; choose a "
+                "likelihood that does, e.g. Normal"
+            )
+        fill = self._at_zero(self.dtype)
+        return Factorized(Transported(inner.base, self.transform), inner.ndim, fill)
+
+
+def _between(x: Tensor, u: Tensor) -> Tensor:
+    """x + u, kept below x + 1 and above 0 where rounding would reach them."""
+    least = x + torch.finfo(x.dtype).eps / 4
+    return torch.minimum(torch.maximum(x + u, least), torch.nextafter(x + 1, x))
 
 
 def _repeat(tensor: Tensor | None, lead: tuple[int, int]) -> Tensor | None:
