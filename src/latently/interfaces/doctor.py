@@ -12,6 +12,7 @@ import torch
 
 from latently._version import __version__
 from latently.data.catalog import SOURCES
+from latently.data.source import Source
 from latently.errors import UserError
 from latently.interfaces.cards import hardware
 from latently.interfaces.memory import machine_bytes
@@ -47,9 +48,18 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 def _data(folder: Path | None) -> Iterator[tuple[str, str]]:
     for name, source in SOURCES.items():
+        yield f"data {name}", _found(source, folder)
+
+
+def _found(source: Source, folder: Path | None) -> str:
+    """Whether a set can be read, by any of its protocols."""
+    missing = ""
+    for protocol in source.protocols or ("",):
         try:
-            data = source(next(iter(source.protocols), ""), "test", folder)
+            data = source(protocol, "test", folder)
         except UserError as error:
-            yield f"data {name}", f"no: {error}"
+            missing = missing or f"no: {error}"
         else:
-            yield f"data {name}", f"yes: {len(data):,} test rows"
+            where = f" ({data.protocol})" if missing else ""
+            return f"yes: {len(data):,} test rows{where}"
+    return missing
