@@ -49,8 +49,8 @@ def positions(
     tests, held = max(1, round(_TEST * n)), max(1, round(fraction * n))
     if n - tests - held < (split == "train"):
         raise UserError(
-            f"{where}: validation={fraction} of {n} row{'s' * (n != 1)} and a tenth for testing "
-            f"leave none for /{split}; use a smaller share or more rows"
+            f"{where}: validation={fraction} of {n} row{'s' * (n != 1)}, beside a tenth for "
+            f"testing, leaves none to fit on (/{split}); use a smaller share or more rows"
         )
     order = np.random.default_rng(seed).permutation(n)
     test, validation, train = np.split(order, [tests, tests + held])

@@ -86,6 +86,11 @@ def _unknown(text: str) -> str:
         return f"cannot read {text!r}; a path is a folder of pictures or a file {files.KINDS}"
     if path.suffix or len(path.parts) > 2:
         return f"no such file: {text!r}; check the path (files are {files.KINDS})"
-    known = [*SOURCES, *(name for name, _ in names())]
-    hint = closest(text.partition("/")[0], known)
-    return f"no data set or folder is called {text!r}; {hint}; a file ends in {files.KINDS}"
+    name = text.partition("/")[0]
+    hint = closest(name, [*SOURCES, *(spec for spec, _ in names())])
+    if hint.startswith("known"):  # nothing near: the sets suffice
+        hint = closest(name, SOURCES)
+    return (
+        f"no data set is called {text!r}; {hint}; a file ends in {files.KINDS}, and there is no "
+        "folder of that name"
+    )
