@@ -92,6 +92,7 @@ def test_reduction_leaves_out_the_edge_and_what_is_missing():
     assert reduced(x, 2)[0, 0, 0].isnan()
     assert reduction((28, 28), 28) == 1
     assert reduction((3, 29, 5), 28) == 2
+    assert reduction((2, 500), 28) == 1  # an image keeps two pixels a side
 
 
 def test_scale_fills_a_page_by_whole_factors():

@@ -164,10 +164,12 @@ def strip(
 def reduction(shape: Sequence[int], most: int) -> int:
     """The smallest whole factor that brings an image to at most `most` pixels a side.
 
+    No side falls below two pixels for it.
+
     >>> reduction((3, 200, 100), 64), reduction((28, 28), 64)
     (4, 1)
     """
-    return max(1, -(-max(shape[-2:]) // most))
+    return max(1, min(-(-max(shape[-2:]) // most), min(shape[-2:]) - 1))
 
 
 def reduced(images: Tensor, factor: int) -> Tensor:

@@ -171,12 +171,12 @@ def recovered(
     axes.ticklabel_format(useOffset=False, scilimits=(-4, 5))
     inside = int(((low <= truth) & (truth <= high)).sum())
     told = f"{name}, {column}: {inside} of {len(truth)} hidden values lie in their interval"
-    ends_at, at = (
-        np.stack([places(figure, axes, np.stack([truth, y], 1)) for y in part])
-        for part in ((low, high), (median,))
+    points = np.stack([np.tile(truth, 3), np.concatenate([low, median, high])], 1)
+    at = places(figure, axes, points).reshape(3, -1, 2)
+    lines = "".join(
+        f"M{x:.1f} {a:.1f}V{b:.1f}" for (x, a), (_, b) in zip(at[0], at[2], strict=True)
     )
-    lines = "".join(f"M{a[0]:.1f} {a[1]:.1f}V{b[1]:.1f}" for a, b in zip(*ends_at, strict=True))
-    dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in at[0])
+    dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in at[1])
     style = f'fill="none" stroke="{series(index)}"'
     drawn = f'<path d="{lines}" {style} opacity=".45"/>'
     drawn += f'<path d="{dots}" {style} stroke-width="3.4" stroke-linecap="round"/>'

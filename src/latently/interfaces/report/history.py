@@ -23,9 +23,9 @@ _PANELS = (
     ("kl", "KL(q || p)", ""),
 )
 _COUNTED = (
-    ("skipped", "skipped, because the gradient was far larger than usual"),
-    ("non_finite", "left out, because the loss or the gradient was not finite"),
-    ("clipped", "clipped, because the gradient was larger than allowed"),
+    ("non_finite", "not taken: the loss or the gradient was not finite"),
+    ("skipped", "not taken: the norm of the gradient exceeded the limit"),
+    ("clipped", "taken with the gradient shortened to the limit"),
 )
 
 

@@ -23,7 +23,8 @@ __all__ = ["Cell", "Filled", "Holes", "filled", "holes"]
 
 _IMAGES = 6
 _DRAWS = 4
-_ROWS = 200  # of a table, to compare with what was hidden
+_ROWS = 200  # of a table at most, to compare with what was hidden
+_COMPARED = 3000  # cells of these rows, about; a fifth of them hidden
 _CELLS = 12  # listed, of a table with holes of its own
 _COLUMNS = 6  # drawn
 _POINTS = 60  # in the figure of a column
@@ -102,8 +103,7 @@ def holes(data: Data, mask: Mask | None, seed: int) -> Holes | None:
     else:
         mask = mask or (Half("lower") if image else MCAR(0.2))
         truth, hidden = data, data.hidden(mask, seed)
-        most = _VALUES // (_particles(data) * math.prod(data.shape))
-        most = _IMAGES if image else max(5, min(most, _ROWS))
+        most = _IMAGES if image else _enough(data)
     if hidden.mask is None:
         return None
     known = hidden.mask.flatten(1)
@@ -136,6 +136,13 @@ def filled(subject: Subject, made: Holes) -> Filled | None:
     if made.truth is None:
         return replace(bare, cells=_cells(made, found, subject.seed))
     return _recovered(subject, made, made.truth, found, bare)
+
+
+def _enough(data: Data) -> int:
+    """Rows of a table whose hidden cells show the coverage: fewer where rows are long."""
+    size = math.prod(data.shape)
+    most = max(_ROWS // 4, min(_ROWS, _COMPARED // size))
+    return max(5, min(most, _VALUES // (_particles(data) * size)))
 
 
 def _particles(data: Data) -> int:

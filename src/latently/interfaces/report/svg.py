@@ -59,7 +59,8 @@ def places(figure: Figure, axes: Axes, points: np.ndarray) -> np.ndarray:
     What is drawn there by hand, as `more` of `svg`, takes a few bytes a point. Call it last: it
     holds for the axes as they are.
     """
-    figure.draw_without_rendering()  # the layout is known after this
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is known now, and stays
     at = axes.transData.transform(points)
     at[:, 1] = figure.bbox.height - at[:, 1]
     return at
