@@ -142,7 +142,7 @@ def test_few_rows(tmp_path, n, refused):
     if n == 1:
         assert splits(path)[1] is None
         for split in ("train", "validation", "test", "train+val"):
-            with refused("few.npy", "1 row "):
+            with refused("few.npy", "1 row,"):
                 load(f"{path}/{split}")
         return
     assert [len(d) for d in splits(path)] == [n - 1, 1]
@@ -224,7 +224,7 @@ def test_hold_out_refuses_impossible_shares(table, refused):
             hold_out(data, fraction)
     with refused("validation=-1"):
         splits(table, validation="-1")
-    with refused("1 row "):
+    with refused("1 row,"):
         hold_out(data.rows([0]), 0.5)
     train, validation = hold_out(data.rows([0, 1]), 0.1)
     assert (len(train), len(validation)) == (1, 1)

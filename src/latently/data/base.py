@@ -17,12 +17,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from latently.data.check import check, check_labels, check_levels, family_for
+from latently.data.check import check, check_labels, family_for
 from latently.data.contexts import Context
 from latently.data.masks import Mask
 from latently.errors import UserError
 
-__all__ = ["Binarise", "Data", "Index", "Redraw", "check_schema"]
+__all__ = ["Binarise", "Data", "Index", "Redraw"]
 
 Index = slice | Tensor | np.ndarray | Sequence[int]
 
@@ -271,49 +271,6 @@ class Data:
         if self.conditions is not None:
             schema["context"] = self.conditions.to_schema()
         return schema
-
-
-def check_schema(schema: Mapping[str, Any], data: Data) -> Data:
-    """The data as a model fitted on `schema` reads them, with its levels and family.
-
-    Levels read off a file are a guess (its largest value + 1), so values decide: what lies on the
-    model's levels passes, and a continuous model takes any number. Binary data under a model of
-    more levels are refused: 0 and 1 lie on any scale, and the answer would be silently wrong.
-
-    Rows of a model of p(x | c) must carry the context it was fitted with, if it says which.
-
-    Raises:
-        UserError: Another shape, another context or none, or values that are not the model's.
-    """
-    shape, levels, fitted = tuple(schema["shape"]), schema["levels"], schema["protocol"]
-    if shape != data.shape:
-        raise UserError(
-            f"{data.protocol}: rows of shape {data.shape}, but the model was fitted on {fitted} "
-            f"with rows of shape {shape}; reshape the data or fit a model on them"
-        )
-    if schema.get("context") is not None:
-        _check_context(Context.from_schema(schema["context"]), data, fitted)
-    if levels not in (None, 2) and data.levels == 2:
-        raise UserError(
-            f"{data.protocol}: binary data (2 levels), but the model was fitted on {fitted} with "
-            f"{levels} levels; fit a model on them, or load them with levels={levels}"
-        )
-    if levels is not None and data.levels != levels:
-        nan = None if data.mask is None else (~data.mask).cpu().numpy()
-        where = f"{data.protocol} under a model of {fitted}"
-        check_levels(data.x.cpu().numpy(), nan, levels, where)
-    return replace(data, levels=levels, family=schema["family"])
-
-
-def _check_context(context: Context, data: Data, fitted: str) -> None:
-    start = f"{data.protocol}: the model was fitted on {fitted} with context {context.name!r}"
-    if data.context is None:
-        raise UserError(f"{start}, and these rows have none; load them with that context")
-    if data.conditions is not None and data.conditions != context:
-        raise UserError(
-            f"{start}, these rows have context {data.conditions.name!r} in another code; "
-            "encode them as the model's rows were, load(..., like=schema)"
-        )
 
 
 def _take(part: Tensor | None, index: Tensor | slice) -> Tensor | None:

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latently.data.base import Data, check_schema
+from latently.data.base import Data
 from latently.data.contexts import Context
 from latently.data.options import Options
 from latently.data.partition import hold_out, part
 from latently.data.paths import HELD_OUT, read_path, rows, with_values
+from latently.data.schema import check_schema
 from latently.data.spec import SOURCES, Spec, names, parse
 from latently.errors import UserError
 
