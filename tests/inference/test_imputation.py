@@ -43,6 +43,7 @@ def test_linear_models_impute_in_closed_form(kind):
     found = impute(model, data, draws=3)
     assert found.ess is None
     assert found.k_hat is None
+    assert found.mode is None
     assert found.warnings == ()
     assert found.draws.shape == (3, 60, 5)
     assert found.missing == data.missing
@@ -110,6 +111,7 @@ def test_discrete_mixture_by_enumeration():
     error = (wanted * (1 - wanted) / float(found.ess.min())).sqrt()
     assert ((found.mean[0] - wanted).abs() < 5 * error)[3:].all()
     assert torch.equal(found.mean[0, :3], x[0, :3])
+    assert torch.equal(found.mode[0, 3:], (wanted[3:] > 0.5).double())
     assert ((found.std[0] - (wanted * (1 - wanted)).sqrt()).abs() < 0.02)[3:].all()
     assert (found.std[0, :3] == 0).all()
 
@@ -135,7 +137,7 @@ def test_integers_stay_integers_and_seen_cells_stay(untouched):
     seen = data.mask
     assert torch.equal(found.draws, found.draws.round())
     assert torch.equal(found.quantiles, found.quantiles.round())
-    for part in (found.mean, *found.draws, *found.quantiles):
+    for part in (found.mean, found.mode, *found.draws, *found.quantiles):
         assert torch.equal(part[seen], data.x[seen])
     assert (found.quantiles.diff(dim=0) >= 0).all()
     assert found.draws.min() >= 0

@@ -153,7 +153,8 @@ def test_bad_calls(rejected, made, tmp_path):
     holes = ["impute", gaps, "--data", made / "holes.npz", "--out"]
     rejected([*holes, tmp_path / "o.npz", "--mask", "Half"], "rows are no pictures", "MCAR")
     rejected([*holes, tmp_path / "o.npz", "--fill", "mean"], "--fill mean has no effect")
-    rejected([*holes, tmp_path / "o.csv", "--fill", "mode"], "--fill 'mode'", "mean")
+    rejected([*holes, tmp_path / "o.csv", "--fill", "made"], "--fill 'made'", "mode")
+    rejected([*holes, tmp_path / "o.csv", "--fill", "mode"], "discrete data")
     rejected([*holes, tmp_path / "o.npz", "--quantiles", "5"], "--quantiles '5'", "0.05,0.95")
     rejected([*holes, tmp_path / "o.npz", "--quantiles", "a"], "--quantiles 'a'")
     rejected([*holes, tmp_path / "o.png"], "are no images")

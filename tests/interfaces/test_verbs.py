@@ -10,7 +10,7 @@ from latently.registry import KINDS
 from latently.training.files import named_tensors
 
 FIELDS = (
-    "kind method nats nats_stderr mc_stderr bits_per_dim ess k_hat n protocol seed warnings "
+    "kind method nats nats_stderr mc_stderr bits_per_dim ess k_hat n protocol given seed warnings "
     "version"
 ).split()
 

@@ -38,6 +38,8 @@ class Imputation:
         std: standard deviation of each cell given x_o, (n, *shape); 0 where observed.
         quantiles: of each cell given x_o, (len(levels), n, *shape).
         levels: their probabilities.
+        mode: the likeliest value of each cell of discrete data, (n, *shape), what to fill in
+            where numbers stand for names; None for continuous data.
         mask: True where observed, (n, *shape).
         ess: effective number of particles of each row, (n,); None where the model is exact.
         k_hat: Pareto shape of each row's largest weights, (n,); None likewise or if too few.
@@ -51,6 +53,7 @@ class Imputation:
     std: Tensor
     quantiles: Tensor
     levels: tuple[float, ...]
+    mode: Tensor | None
     mask: Tensor
     ess: Tensor | None
     k_hat: Tensor | None
@@ -93,6 +96,7 @@ class RowImputation(NamedTuple):
     mean: Tensor
     std: Tensor
     quantiles: Tensor
+    mode: Tensor
     log_shares: Tensor
 
 
@@ -150,6 +154,7 @@ def impute(
         filled.std,
         filled.quantiles,
         tuple(quantiles),
+        filled.mode if model.discrete else None,
         mask,
         None if exact else filled.ess,
         None if exact else filled.k_hat,
@@ -181,7 +186,7 @@ def impute_row(
     drawn = model.likelihood(tuple(z[index] for z in p.z), context).sample()[:, 0].to(x.dtype)
     empty = x[0].new_empty(0)
     if quantiles is None:
-        return RowImputation(drawn, empty, empty, empty, log_shares)
+        return RowImputation(drawn, empty, empty, empty, empty, log_shares)
     levels = torch.tensor(list(quantiles), dtype=x.dtype, device=x.device)
     known = model.predictive(x, mask, context)
     if known is None:
@@ -190,8 +195,9 @@ def impute_row(
     else:
         mean, std = known.mean[0], known.variance[0].sqrt()
         lines = known.icdf(levels.view(-1, 1, *(1,) * (x.dim() - 1)).to(mean.dtype))[:, 0]
+    mode = drawn.mode(0).values
     return RowImputation(
-        drawn[:draws], mean.to(x.dtype), std.to(x.dtype), lines.to(x.dtype), log_shares
+        drawn[:draws], mean.to(x.dtype), std.to(x.dtype), lines.to(x.dtype), mode, log_shares
     )
 
 
@@ -202,7 +208,7 @@ class _Filled:
         self, kept: Tensor, draws: int, quantiles: tuple[float, ...], samples: int
     ) -> None:
         self.draws = kept.repeat(draws, *(1,) * kept.dim())
-        self.mean, self.std = kept.clone(), torch.zeros_like(kept)
+        self.mean, self.mode, self.std = kept.clone(), kept.clone(), torch.zeros_like(kept)
         self.quantiles = kept.repeat(len(quantiles), *(1,) * kept.dim())
         self.ess = torch.full((len(kept),), float(samples), dtype=torch.float64)
         self.tail = tail_length(samples)
@@ -212,6 +218,7 @@ class _Filled:
         """Fills row i where the mask is False."""
         self.draws[:, i] = torch.where(mask, self.draws[:, i], found.draws)
         self.mean[i] = torch.where(mask, self.mean[i], found.mean)
+        self.mode[i] = torch.where(mask, self.mode[i], found.mode)
         self.std[i] = torch.where(mask, 0.0, found.std)
         self.quantiles[:, i] = torch.where(mask, self.quantiles[:, i], found.quantiles)
         log_shares = found.log_shares.cpu()

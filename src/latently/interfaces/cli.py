@@ -170,9 +170,7 @@ def sample(
     n: Annotated[int, typer.Option("-n", parser=_whole, metavar="INT", help="how many")] = 64,
     context: Annotated[
         str | None,
-        typer.Option(
-            "--context", help="of a conditional model: 7, each, or 0.5,2"
-        ),
+        typer.Option("--context", help="of a conditional model: 7, each, or 0.5,2"),
     ] = None,
     seed: Seed = 0,
     force: Force = False,
@@ -251,7 +249,7 @@ def impute(
         str, typer.Option("--quantiles", help="of every missing cell, in .npz")
     ] = "0.05,0.5,0.95",
     fill: Annotated[
-        str, typer.Option("--fill", help="what .csv and .npy hold: draws, mean or median")
+        str, typer.Option("--fill", help="what .csv and .npy hold: draws, mean, median or mode")
     ] = "draws",
     mask: Mask = None,
     data_dir: DataDir = None,

@@ -23,7 +23,7 @@ from latently.training.progress import Bar
 
 __all__ = ["FILLS", "impute_command"]
 
-FILLS = ("draws", "mean", "median")
+FILLS = ("draws", "mean", "median", "mode")
 _SHOWN = 12  # rows of a picture
 _SHOWN_DRAWS = 5
 
@@ -62,6 +62,8 @@ def impute_command(
         first = (~data.mask.flatten(1).all(1)).nonzero()[:_SHOWN, 0]
         data, whole, draws = data.rows(first), whole.rows(first), min(draws, _SHOWN_DRAWS)
     row = math.prod(data.shape)
+    if fill == "mode" and not saved.model.discrete:
+        raise UserError("--fill mode is for discrete data; give mean or median")
     check_memory(8 * samples * row, f"{samples:,} particles of a row", "lower --samples")
     size = (draws + len(levels) + 2) * row * len(data)
     check_memory(8 * size, f"{draws:,} draws of all rows", "lower --draws")
@@ -105,8 +107,9 @@ def _write(target: Path, found: Imputation, whole: Data, saved: Saved, fill: str
 
 def _filled(found: Imputation, fill: str) -> Tensor:
     """(draws, n, *shape), or (1, n, *shape) of means or medians."""
-    single = {"mean": found.mean, "median": found.quantiles[-1]}
-    return found.draws if fill == "draws" else single[fill][None]
+    single = {"mean": found.mean, "median": found.quantiles[-1], "mode": found.mode}
+    chosen = single.get(fill)
+    return found.draws if chosen is None else chosen[None]
 
 
 def _arrays(found: Imputation) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def _arrays(found: Imputation) -> dict[str, Any]:
         "levels": torch.tensor(found.levels[:-1], dtype=torch.float64),
         "mask": found.mask,
     }
-    known = {"ess": found.ess, "k_hat": found.k_hat}
+    known = {"mode": found.mode, "ess": found.ess, "k_hat": found.k_hat}
     return arrays | {key: value for key, value in known.items() if value is not None}
 
 

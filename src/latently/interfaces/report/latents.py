@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, kl_divergence
 
 from latently.data import Data
-from latently.models import Dequantized, Model
+from latently.models import Dequantized, Model, Transformed
 from latently.models.linear import LinearGaussian
 from latently.probability.conditional import draw_mean
 from latently.probability.distributions import Factorized, Normal
@@ -107,7 +107,7 @@ def _layer(parts: tuple[tuple[Tensor, Tensor | None, bool], ...]) -> Layer:
 
 def prior_of(model: Model, context: Tensor | None) -> Distribution | None:
     """p(z) of a model with one layer of latents, None where it has no such part."""
-    if isinstance(model, Dequantized):
+    if isinstance(model, Dequantized | Transformed):
         return prior_of(model.model, context)
     if isinstance(model, LinearGaussian):
         zeros = torch.zeros(model.weight.shape[1], dtype=model.dtype, device=model.device)
