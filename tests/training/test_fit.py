@@ -245,6 +245,119 @@ def test_mistakes_are_refused_before_the_first_step(refused):
         fit(model_of(), empty, **QUIET)
 
 
+IDLE = {
+    "objective": Variational(IWAE(), samples=5),
+    "epochs": 3,
+    "batch_size": 10,
+    "accumulate": 2,
+    "learning_rate": 0.1,
+    "optimizer": torch.optim.SGD,
+    "clip": 1.0,
+    "skip": 10.0,
+    "ema": 0.99,
+    "device": "mps",
+    "precision": "64-true",
+    "compile": True,
+    "initialise": False,
+    "checkpoint_seconds": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_options_without_effect_on_a_closed_form_are_refused(name, refused):
+    with refused(name, "no effect", "PPCA", "closed form"):
+        fit(PPCA((4,), 2), bits(), **{name: IDLE[name]}, progress=False)
+
+
+def test_every_option_of_a_closed_form_fit_works_or_is_refused():
+    import inspect
+
+    used = {"model", "data", "steps", "tolerance", "seed", "checkpoint", "resume", "log"}
+    used |= {"progress", "validation", "patience"}  # validation is unused; patience needs it
+    assert set(inspect.signature(fit).parameters) == set(IDLE) | used
+
+
+def test_an_option_without_effect_on_training_is_refused(refused):
+    with refused("tolerance=0.1", "no effect", "VAE", "patience"):
+        fit(model_of(), bits(), tolerance=0.1, **QUIET)
+
+
+def test_a_fit_goes_on_from_the_model_as_it_is():
+    first, second = bits(200), bits(200, seed=1)
+    second.x[:, 3] = 1  # other marginals
+    model = model_of()
+    fit(model, first, steps=20, **QUIET)
+    offset, before = model.decoder.offset.clone(), named_tensors(model)
+    before = {name: t.clone() for name, t in before.items()}
+    fit(model, second, steps=1, learning_rate=1e-30, initialise=False, **QUIET)
+    for name, tensor in named_tensors(model).items():
+        assert torch.equal(tensor, before[name])
+    fit(model, second, steps=1, learning_rate=1e-30, **QUIET)
+    assert not torch.equal(model.decoder.offset, offset)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_a_short_fit_in_bfloat16_learns_and_its_densities_stay_wide(precision):
+    x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 4) * 2 + 1
+    noisy = x + 0.3 * torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
+    data, found = Data.from_array(noisy), []
+    for chosen in ("32-true", precision):
+        model = model_of(likelihood=Normal)
+        options = {"steps": 300, "batch_size": 50, "learning_rate": 0.01}
+        result = fit(model, data, validation=data, precision=chosen, ema=0.9, **options, **QUIET)
+        found.append([row["bound"] for row in result.history])
+        with torch.no_grad():
+            p = model.infer(data.x, 3)
+        for term in (p.log_lik, p.log_w, *p.log_prior, *p.log_q):
+            assert term.dtype == torch.float32
+    full, low = found
+    assert low[-1] > low[0] + 1
+    assert low[-1] == pytest.approx(full[-1], abs=0.5)
+
+
+def test_half_precision_is_for_cuda(refused):
+    with refused("16-mixed", "CUDA", "bf16-mixed"):
+        fit(model_of(), bits(), precision="16-mixed", **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "shown"),
+    [
+        (
+            "learning-rate",
+            "Warmup(then=Cosine(0.001), steps=500)",
+            "Warmup(then=Cosine(start=0.001), steps=500)",
+        ),
+        ("learning-rate", "Warmup(0.001)", "Warmup(then=0.001)"),
+        (
+            "bound",
+            "ELBO(beta=Linear(0, 1, steps=2000))",
+            "ELBO(beta=Linear(start=0, stop=1, steps=2000))",
+        ),
+        ("ema", "0.999", "0.999"),
+        ("clip", "5", "5"),
+        ("skip", "1e3", "1000.0"),
+        ("accumulate", "4", "4"),
+    ],
+)
+def test_options_are_flags(flag, value, shown):
+    from latently import expr
+    from latently.interfaces.flags import flags_of, parse
+
+    flags = [*flags_of(fit, "training"), *flags_of(Variational, "objective")]
+    found = parse([f"--{flag}", value], flags)
+    assert expr.show(found[flag.replace("-", "_")]) == shown
+
+
+def test_a_warm_up_of_the_kl_weight_ends_at_the_bound():
+    objective = Variational(ELBO(beta=Linear(0, 1, steps=8)))
+    found = fit(model_of(), bits(), objective, epochs=4, batch_size=10, **QUIET)
+    gaps = [row["reconstruction"] - row["kl"] - row["bound"] for row in found.history]
+    shares = [gap / row["kl"] for gap, row in zip(gaps, found.history, strict=True)]
+    assert shares[0] == pytest.approx(-(1 - (0 + 1 + 2 + 3) / 4 / 8), abs=0.05)
+    assert shares[2:] == pytest.approx([0, 0], abs=1e-4)
+
+
 def test_plain_progress_lines_go_to_standard_error(capsys):
     fit(model_of(), bits(), steps=3, progress=True, device="cpu")
     captured = capsys.readouterr()

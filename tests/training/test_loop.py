@@ -8,6 +8,8 @@ import torch
 from latently import ELBO, IWAE, Cosine, Data, Linear, Variational, train, vae
 from latently.data import Binarise
 from latently.nets import MLP
+from latently.probability.conditional import draw_mean
+from latently.training import Objective, Terms
 from latently.training.loop import BatchOrder, run_length
 
 
@@ -181,3 +183,84 @@ def test_lengths_are_checked(refused):
         run_length(order, 0, None)
     with refused("steps=-1"):
         run_length(order, None, -1)
+
+
+class AtTheMean(Objective):
+    """The ELBO with the mean of q for its draw: nothing is random."""
+
+    def __call__(self, model, x, mask, context, step, total):
+        p = model.infer(x, 1, mask, context, draw=draw_mean)
+        return Terms(ELBO()(p), p.average(p.log_lik), p.average(p.divergence))
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 7, 20])
+def test_pieces_have_the_gradient_of_the_whole_batch(pieces, refused):
+    found = []
+    for accumulate in (1, pieces):
+        model = model_of().double()
+        data = bits().to(dtype=torch.float64)
+        options = {"batch_size": 20, "accumulate": accumulate, "device": "cpu"}
+        steps = [
+            (float(s.bound), float(s.kl), float(s.gradient_norm), weights(model).tolist())
+            for s in train(model, data, AtTheMean(), steps=4, optimizer=torch.optim.SGD, **options)
+        ]
+        found.append(steps)
+    for whole, cut in zip(*found, strict=True):
+        assert cut[:3] == pytest.approx(whole[:3], rel=1e-12)
+        assert cut[3] == pytest.approx(whole[3], rel=1e-11, abs=1e-13)
+
+
+def test_pieces_see_their_own_rows_masks_and_contexts():
+    seen = []
+
+    class Spy(AtTheMean):
+        def __call__(self, model, x, mask, context, step, total):
+            seen.append((x.clone(), mask.clone(), context.clone()))
+            return super().__call__(model, x, mask, None, step, total)
+
+    x = torch.arange(40.0).view(10, 4).remainder(2)
+    data = Data(x, "Bernoulli", "d", mask=x < 2, context=torch.arange(10.0)[:, None], levels=2)
+    next(train(model_of(), data, Spy(), steps=1, batch_size=10, accumulate=3, device="cpu"))
+    assert [len(part) for part, _, _ in seen] == [4, 3, 3]
+    rows = torch.cat([context for _, _, context in seen]).flatten().long()
+    assert sorted(rows.tolist()) == list(range(10))
+    assert torch.equal(torch.cat([part for part, _, _ in seen]), x[rows])
+    assert all(mask.shape == part.shape for part, mask, _ in seen)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_pieces_learn(precision):
+    options = {"steps": 200, "batch_size": 20, "learning_rate": 0.02, "device": "cpu"}
+    data = Data.from_array(bits(40).x[:, :1].expand(-1, 4), levels=2)  # one bit, four times
+    steps = list(train(model_of(), data, accumulate=4, precision=precision, **options))
+    first, last = (sum(float(s.bound) for s in part) / 20 for part in (steps[:20], steps[-20:]))
+    assert last > first + 0.5
+
+
+def test_pieces_are_counted(refused):
+    for accumulate in (0, -1, 6):
+        with refused(f"accumulate={accumulate}", "1 to the 5 rows"):
+            next(train(model_of(), bits(), steps=1, batch_size=5, accumulate=accumulate))
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+@pytest.mark.parametrize("option", ["foreach", "differentiable", "fused"])
+def test_optimizers_take_every_way_to_run_them(name, option):
+    for value in (True, False):
+        make = partial(getattr(torch.optim, name), **{option: value})
+        if (option, value) == ("differentiable", True):
+            continue
+        (step,) = train(model_of(), bits(), steps=1, optimizer=make, device="cpu")
+        assert step.optimizer.defaults[option] is value
+        assert bool(step.optimizer.defaults["fused"]) == (option != "foreach" or not value) or (
+            option == "fused"
+        )
+
+
+def test_optimizers_that_refuse_their_options_say_so_in_a_line(refused):
+    with refused("Adam", "foreach"):
+        make = partial(torch.optim.Adam, fused=True, foreach=True)
+        next(train(model_of(), bits(), steps=1, optimizer=make, device="cpu"))
+    with refused("SGD", "momentum"):
+        make = partial(torch.optim.SGD, momentum=-1.0)
+        next(train(model_of(), bits(), steps=1, optimizer=make, device="cpu"))

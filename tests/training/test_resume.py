@@ -29,13 +29,15 @@ from latently.training.files import named_tensors, read_header, read_tensors, wr
 
 STEPS = 60
 
-# A run with everything that has a state: Adam, schedules, dynamic rows, validation, a VampPrior.
+# A run with everything that has a state: Adam, schedules, dynamic rows, validation, a VampPrior,
+# pieces, clipped and skipped steps, bad steps, an average.
 SCRIPT = """
 import os, sys, signal
 import torch
 from functools import partial
 from latently import *
 from latently.data import Binarise
+from latently.inference.schedules import Warmup
 from latently.nets import MLP
 from latently.probability.priors import VampPrior
 
@@ -47,15 +49,22 @@ data = Data(grey[:30], "Bernoulli", "grey", levels=2, redraw=Binarise())
 held = Data(grey[30:], "Bernoulli", "held", levels=2, redraw=Binarise())
 model = vae((4,), latents=2, net=partial(MLP, hidden=(5,), dropout=0.2),
             prior=partial(VampPrior, components=3))
-class Dying(torch.optim.Adam):
-    def step(self, closure=None):
-        super().step(closure)
-        self.taken = getattr(self, "taken", -1) + 1
-        if self.taken == die_at:
+class Dying(Variational):
+    calls = 0
+
+    def __call__(self, model, x, mask, context, step, total):
+        terms = super().__call__(model, x, mask, context, step, total)
+        if not model.training:
+            return terms
+        Dying.calls += 1
+        if Dying.calls == 3 * die_at + 2:  # amid a step
             os.kill(os.getpid(), signal.SIGKILL)
-Dying.__name__ = "Adam"
-fit(model, data, Variational(ELBO(beta=Linear(0.0, 1.0)), samples=2), validation=held,
-    steps=60, batch_size=7, learning_rate=Cosine(0.02), optimizer=Dying, seed=3, device="cpu",
+        bad = int(step) in (5, 20, 21)
+        return terms._replace(bound=terms.bound * (float("nan") if bad else 1.0))
+
+fit(model, data, Dying(ELBO(beta=Linear(0.0, 1.0)), samples=2), validation=held,
+    steps=60, batch_size=7, learning_rate=Warmup(Cosine(0.02), 9), seed=3, device="cpu",
+    accumulate=3, clip=0.5, skip=0.9, ema=0.9,
     checkpoint=checkpoint, resume=True, checkpoint_seconds=0, progress=False)
 save(model, out)
 """
@@ -68,15 +77,15 @@ def run(folder, out, die_at):
 
 
 @pytest.mark.slow
-def test_killed_thrice_and_resumed_is_bit_identical(tmp_path):
+def test_killed_and_resumed_is_bit_identical(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run(whole, "m", -1)
     assert done.returncode == 0, done.stderr
     reached = []
-    for die_at in (3, 0, 24):  # steps after each start; 0: killed before any new checkpoint
+    for die_at in (3, 0, 19, 15):  # steps after each start; 0: before any new checkpoint
         assert run(killed, "m", die_at).returncode == -signal.SIGKILL
         reached.append(read_header(killed / "run.ckpt")[0]["progress"]["step"])
-    assert reached == [3, 3, 27]
+    assert reached == [3, 3, 20, 35]  # steps 21 and 22 were not finite: no checkpoint of them
     done = run(killed, "m", -1)
     assert done.returncode == 0, done.stderr
     a, b = (read_tensors(folder / "m") for folder in (whole, killed))
@@ -90,6 +99,9 @@ def test_killed_thrice_and_resumed_is_bit_identical(tmp_path):
         for folder in (whole, killed)
     ]
     assert histories[0] == histories[1]
+    counts = [sum(row[n] for row in histories[0]) for n in ("clipped", "skipped", "non_finite")]
+    assert counts[2] == 3
+    assert all(0 < count < 50 for count in counts), counts
 
 
 def data_of(n=30):
@@ -133,12 +145,15 @@ class Signalling(torch.optim.Adam):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
-def test_a_stopped_run_writes_its_checkpoint_and_continues_exactly(number, precision, tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("more", [{}, {"ema": 0.9, "clip": 1.0, "accumulate": 2}])
+def test_a_stopped_run_writes_its_checkpoint_and_continues_exactly(
+    number, precision, more, tmp_path
+):
     kind = type("Adam", (Signalling,), {"number": number})
-    whole = model_of()
-    fit(whole, data_of(), OBJECTIVE, **options(tmp_path / "whole", precision=precision))
-    late = {"checkpoint_seconds": 1e9, "precision": precision}
+    whole, more = model_of(), {"precision": precision, **more}
+    fit(whole, data_of(), OBJECTIVE, **options(tmp_path / "whole", **more))
+    late = {"checkpoint_seconds": 1e9, **more}
     path = tmp_path / "run.ckpt"
     with pytest.raises(Interrupted, match="step 20 of 60"):
         fit(model_of(), data_of(), OBJECTIVE, **options(path, optimizer=kind, **late))
@@ -186,6 +201,11 @@ def test_a_resumed_run_keeps_the_best_epoch_of_before(tmp_path):
         ("optimizer", {"optimizer": torch.optim.SGD}),
         ("steps", {"steps": 70}),
         ("seed", {"seed": 1}),
+        ("ema", {"ema": 0.9}),
+        ("clip", {"clip": 1.0}),
+        ("skip", {"skip": 9.0}),
+        ("accumulate", {"accumulate": 2}),
+        ("initialise", {"initialise": False}),
     ],
 )
 def test_another_run_is_refused_by_name(named, change, tmp_path, refused):
@@ -204,7 +224,7 @@ def test_another_version_or_thread_count_is_refused_by_name(tmp_path, monkeypatc
     path = tmp_path / "run.ckpt"
     fit(model_of(), data_of(), OBJECTIVE, **options(path))
     with monkeypatch.context() as patch, refused("version was"):
-        patch.setattr(sys.modules["latently.training.fit"], "__version__", "99.0")
+        patch.setattr(sys.modules["latently.training.run"], "__version__", "99.0")
         fit(model_of(), data_of(), OBJECTIVE, resume=True, **options(path))
     with monkeypatch.context() as patch, refused("threads was"):
         patch.setattr(torch, "get_num_threads", lambda: 99)
@@ -222,6 +242,7 @@ def test_damaged_checkpoints_are_refused(tmp_path, refused):
         "other": ({**tensors, "junk": torch.zeros(1)}, metadata),
         "slot": ({**tensors, "optimizer/x/step": torch.zeros(1)}, metadata),
         "progress": (tensors, {**metadata, "progress": {"steps": 3}}),
+        "scaler": (tensors, {k: v for k, v in metadata.items() if k != "scaler"}),
         "groups": (tensors, {k: v for k, v in metadata.items() if k != "groups"}),
     }
     for case in cases.values():
@@ -231,6 +252,45 @@ def test_damaged_checkpoints_are_refused(tmp_path, refused):
     path.write_bytes(path.read_bytes()[:-3])
     with refused("truncated"):
         fit(model_of(), data_of(), OBJECTIVE, resume=True, **options(path))
+
+
+def test_averages_must_be_there(tmp_path, refused):
+    path, more = tmp_path / "run.ckpt", {"ema": 0.9}
+    fit(model_of(), data_of(), OBJECTIVE, **options(path, **more))
+    metadata, tensors = read_header(path)[0], read_tensors(path)
+    assert metadata["progress"]["averaged"] == STEPS
+    name = next(n for n in tensors if n.startswith("average/"))
+    write_tensors(path, {n: t for n, t in tensors.items() if n != name}, metadata)
+    with refused("damaged"):
+        fit(model_of(), data_of(), OBJECTIVE, resume=True, **options(path, **more))
+
+
+def test_a_checkpoint_of_another_format_is_refused_in_a_line(tmp_path, refused):
+    path = tmp_path / "run.ckpt"
+    fit(model_of(), data_of(), OBJECTIVE, **options(path))
+    metadata, tensors = read_header(path)[0], read_tensors(path)
+    for found, shown in ((None, 1), (3, 3)):
+        metadata = {k: v for k, v in metadata.items() if k != "format"}
+        metadata |= {"format": found} if found else {}
+        write_tensors(path, tensors, metadata)
+        with refused("cannot resume", f"checkpoint format {shown}, not 2", "--force"):
+            fit(model_of(), data_of(), OBJECTIVE, resume=True, **options(path))
+
+
+def test_a_run_that_went_on_from_a_model_is_resumed_exactly(tmp_path):
+    def start():
+        model = model_of()
+        fit(model, data_of(), OBJECTIVE, **options(None, steps=10))
+        return model
+
+    whole, parts, path = start(), start(), tmp_path / "run.ckpt"
+    fit(whole, data_of(), OBJECTIVE, **options(None, initialise=False))
+    kind = type("Adam", (Signalling,), {})
+    with pytest.raises(Interrupted):
+        fit(parts, data_of(), OBJECTIVE, **options(path, optimizer=kind, initialise=False))
+    fit(parts, data_of(), OBJECTIVE, resume=True, **options(path, initialise=False))
+    for a, b in zip(named_tensors(whole).values(), named_tensors(parts).values(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_model_file_is_no_checkpoint(tmp_path, refused):
@@ -270,8 +330,9 @@ def test_a_checkpoint_restores_what_it_was_given(tmp_path):
     fingerprint = read_header(path)[0]["fingerprint"]
     json.dumps(fingerprint)
     other = model_of()
-    progress, state, best = load_checkpoint(path, other, fingerprint)
+    progress, state, best, average = load_checkpoint(path, other, fingerprint)
     assert progress.finished
     assert progress.step == STEPS
     assert best is None
+    assert not average
     assert len(state["state"]) == len(list(model.parameters()))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from latently.errors import UserError
@@ -19,7 +18,10 @@ from latently.training.files import (
     write_tensors,
 )
 
-__all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Progress", "Restored", "load_checkpoint", "save_checkpoint"]
+
+FORMAT = 2  # of the file; another is refused
+_PARTS = ("model", "best", "average", "optimizer")
 
 
 @dataclass
@@ -30,8 +32,10 @@ class Progress:
         step: steps done.
         seconds: time spent in them.
         history: one row per finished epoch.
-        sums: sums of (bound, reconstruction, KL) over the steps of the epoch under way.
+        sums: sums over the steps of the epoch under way, see `guard.Tally`.
         counted: how many steps these sums hold.
+        streak: non-finite steps in a row up to here.
+        averaged: updates that the moving average of the weights holds.
         best: best validation value, its epoch, and how many epochs passed without a better.
         finished: whether the run is complete.
     """
@@ -39,55 +43,69 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    sums: list[float] = field(default_factory=lambda: [0.0] * 7)
     counted: int = 0
+    streak: int = 0
+    averaged: int = 0
     best: float | None = None
     best_epoch: int = 0
     waited: int = 0
     finished: bool = False
 
 
+class Restored(NamedTuple):
+    """What a checkpoint holds beside the model: progress, optimizer, best and averaged weights."""
+
+    progress: Progress
+    optimizer: dict[str, Any]
+    best: dict[str, Tensor] | None
+    average: dict[str, Tensor]
+
+
 def save_checkpoint(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: Mapping[str, Tensor] | None,
+    optimizer: Mapping[str, Any],
     progress: Progress,
     fingerprint: Mapping[str, Any],
+    *,
+    best: Mapping[str, Tensor] | None = None,
+    average: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes a checkpoint atomically."""
-    state = optimizer.state_dict()
-    tensors = {f"model/{name}": tensor for name, tensor in named_tensors(model).items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
-    tensors |= {
-        f"optimizer/{index}/{key}": value
-        for index, slots in state["state"].items()
+    """Writes a checkpoint atomically; `optimizer` is `Step.state()`."""
+    parts = {"model": named_tensors(model), "best": best or {}, "average": average or {}}
+    parts["optimizer"] = {
+        f"{index}/{key}": value
+        for index, slots in optimizer["state"].items()
         for key, value in slots.items()
     }
+    tensors = {f"{part}/{name}": t for part, held in parts.items() for name, t in held.items()}
     metadata = {
+        "format": FORMAT,
         "progress": asdict(progress),
         "fingerprint": dict(fingerprint),
         "groups": [
-            {k: v for k, v in group.items() if _plain(v)} for group in state["param_groups"]
+            {k: v for k, v in group.items() if _plain(v)} for group in optimizer["param_groups"]
         ],
+        "scaler": optimizer.get("scaler"),
     }
     write_tensors(path, tensors, metadata)
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, fingerprint: Mapping[str, Any]
-) -> tuple[Progress, dict[str, Any], dict[str, Tensor] | None]:
-    """Restores the model; returns progress, optimizer state and the best weights so far.
+def load_checkpoint(path: Path, model: nn.Module, fingerprint: Mapping[str, Any]) -> Restored:
+    """Restores the model; returns the rest.
 
     Raises:
-        UserError: the file is damaged, or the run it belongs to differs; the difference is
+        UserError: the file is damaged, of another format, or of another run; the difference is
             named.
     """
     metadata, _ = read_header(path)
+    _check_format(path, metadata)
     _compare(path, metadata.get("fingerprint", {}), fingerprint)
     try:
         parts = _parts(read_tensors(path))
         state = {"state": _slots(parts["optimizer"]), "param_groups": metadata["groups"]}
+        state |= {"scaler": metadata["scaler"]} if metadata["scaler"] else {}
         progress = Progress(**metadata["progress"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -95,12 +113,30 @@ def load_checkpoint(
         raise UserError(f"{path} is damaged: {error}; start again with --force") from None
     for part in filter(None, (parts["model"], parts["best"])):
         _check_same(path, named_tensors(model), part)
+    if parts["average"] or fingerprint.get("ema") is not None:
+        _check_same(path, _averaged(model), parts["average"])
     set_tensors(model, parts["model"])
-    return progress, state, parts["best"] or None
+    return Restored(progress, state, parts["best"] or None, parts["average"])
+
+
+def _check_format(path: Path, metadata: Mapping[str, Any]) -> None:
+    found = metadata.get("format")
+    if found == FORMAT:
+        return
+    if "progress" not in metadata:
+        raise UserError(f"cannot resume {path}: it is no checkpoint; start again with --force")
+    raise UserError(
+        f"cannot resume {path}: it was written by another version of latently (checkpoint format "
+        f"{found or 1}, not {FORMAT}); finish it there, or start again with --force"
+    )
+
+
+def _averaged(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor

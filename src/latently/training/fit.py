@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import csv
+import inspect
 import math
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,22 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latently import expr
-from latently._version import __version__
 from latently.data import Data
 from latently.errors import Interrupted, UserError
-from latently.inference.noise import derive, seeded
+from latently.inference.noise import seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
-from latently.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from latently.training.files import atomic_write, locked, named_tensors, set_tensors
-from latently.training.loop import BatchOrder, Step, run_length, train
+from latently.training.average import check_decay
+from latently.training.files import locked
+from latently.training.loop import BatchOrder, check_pieces
 from latently.training.objectives import Objective, Variational
 from latently.training.progress import Bar
+from latently.training.run import BLOCK, Run, Stop, write_csv
+from latently.training.update import check_limits
 
 __all__ = ["Fit", "fit"]
-
-_BLOCK = 500  # rows at a time outside the training step
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,9 @@ class Fit:
 
     Attributes:
         history: one row per epoch (epoch, step, seconds, bound, reconstruction, kl,
-            learning_rate, and validation where there is validation data), or one per pass of a
-            closed-form fit (pass, log_prob); nats throughout.
+            learning_rate, validation where there is validation data, gradient_norm, and the counts
+            clipped, skipped and non_finite of its steps), or one per pass of a closed-form fit
+            (pass, log_prob); nats throughout. Means are over finite steps.
         kept: which weights the model holds, in words.
         seconds: time spent.
         warnings: what a reader should know, a line each.
@@ -63,14 +60,19 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 100,
+    accumulate: int = 1,
     learning_rate: float | Schedule = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    clip: float | None = None,
+    skip: float | None = None,
+    ema: float | None = None,
     patience: int | None = None,
     tolerance: float = 1e-8,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
     compile: bool = False,
+    initialise: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
@@ -80,9 +82,9 @@ def fit(
     """Fits a model to data, in place.
 
     Models with a closed form or EM use it (until a pass gains no more than `tolerance` nats, at
-    most `steps` passes, 2,000 if not said), and the options of training have no effect on them;
-    the others are trained by gradient. With validation data the weights of the best epoch are
-    kept.
+    most `steps` passes, 2,000 if not said); they refuse the options of training and need no
+    validation data. The others are trained by gradient. With validation data the weights of the
+    best epoch are kept.
 
     Args:
         model: the model.
@@ -92,14 +94,22 @@ def fit(
         epochs: length of the run, 50 if neither this nor its steps are given.
         steps: length of the run in steps, or the most passes of a closed-form fit.
         batch_size: rows per step.
+        accumulate: pieces that the rows of a step pass in one after the other: same gradient, less
+            memory.
         learning_rate: a number or a schedule over the run.
         optimizer: constructor `(parameters, lr=...) -> Optimizer`, e.g. AdamW.
+        clip: largest global norm of a gradient, longer ones are shortened to it; default: any.
+        skip: leave out a step whose gradient norm exceeds this; default: none.
+        ema: decay, e.g. 0.999, of a moving average of the weights, which is then what is
+            validated and kept; default: no average.
         patience: stop after so many epochs without a better validation value; default: never.
         tolerance: a closed-form fit ends where a pass gains no more than this, in nats.
         seed: seed of everything random.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "32-true", "64-true", "bf16-mixed", "bf16-true", or "16-mixed" on CUDA.
         compile: compile the step.
+        initialise: set scales and starting points from the data; False goes on from the model as
+            it is.
         checkpoint: file that lets a stopped run continue; removed by the caller.
         resume: continue from the checkpoint if it is there.
         checkpoint_seconds: most seconds between two checkpoints.
@@ -107,45 +117,50 @@ def fit(
         progress: show a progress bar, or plain lines where the output is no terminal.
 
     Raises:
-        UserError: data the model does not hold, options out of range, a checkpoint of another
-            run, or a run that became non-finite (the last good checkpoint stays).
+        UserError: data the model does not hold, options out of range or without effect, a
+            checkpoint of another run, or a run that became non-finite (the last good checkpoint
+            stays).
         Interrupted: Ctrl-C or SIGTERM, after the checkpoint was written.
     """
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "clip": clip,
+        "skip": skip,
+        "device": device,
+        "precision": precision,
+        "compile": compile,
+    }
+    others: dict[str, Any] = {"patience": patience, "ema": ema, "initialise": initialise}
     _check_data(model, data, validation)
-    if patience is not None and (validation is None or patience < 1):
-        raise UserError("patience needs validation data and a value of at least 1")
-    if not isinstance(learning_rate, Schedule) and not 0 < learning_rate < math.inf:
-        raise UserError(f"learning_rate={learning_rate} must be positive and finite")
-    for name, value in (("batch_size", batch_size), ("steps", steps)):
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
-    if not 0 <= tolerance < math.inf:
-        raise UserError(f"tolerance={tolerance} must be a number of nats, 0 or more")
-    path = None if checkpoint is None else Path(checkpoint)
+    _check_options(data, validation, tolerance, options | others)
+    path, log = _path(checkpoint), _path(log)
     with locked(path) if path is not None else contextlib.nullcontext():
         passes = model.em(data.x, data.mask, data.context)
         if passes is not None:
-            if epochs is not None:
-                raise UserError(
-                    f"{type(model).__name__} is fitted in closed form or by EM, in passes over "
-                    "all rows; leave epochs out, or bound the passes by steps"
-                )
+            others |= {"checkpoint_seconds": checkpoint_seconds, "objective": objective}
+            _check_idle(model, options | others)
             return _fit_passes(model, passes, steps or 2000, tolerance, log, progress)
-        run = _Run(model, data, validation, objective or Variational(), patience, seed, path, log)
-        epochs = 50 if epochs is None and steps is None else epochs
-        return run(
-            resume=resume,
-            seconds_apart=checkpoint_seconds,
-            show=progress,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            optimizer=optimizer,
-            device=device,
-            precision=precision,
-            compile=compile,
+        _check_trained(model, tolerance)
+        if epochs is None and steps is None:
+            options["epochs"] = 50
+        run = Run(
+            model,
+            data,
+            validation,
+            objective or Variational(),
+            seed=seed,
+            path=path,
+            log=log,
+            **others,
         )
+        run(resume=resume, seconds_apart=checkpoint_seconds, show=progress, **options)
+        notes = (*run.warnings(), *model.complaints())
+        return Fit(run.progress.history, run.kept, run.progress.seconds, notes)
 
 
 def _fit_passes(
@@ -153,11 +168,11 @@ def _fit_passes(
     passes: Iterator[Tensor],
     most: int,
     tolerance: float,
-    log: str | Path | None,
+    log: Path | None,
     show: bool,
 ) -> Fit:
     began, history, last, gain = time.monotonic(), [], -math.inf, math.inf
-    with Bar(most, "pass", show=show) as bar, _caught() as caught, _Stop() as stop:
+    with Bar(most, "pass", show=show) as bar, _caught() as caught, Stop() as stop:
         for number, value in enumerate(_solved(passes), 1):
             now = float(value)
             if not math.isfinite(now):
@@ -170,7 +185,7 @@ def _fit_passes(
             if number >= most or gain <= tolerance:
                 break
     if log is not None:
-        _write_csv(Path(log), history)
+        write_csv(log, history)
     notes = [str(w.message) for w in caught] + list(model.complaints())
     if 1 < len(history) == most and gain > tolerance:
         notes.append(
@@ -190,196 +205,47 @@ def _solved(passes: Iterator[Tensor]) -> Iterator[Tensor]:
         ) from None
 
 
-class _Run:
-    """One gradient fit: the loop plus what must survive a kill."""
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)
 
-    def __init__(
-        self,
-        model: Model,
-        data: Data,
-        validation: Data | None,
-        objective: Objective,
-        patience: int | None,
-        seed: int,
-        path: Path | None,
-        log: str | Path | None,
-    ) -> None:
-        self.model, self.data, self.validation = model, data, validation
-        self.objective, self.patience, self.seed = objective, patience, seed
-        self.path, self.log = path, None if log is None else Path(log)
-        self.progress = Progress()
-        self.best: dict[str, Tensor] | None = None
 
-    def __call__(self, *, resume: bool, seconds_apart: float, show: bool, **options: Any) -> Fit:
-        order = BatchOrder(len(self.data), options["batch_size"], self.seed)
-        self.total = run_length(order, options["epochs"], options["steps"])
-        self.fingerprint = self._describe(options)
-        state = self._begin(resume)
-        steps = train(
-            self.model,
-            self.data,
-            self.objective,
-            seed=self.seed,
-            start=self.total if self.progress.finished else self.progress.step,
-            optimizer_state=state,
-            **options,
-        )
-        with Bar(self.total, "step", self.progress.step, show=show) as bar, _Stop() as stop:
-            self._loop(steps, stop, bar, seconds_apart)
-        return self._end()
+def _check_options(
+    data: Data, validation: Data | None, tolerance: float, options: Mapping[str, Any]
+) -> None:
+    patience, rate = options["patience"], options["learning_rate"]
+    if patience is not None and (validation is None or patience < 1):
+        raise UserError("patience needs validation data and a value of at least 1")
+    if not isinstance(rate, Schedule) and not 0 < rate < math.inf:
+        raise UserError(f"learning_rate={rate} must be positive and finite")
+    for name in ("batch_size", "steps"):
+        if options[name] is not None and options[name] < 1:
+            raise UserError(f"{name}={options[name]} must be at least 1")
+    if not 0 <= tolerance < math.inf:
+        raise UserError(f"tolerance={tolerance} must be a number of nats, 0 or more")
+    check_pieces(BatchOrder(len(data), options["batch_size"], 0), options["accumulate"])
+    check_limits(options["clip"], options["skip"])
+    check_decay(options["ema"])
 
-    def _begin(self, resume: bool) -> dict[str, Any] | None:
-        if self.path is not None and resume and self.path.exists():
-            self.progress, state, self.best = load_checkpoint(
-                self.path, self.model, self.fingerprint
-            )
-            return state
-        rows = self.data.rows(slice(0, 10_000))
-        with seeded(derive(self.seed, "initialise")):
-            self.model.initialise(rows.x, rows.mask, rows.context)
-        return None
 
-    def _loop(self, steps: Iterator[Step], stop: _Stop, bar: Bar, seconds_apart: float) -> None:
-        state, began = self.progress, time.monotonic() - self.progress.seconds
-        saved, sums = time.monotonic(), torch.tensor(self.progress.sums, dtype=torch.float64)
-        for step in steps:
-            metrics = torch.stack([step.bound, step.reconstruction, step.kl])
-            sums = sums.to(metrics.device) + metrics
-            state.step, state.counted = step.index, state.counted + 1
-            state.seconds = time.monotonic() - began
-            bar.update(step.index, step.bound)
-            if step.ends_epoch:
-                self._close_epoch(step, (sums / state.counted).tolist(), bar)
-                sums, state.counted = torch.zeros_like(sums), 0
-            due = time.monotonic() - saved > seconds_apart
-            out_of_patience = self.patience is not None and state.waited >= self.patience
-            state.finished = step.index == step.total or (step.ends_epoch and out_of_patience)
-            if due or stop.asked or state.finished:
-                state.sums = sums.tolist()
-                self._save(step)
-                saved = time.monotonic()
-            if state.finished:
-                return
-            if stop.asked:
-                raise Interrupted(f"stopped at step {step.index} of {step.total}")
-
-    def _close_epoch(self, step: Step, means: list[float], bar: Bar) -> None:
-        bound, reconstruction, kl = means
-        row = {
-            "epoch": step.epoch,
-            "step": step.index,
-            "seconds": round(self.progress.seconds, 3),
-            "bound": bound,
-            "reconstruction": reconstruction,
-            "kl": kl,
-            "learning_rate": step.learning_rate,
-        }
-        if not math.isfinite(bound):
-            raise UserError(self._cause(step, row))
-        if self.validation is not None:
-            row["validation"] = self._validate(step)
-            self._judge(row["validation"], step.epoch)
-        self.progress.history.append(row)
-        if self.log is not None:
-            _write_csv(self.log, self.progress.history)
-        bar.epoch(row)
-
-    def _cause(self, step: Step, row: dict[str, float]) -> str:
-        where = [n for n, t in named_tensors(self.model).items() if not torch.isfinite(t).all()]
-        held = self.path is not None and self.path.exists()
-        kept = f"; the last good checkpoint is {self.path}" if held else ""
-        return (
-            f"training became non-finite in epoch {step.epoch} (bound {row['bound']}, "
-            f"reconstruction {row['reconstruction']}, KL {row['kl']}; first non-finite tensor: "
-            f"{where[0] if where else 'none'}); lower --learning-rate {step.learning_rate:g} "
-            f"or check the scale of the data{kept}"
+def _check_idle(model: Model, options: Mapping[str, Any]) -> None:
+    """Refuses options that would change nothing, so that no caller believes they did."""
+    defaults = inspect.signature(fit).parameters
+    for name, value in options.items():
+        as_usual = {"objective": (None, Variational()), "device": ("auto", "cpu")}
+        if name == "steps" or value in as_usual.get(name, (defaults[name].default,)):
+            continue
+        raise UserError(
+            f"{name}={value!r} has no effect: {type(model).__name__} is fitted in closed form or "
+            "by EM, in passes over all rows; leave it out (steps bounds the passes)"
         )
 
-    def _judge(self, value: float, epoch: int) -> None:
-        state = self.progress
-        if state.best is None or value > state.best:
-            state.best, state.best_epoch, state.waited = value, epoch, 0
-            self.best = {name: t.clone() for name, t in named_tensors(self.model).items()}
-        else:
-            state.waited += 1
 
-    @torch.no_grad()
-    def _validate(self, step: Step) -> float:
-        """The mean objective on validation rows, comparable between epochs.
-
-        The noise is the same in every epoch, and schedules stand at their end: under a warm-up
-        of beta the early epochs, almost free of KL, would look best.
-        """
-        assert self.validation is not None
-        data, total = self.validation, 0.0
-        self.model.eval()
-        clock = torch.tensor(step.total, device=self.model.device)
-        with seeded(derive(self.seed, "validation"), self.model.device):
-            for start in range(0, len(data), _BLOCK):
-                rows = torch.arange(start, min(start + _BLOCK, len(data)))
-                x, mask, context = _moved(data.batch(rows), self.model.device)
-                terms = self.objective(self.model, x, mask, context, clock, step.total)
-                total += float(terms.bound.double().sum())
-        self.model.train()
-        return total / len(data)
-
-    def _save(self, step: Step) -> None:
-        if self.path is None:
-            return
-        if all(bool(torch.isfinite(t).all()) for t in named_tensors(self.model).values()):
-            save_checkpoint(
-                self.path,
-                self.model,
-                step.optimizer,
-                self.best,
-                self.progress,
-                self.fingerprint,
-            )
-
-    def _end(self) -> Fit:
-        state, kept = self.progress, "last step"
-        if self.best is not None:
-            set_tensors(self.model, self.best)
-            kept = f"epoch {state.best_epoch}, best on validation"
-        self.model.eval()
-        return Fit(state.history, kept, state.seconds, self.model.complaints())
-
-    def _describe(self, options: dict[str, Any]) -> dict[str, Any]:
-        """What must be equal for a continued run to be the same run."""
-        return {
-            "data": self.data.digest(),
-            "validation": None if self.validation is None else self.validation.digest(),
-            "model": str(self.model.call or _shapes(self.model)),
-            "objective": _text(self.objective),
-            "seed": self.seed,
-            "patience": self.patience,
-            **{key: _text(value) for key, value in options.items()},
-            "version": __version__,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-        }
-
-
-class _Stop:
-    """Notes Ctrl-C and SIGTERM, to be acted on between two steps; a second Ctrl-C acts at once."""
-
-    asked = False
-
-    def __enter__(self) -> _Stop:
-        self._old: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+def _check_trained(model: Model, tolerance: float) -> None:
+    if tolerance != inspect.signature(fit).parameters["tolerance"].default:
+        raise UserError(
+            f"tolerance={tolerance} has no effect: {type(model).__name__} is trained by gradient; "
+            "stop early by patience"
+        )
 
 
 def _check_data(model: Model, data: Data, validation: Data | None) -> None:
@@ -393,30 +259,11 @@ def _check_data(model: Model, data: Data, validation: Data | None) -> None:
 
 def _check_support(model: Model, data: Data) -> None:
     fix = f"these data fit --likelihood {data.family!r}"
-    for start in range(0, len(data), _BLOCK):
-        rows = torch.arange(start, min(start + _BLOCK, len(data)))
+    for start in range(0, len(data), BLOCK):
+        rows = torch.arange(start, min(start + BLOCK, len(data)))
         with seeded(0):
             x, mask, _ = data.batch(rows)
         model.check(x, mask, data.protocol, first=start, fix=fix)
-
-
-def _moved(batch: tuple[Tensor | None, ...], device: torch.device) -> tuple[Any, Any, Any]:
-    x, mask, context = (None if part is None else part.to(device) for part in batch)
-    return x, mask, context
-
-
-def _text(value: Any) -> Any:
-    """A value as the fingerprint holds it: JSON as is, anything else as its expression."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    try:
-        return expr.show(value)
-    except UserError:
-        return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _shapes(model: Model) -> list[str]:
-    return [f"{name}{tuple(t.shape)}" for name, t in named_tensors(model).items()]
 
 
 @contextlib.contextmanager
@@ -424,13 +271,3 @@ def _caught() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield caught
-
-
-def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[-1]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    atomic_write(path, write)

@@ -26,6 +26,7 @@ from latently.inference.noise import derive, seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
 from latently.training.objectives import Objective, Variational
+from latently.training.update import Update, check_limits
 
 __all__ = ["DEVICES", "PRECISIONS", "BatchOrder", "Loss", "Step", "train"]
 
@@ -48,6 +49,11 @@ class Step:
         kl: mean of KL(q || p), in nats.
         learning_rate: the rate of this step.
         optimizer: the optimizer, for checkpoints.
+        gradient_norm: global norm of the gradient, before clipping.
+        finite: whether loss and gradient are; a step that is not is not taken.
+        skipped: whether it was left out because its norm exceeds `skip`.
+        clipped: whether its gradient was shortened to `clip`.
+        scaler: the loss scaler of 16-mixed, for checkpoints.
     """
 
     index: int
@@ -59,6 +65,21 @@ class Step:
     kl: Tensor
     learning_rate: float
     optimizer: torch.optim.Optimizer
+    gradient_norm: Tensor
+    finite: Tensor
+    skipped: Tensor
+    clipped: Tensor
+    scaler: torch.amp.GradScaler | None = None
+
+    @property
+    def taken(self) -> Tensor:
+        """Whether the parameters were updated."""
+        return self.finite & ~self.skipped
+
+    def state(self) -> dict[str, Any]:
+        """What `train(optimizer_state=...)` goes on from."""
+        scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        return self.optimizer.state_dict() | scaler
 
 
 class Loss(nn.Module):
@@ -128,8 +149,11 @@ def train(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 100,
+    accumulate: int = 1,
     learning_rate: float | Schedule = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    clip: float | None = None,
+    skip: float | None = None,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -139,6 +163,9 @@ def train(
 ) -> Iterator[Step]:
     """Trains a model by gradient, one step at a time.
 
+    A step whose loss or gradient is not finite is not taken: parameters and optimizer stay as
+    they are, and `Step.finite` is False. Ending a run that takes none is the caller's.
+
     Args:
         model: the model; changed in place, and moved to the device.
         data: training rows; they stay on the device as tensors.
@@ -146,25 +173,34 @@ def train(
         epochs: length of the run; give this or `steps`.
         steps: length of the run.
         batch_size: rows per step.
+        accumulate: pieces that the rows of a step are passed in, one after the other, to save
+            memory; the gradient is that of all rows.
         learning_rate: a number or a schedule over the run.
         optimizer: constructor `(parameters, lr=...) -> Optimizer`.
+        clip: largest global norm of a gradient; longer ones are shortened to it.
+        skip: a step whose gradient's norm exceeds this is not taken.
         seed: of batches and draws.
         device: "auto", "cpu", "cuda" or "mps".
         precision: one of `PRECISIONS`, as in Lightning Fabric; log-densities stay in float32 or
             wider.
         compile: compile the step by `torch.compile`.
         start: number of steps done already.
-        optimizer_state: the optimizer's state after them.
+        optimizer_state: `Step.state()` after them.
 
     Yields:
         A `Step` after every step.
+
+    Raises:
+        UserError: options out of range, or none of this machine's.
     """
     order = BatchOrder(len(data), batch_size, seed)
     total = run_length(order, epochs, steps)
+    check_pieces(order, accumulate)
+    check_limits(clip, skip)
     fabric = _fabric(device, precision)
     parameters = [p for p in model.parameters() if p.requires_grad]
     rate = learning_rate if isinstance(learning_rate, int | float) else 1.0
-    made = _optimizer(optimizer, parameters, rate)
+    made = _optimizer(optimizer, parameters, rate, fused=precision != "16-mixed")
     bare: nn.Module = Loss(model, objective or Variational(), total)
     if compile:
         bare = torch.compile(bare)  # type: ignore[assignment]
@@ -172,25 +208,23 @@ def train(
     if precision != "32-true":  # in full precision Fabric's wrappers only cost time
         loss, made = fabric.setup(bare, made)
         backward = fabric.backward
-    if optimizer_state is not None:
-        made.load_state_dict(optimizer_state)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    update = Update(made, parameters, clip=clip, skip=skip, scaler=scaler)
+    _restore(made, scaler, optimizer_state)
     data = data.to(device=fabric.device)
     loss.train()
     for t in range(start, total):
         step = torch.tensor(t, device=fabric.device)
         if isinstance(learning_rate, Schedule):
-            rate = float(learning_rate(torch.tensor(t), total))
-            if not rate >= 0:
-                raise UserError(f"learning_rate={learning_rate} is {rate:g} in step {t + 1}")
+            rate = _scheduled(learning_rate, t, total)
             for group in made.param_groups:
                 group["lr"] = rate
         with seeded(derive(seed, "step", t), fabric.device):
-            x, mask, context = data.batch(order(t).to(fabric.device))
-            value, metrics = _called(loss, x, mask, context, step)
+            batch = data.batch(order(t).to(fabric.device))
             for parameter in parameters:
                 parameter.grad = None
-            backward(value)
-            made.step()
+            value, metrics = _gradient(loss, backward, batch, step, accumulate)
+            outcome = update(value)
         yield Step(
             index=t + 1,
             total=total,
@@ -200,20 +234,66 @@ def train(
             reconstruction=metrics[1],
             kl=metrics[2],
             learning_rate=rate,
-            optimizer=getattr(made, "optimizer", made),
+            optimizer=update.bare,
+            scaler=scaler,
+            **outcome._asdict(),
         )
 
 
+def _scheduled(schedule: Schedule, t: int, total: int) -> float:
+    rate = float(schedule(torch.tensor(t), total))
+    if not rate >= 0:
+        raise UserError(f"learning_rate={schedule} is {rate:g} in step {t + 1}")
+    return rate
+
+
+def _restore(optimizer: Any, scaler: Any, state: dict[str, Any] | None) -> None:
+    if state is None:
+        return
+    held = {key: value for key, value in state.items() if key != "scaler"}
+    optimizer.load_state_dict(held)
+    if scaler is not None and "scaler" in state:
+        scaler.load_state_dict(state["scaler"])
+
+
+def _gradient(
+    loss: nn.Module,
+    backward: Callable[[Tensor], None],
+    batch: tuple[Tensor, Tensor | None, Tensor | None],
+    step: Tensor,
+    pieces: int,
+) -> tuple[Tensor, Tensor]:
+    """Adds the gradient of the mean loss over the batch; returns loss and metrics."""
+    if pieces == 1:
+        value, metrics = _called(loss, *batch, step)
+        backward(value)
+        return value.detach(), metrics.detach()
+    values, shown = [], []
+    split = [[None] * pieces if p is None else p.tensor_split(pieces) for p in batch]
+    for piece in zip(*split, strict=True):
+        share = len(piece[0]) / len(batch[0])
+        value, metrics = _called(loss, *piece, step)
+        backward(value * share)
+        values.append(value.detach() * share)
+        shown.append(metrics.detach() * share)
+    return torch.stack(values).sum(), torch.stack(shown).sum(0)
+
+
 def _optimizer(
-    make: Callable[..., torch.optim.Optimizer], parameters: list[nn.Parameter], rate: float
+    make: Callable[..., torch.optim.Optimizer],
+    parameters: list[nn.Parameter],
+    rate: float,
+    fused: bool = True,
 ) -> torch.optim.Optimizer:
-    if isinstance(make, partial) and "lr" in make.keywords:
-        raise UserError(f"optimizer: lr={make.keywords['lr']} is set by learning_rate; use that")
-    fused = {"fused": True} if "fused" in inspect.signature(make).parameters else {}
     given = make.keywords if isinstance(make, partial) else {}
+    if "lr" in given:
+        raise UserError(f"optimizer: lr={given['lr']} is set by learning_rate; use that")
+    # each of these is another way to run the same update, and excludes the fused one
+    chosen = any(given.get(name) for name in ("foreach", "differentiable")) or "fused" in given
+    fused = fused and not chosen and "fused" in inspect.signature(make).parameters
     try:
-        return make(parameters, lr=rate, **({} if "fused" in given else fused))
-    except (TypeError, ValueError) as error:
+        return make(parameters, lr=rate, **({"fused": True} if fused else {}))
+    except (TypeError, ValueError, RuntimeError) as error:
         name = getattr(getattr(make, "func", make), "__name__", "optimizer")
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None
 
@@ -263,3 +343,16 @@ def run_length(order: BatchOrder, epochs: int | None, steps: int | None) -> int:
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
     return steps if steps is not None else order.steps(epochs or 0)
+
+
+def check_pieces(order: BatchOrder, accumulate: int) -> None:
+    """Refuses pieces that a batch cannot be cut into.
+
+    Raises:
+        UserError: fewer than 1 piece, or more than rows.
+    """
+    if not 1 <= accumulate <= order.batch_size:
+        raise UserError(
+            f"accumulate={accumulate} must be from 1 to the {order.batch_size} rows of a step, "
+            "which it cuts into pieces"
+        )
