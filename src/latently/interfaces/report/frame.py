@@ -40,8 +40,6 @@ class Picture:
 class Frame:
     """Draws images of one shape, with the same shades for the same values in every picture.
 
-    A picture is stored at one pixel per value and enlarged by the page.
-
     Attributes:
         shape: of one image.
         low: the value shown as black.
@@ -134,10 +132,12 @@ class Frame:
 
 
 def _embedded(image: Image, scale: int, alt: str) -> Picture:
-    """A picture for `<img>`, every pixel a square of `scale` CSS pixels."""
+    """A picture for `<img>`, every pixel a square of `scale` CSS pixels.
+
+    It is enlarged here, not by the page: printers smooth what they enlarge.
+    """
+    image = image.resize((max(1, scale) * image.width, max(1, scale) * image.height), 0)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     code = base64.b64encode(buffer.getvalue()).decode()
-    scale = max(1, scale)
-    uri = f"data:image/png;base64,{code}"
-    return Picture(uri, scale * image.width, scale * image.height, alt)
+    return Picture(f"data:image/png;base64,{code}", image.width, image.height, alt)

@@ -121,7 +121,8 @@ def _scatter(
     index = groups.index.numpy()
     members = [at[index == number] for number in range(len(groups.names))]
     one = series(key) if len(members) == 1 else ""
-    drawn = [_dots(xy, number, groups.ordered, one) for number, xy in enumerate(members)]
+    r = 1.6 if len(at) > 1000 else 2.1
+    drawn = [_dots(xy, r, number, groups.ordered, one) for number, xy in enumerate(members)]
     if len(members) > 1 and not groups.ordered:
         drawn += [_named(xy, name) for xy, name in zip(members, groups.names, strict=True)]
     by = f" by {groups.title}" if groups.title else ""
@@ -129,11 +130,10 @@ def _scatter(
     return svg(figure, told, key, Markup("".join(drawn)))
 
 
-def _dots(xy: np.ndarray, number: int, ordered: bool, color: str = "") -> str:
+def _dots(xy: np.ndarray, r: float, number: int, ordered: bool, color: str) -> str:
     """A path of dots, triangles or squares: a shape for those who cannot tell the colours."""
     color = color or f"var(--{'q' if ordered else 'g'}{number})"
     kind = 0 if ordered else number % len(SHAPES)
-    r = 2.1 if len(xy) > 50 else 2.8
     if kind == 0:
         d = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in xy)
         style = f'stroke="{color}" stroke-width="{2 * r:.1f}" stroke-linecap="round"'
