@@ -184,3 +184,32 @@ def test_limits_are_checked(refused):
                 check_limits(**{"clip": None, "skip": None, name: value})
     with refused("clip=2.0", "skip=1.0"):
         check_limits(2.0, 1.0)
+
+
+class Scaled:
+    """What Fabric makes of an optimizer in 16-mixed."""
+
+    def __init__(self, optimizer, scaler):
+        self.optimizer, self.scaler = optimizer, scaler
+
+    def step(self):
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def test_a_loss_scaler_is_unscaled_first_and_lowered_where_it_overflows():
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    update = Update(Scaled(optimizer, scaler), [parameter], clip=5.0, skip=50.0, scaler=scaler)
+    found, scales = [], []
+    for gradient in ([3.0, 4.0], [30.0, 40.1], [math.inf, 1.0], [6.0, 8.0]):
+        scaler.scale(torch.zeros(1))  # as backward does
+        parameter.grad = torch.tensor(gradient) * scaler.get_scale()
+        found.append([float(value) for value in update(torch.tensor(1.0))])
+        scales.append(scaler.get_scale())
+    assert [norm for norm, *_ in found] == pytest.approx([5, 50.08, math.inf, 10], abs=0.01)
+    flags = [[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 0, 1]]  # finite, skipped, clipped
+    assert [row[1:] for row in found] == flags
+    assert scales == [1024, 1024, 512, 512]
+    torch.testing.assert_close(parameter.detach(), torch.tensor([-6.0, -8.0]))
