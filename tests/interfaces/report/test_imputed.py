@@ -15,7 +15,12 @@ from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.imputed import filled, holes
 from latently.interfaces.report.latents import latent_layers
 from latently.interfaces.report.subject import Subject
-from latently.probability.families import DiscretizedLogistic, Normal
+from latently.probability.families import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    Normal,
+)
 
 
 def subject(model, data):
@@ -90,9 +95,31 @@ def test_missing_cells_are_listed_with_what_the_model_knows():
         with torch.no_grad():
             p = model.predictive(data.x[[cell.row]], data.mask[[cell.row]])
         mean, deviation = p.mean[0, cell.column], p.variance[0, cell.column].sqrt()
-        shown = [float(t.replace("−", "-")) for t in (cell.low, cell.median, cell.high)]
+        shown = [float(t.replace("−", "-")) for t in (cell.low, cell.value, cell.high)]
         ends = [float(mean + t * deviation) for t in (-1.6449, 0, 1.6449)]
         assert shown == pytest.approx(ends, rel=0.01, abs=0.01)
+
+
+@pytest.mark.parametrize("family", ["Bernoulli", "Categorical"])
+def test_names_have_a_likeliest_value_and_no_interval(family, fitted, entry, page, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(0, 2 if family == "Bernoulli" else 3, (60, 1), generator=generator)
+    x = first.expand(60, 5).float().clone()  # every column says the same
+    x[::10, 0] = 0
+    likelihood = Bernoulli if family == "Bernoulli" else partial(Categorical, levels=3)
+    data = Data.from_array(x, protocol="names")
+    saved = fitted(lt.vae((5,), latents=2, likelihood=likelihood), data, epochs=60, batch_size=10)
+    found = filled(subject(saved.model, data), holes(data, None, 0))
+    assert found.figures == ()
+    assert found.likeliest > 0.75 * found.count
+    _, told = page(tmp_path / "x.html", [entry("m", saved, data)], data)
+    text = " ".join("".join(told.text).split())
+    assert "hold the value that is likeliest" in text
+    assert "90 % interval" not in text.replace("\xa0", " ")
+    holed = Data.from_array(x.masked_fill(torch.eye(5).repeat(12, 1).bool(), math.nan))
+    cells = filled(subject(saved.model, holed), holes(holed, None, 0)).cells
+    assert len(cells) == 12
+    assert all(cell.low == "" and cell.value in "012" for cell in cells)
 
 
 def test_strips_show_what_was_seen_and_what_was_not(digits):

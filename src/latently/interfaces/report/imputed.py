@@ -52,13 +52,17 @@ class Holes:
 
 @dataclass(frozen=True)
 class Cell:
-    """A missing cell of a table with what the model says of it."""
+    """A missing cell of a table with what the model says of it.
+
+    `value` is the median, or the likeliest value where quantiles say nothing; then there is no
+    interval from `low` to `high`.
+    """
 
     row: int
     column: int
-    median: str
-    low: str
-    high: str
+    value: str
+    low: str = ""
+    high: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ class Filled:
         spread: the standard deviation shown as white.
         cells: of tables with holes of their own.
         figures: of tables with hidden cells, one per column.
-        inside: hidden cells whose value lies in its 90 % interval.
+        inside: hidden cells whose value lies in its 90 % interval; 0 where that says nothing.
+        likeliest: hidden cells that hold what is likeliest; None for continuous data.
+        nominal: values are names, or 0 and 1.
         count: hidden cells.
     """
 
@@ -85,6 +91,8 @@ class Filled:
     cells: tuple[Cell, ...] = ()
     figures: tuple[Markup, ...] = ()
     inside: int = 0
+    likeliest: int | None = None
+    nominal: bool = False
     count: int = 0
 
 
@@ -130,11 +138,11 @@ def filled(subject: Subject, made: Holes) -> Filled | None:
     except (UserError, NotImplementedError):
         return None
     warnings = tuple(line.removesuffix("; raise --samples") for line in found.warnings)
-    bare = Filled(found.samples, warnings)
+    bare = Filled(found.samples, warnings, nominal=subject.nominal)
     if subject.frame is not None:
         return _strips(subject, made, found, bare)
     if made.truth is None:
-        return replace(bare, cells=_cells(made, found, subject.seed))
+        return replace(bare, cells=_cells(made, found, subject))
     return _recovered(subject, made, made.truth, found, bare)
 
 
@@ -183,14 +191,17 @@ def _blank(data: Data) -> Tensor:
     return x if data.mask is None else x.masked_fill(~data.mask.cpu(), math.nan)
 
 
-def _cells(made: Holes, found: Imputation, seed: int) -> tuple[Cell, ...]:
+def _cells(made: Holes, found: Imputation, subject: Subject) -> tuple[Cell, ...]:
     """Some missing cells, at most one of each row while there are enough rows."""
     missing = (~found.mask.flatten(1)).cpu()
     lines = found.quantiles.flatten(2).cpu().double()
-    order = torch.rand(missing.shape, generator=torch.Generator().manual_seed(seed))
+    order = torch.rand(missing.shape, generator=torch.Generator().manual_seed(subject.seed))
     rank = order.masked_fill(~missing, -1).argsort(1, descending=True).argsort(1)
     at = [tuple(pair) for pair in missing.nonzero().tolist()]
     chosen = sorted(sorted(at, key=lambda cell: int(rank[cell]))[:_CELLS])
+    if subject.nominal and found.mode is not None:
+        mode = found.mode.flatten(1).cpu()
+        return tuple(Cell(int(made.rows[i]), j, significant(float(mode[i, j]))) for i, j in chosen)
     return tuple(
         Cell(int(made.rows[i]), j, *(significant(float(lines[q, i, j])) for q in (1, 0, 2)))
         for i, j in chosen
@@ -205,6 +216,11 @@ def _recovered(
     if before.mask is not None:
         hidden &= before.mask.flatten(1)
     truth = before.x.flatten(1).cpu().double()
+    if found.mode is not None:
+        right = (found.mode.flatten(1).cpu() == truth) & hidden
+        bare = replace(bare, likeliest=int(right.sum()))
+    if subject.nominal:
+        return replace(bare, count=int(hidden.sum()))
     low, median, high = found.quantiles.flatten(2).cpu().double()
     inside = (low <= truth) & (truth <= high) & hidden
     columns = hidden.any(0).nonzero()[:, 0]

@@ -13,6 +13,7 @@ from latently.inference.noise import derive
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.latents import Layer
 from latently.models import Model
+from latently.probability.families import Categorical
 
 __all__ = ["Subject", "shown_context", "shuffled"]
 
@@ -45,6 +46,12 @@ class Subject:
     def only_layer(self) -> Layer | None:
         """The layer of latents, where there is one."""
         return self.layers[0] if len(self.layers) == 1 and self.layers[0].size else None
+
+    @property
+    def nominal(self) -> bool:
+        """Whether values are names, or 0 and 1: then quantiles of them say nothing."""
+        family = getattr(getattr(self.model, "decoder", None), "family", None)
+        return self.data.levels == 2 or isinstance(family, Categorical)
 
     def context(self, rows: Tensor | slice) -> Tensor | None:
         """The context of some rows."""
