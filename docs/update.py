@@ -1,23 +1,30 @@
-"""Fills the generated parts of README.md: cards, benchmarks and what the demo prints.
+"""Fills what is generated in the docs: README.md's tables, and what commands print and draw.
 
-python docs/update.py           tables only
-python docs/update.py --demo    runs the demo, too: its output and docs/demo.png
+python docs/update.py             README's cards and benchmarks only
+python docs/update.py --demo      runs the demo, too: its output and docs/demo.png
+python docs/update.py --pages     runs every page: the numbers it shows
+python docs/update.py --pictures  runs docs/missing-data.md: docs/imputation.png
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 OUTPUT = ROOT / "docs" / "demo.txt"
 PICTURE = ROOT / "docs" / "demo.png"
+IMPUTATION = ROOT / "docs" / "imputation.png"  # a command of docs/missing-data.md draws it
 
 
 def filled(text: str, part: str, content: str) -> str:
@@ -30,12 +37,17 @@ def filled(text: str, part: str, content: str) -> str:
 
 def benchmark_table() -> str:
     """The table of benchmarks/README.md."""
-    spec = importlib.util.spec_from_file_location("table", ROOT / "benchmarks" / "table.py")
+    return "\n".join(script(ROOT / "benchmarks" / "table.py").lines())
+
+
+def script(path: Path) -> ModuleType:
+    """A file of Python that is in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
-    return "\n".join(table.lines())
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def generated() -> str:
@@ -79,12 +91,44 @@ def draw_picture(folder: Path) -> None:
     picture.save(PICTURE, optimize=True)
 
 
+def run_pages() -> None:
+    """Runs every page; refreshes the numbers of what it shows."""
+    pages = script(ROOT / "docs" / "pages.py")
+    os.environ["COLUMNS"] = "80"
+    for page in filter(pages.runs, pages.PAGES):
+        text = page.read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            for shown in pages.run(page):
+                text = text.replace(
+                    f"```text\n{shown.text}", f"```text\n{pages.refreshed(shown)}", 1
+                )
+                lost = pages.missing(shown)
+                if lost is not None:
+                    print(f"{page.name} shows what is not printed:\n{lost}\nbut\n{shown.printed}")
+        page.write_text(text, encoding="utf-8")
+
+
+def draw_imputation() -> None:
+    """Runs the page of missing data; keeps the picture that it makes."""
+    pages = script(ROOT / "docs" / "pages.py")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        list(pages.run(ROOT / "docs" / "missing-data.md"))
+        shutil.copy(IMPUTATION.name, IMPUTATION)
+
+
 def main() -> None:
-    """Writes README.md."""
+    """Writes what is asked for, and README.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo", action="store_true", help="run the demo, too")
-    if parser.parse_args().demo:
+    parser.add_argument("--pages", action="store_true", help="run every page, too")
+    parser.add_argument("--pictures", action="store_true", help="draw the pages' pictures, too")
+    asked = parser.parse_args()
+    if asked.demo:
         run_demo()
+    if asked.pages:
+        run_pages()
+    if asked.pictures:
+        draw_imputation()
     README.write_text(generated(), encoding="utf-8")
 
 

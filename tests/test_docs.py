@@ -1,4 +1,7 @@
-"""The docs are run: every Python block, and README's generated parts are up to date."""
+"""The docs are run, page by page and in order, and what they show is what is printed.
+
+How: docs/pages.py.
+"""
 
 import importlib.util
 import re
@@ -7,37 +10,60 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-def blocks():
-    for page in PAGES:
-        for number, match in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8"))):
-            yield pytest.param(match[1], id=f"{page.name}-{number}", marks=pytest.mark.slow)
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize("code", list(blocks()))
-def test_block_runs(code, tmp_path, monkeypatch):
+pages = script("pages")
+RUN = [pytest.param(page, id=page.name) for page in pages.PAGES if pages.runs(page)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN)
+def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "block", "exec"), {"__name__": "block"})
+    monkeypatch.setenv("COLUMNS", "80")
+    for shown in pages.run(page):
+        lost = pages.missing(shown)
+        assert lost is None, f"shown, but not printed:\n{lost}\nprinted:\n{shown.printed}"
+
+
+def test_what_is_shown_must_be_printed():
+    printed = "log p(x)   =\n-12.25 \nand so on\nwrote x.csv"
+    assert (
+        pages.missing(pages.Shown("log p(x) = -3.5\n...\nwrote x.csv\n", printed, False)) is None
+    )
+    assert pages.missing(pages.Shown("wrote x.csv\n...\nand so on\n", printed, False)) is not None
+    assert pages.missing(pages.Shown("log p(x) = -3.5\n", printed, True)) is not None
+
+
+def test_a_command_must_end_as_the_page_says():
+    with pytest.raises(AssertionError, match="exit code 2"):
+        pages.run_lines("latently nothing")
+    with pytest.raises(AssertionError, match="exit code 0"):
+        pages.run_lines("latently --version  # refused")
+    with pytest.raises(AssertionError, match="NOT_RUN"):
+        pages.run_lines("rm model.safetensors")
 
 
 def test_readme_is_generated():
-    spec = importlib.util.spec_from_file_location("update", ROOT / "docs" / "update.py")
-    update = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(update)
-    assert update.generated() == (ROOT / "README.md").read_text(encoding="utf-8"), (
+    assert script("update").generated() == (ROOT / "README.md").read_text(encoding="utf-8"), (
         "run python docs/update.py"
     )
 
 
 def test_quickstart_is_short():
-    (code,) = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (code,) = [content for kind, content in pages.fences(ROOT / "README.md") if kind == "python"]
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 20
 
 
 def test_links_lead_somewhere():
-    for page in PAGES:
+    for page in pages.PAGES:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            if not target.startswith("https://"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
