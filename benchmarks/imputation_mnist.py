@@ -17,38 +17,21 @@ that each method gives it, over the first 1,000 test images of mnist:binary-dyna
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import harness
 import latently as lt
-from latently.data.masks import Half, Mask
+from latently.data.masks import Half, Mask, Sometimes
 from nets import ours
 
 ROWS, EPOCHS, SAMPLES = 1000, 50, 1000
 TINY = 1e-6
 WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-
-
-@dataclass(frozen=True)
-class SometimesHalf(Mask):
-    """The lower half hidden in every other image, drawn anew."""
-
-    def pixels(
-        self,
-        n: int,
-        shape: tuple[int, ...],
-        generator: torch.Generator | None,
-        device: torch.device | str,
-    ) -> Tensor:
-        """The observed pixels, (n, H, W)."""
-        whole = torch.rand((n, 1, 1), generator=generator, device=device) < 0.5
-        return Half("lower").pixels(n, shape, generator, device) | whole
 
 
 def log_p(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -108,7 +91,7 @@ def main() -> None:
     grey, truth = train.x.numpy(), halves(test.x.numpy())[1]
     found: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {}
-    for name, hide in (("vae", None), ("vae, lower halves hidden", SometimesHalf())):
+    for name, hide in (("vae", None), ("vae, lower halves hidden", Sometimes(Half()))):
         began = time.monotonic()
         model = fitted(train, hide, options.epochs)
         seconds = time.monotonic() - began

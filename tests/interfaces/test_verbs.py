@@ -1,10 +1,13 @@
 import csv
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from latently import __version__
+from latently import Data, __version__
+from latently.interfaces.opening import _fitted_to
 from latently.io import load
 from latently.registry import KINDS
 from latently.training.files import named_tensors
@@ -241,3 +244,29 @@ def test_report(done, made, tmp_path):
     model = made / "vae.safetensors"
     done("report", model, "--data", "digits", "--samples", 2, "--out", out)
     assert "<html" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("fitted", "here", "overlap"),
+    [
+        ("digits/train", "digits/test", False),
+        ("digits/train", "digits/train", True),
+        ("digits/train", "digits/train+val", True),
+        ("digits/train", "digits/validation", False),
+        ("digits/train+val", "digits/validation", True),
+        ("a.npz/train+test", "a.npz/test", True),
+        ("a.npz/train+test", "a.npz/validation", False),
+        ("a.npz/train", "a.npz", True),
+        ("a.npz", "a.npz/test", True),
+        ("a.npz/train", "b.npz/train", False),
+        ("photos/train", "photos/test", False),
+        ("photos/train/train+test", "photos/train", True),
+        ("photos/train/train+test", "photos/train/validation", False),
+        ("digits/train", "digits/train, hidden by Half(side='lower')", True),
+        ("", "digits/test", False),
+    ],
+)
+def test_rows_of_the_fit_are_known_by_name(fitted, here, overlap):
+    data = replace(Data.from_array([[0.5]]), protocol=here)
+    saved = SimpleNamespace(data={"protocol": fitted})
+    assert _fitted_to(saved, data) is overlap

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latently.errors import UserError, closest
 
-__all__ = ["MCAR", "Box", "Half", "Mask"]
+__all__ = ["MCAR", "Box", "Half", "Mask", "Sometimes"]
 
 _SIDES = ("upper", "lower", "left", "right")
 
@@ -201,6 +201,44 @@ class MCAR(Mask):
         device: torch.device | str,
     ) -> Tensor:
         return torch.rand((n, *shape), generator=generator, device=device) >= self.share
+
+
+@dataclass(frozen=True)
+class Sometimes(Mask):
+    """Hides by another mask in a share of the rows, and nothing in the others.
+
+    For training: a model whose rows all lack the same cells learns nothing of them.
+
+    Args:
+        mask: What hides, e.g. `Half("lower")`.
+        share: Of the rows that are touched; between 0 and 1.
+
+    Raises:
+        UserError: Another share; no mask; rows that it cannot be drawn on.
+
+    >>> Sometimes(Half("lower"), 0.5)(1000, (2, 2)).flatten(1).all(1).float().mean()
+    tensor(0.5...)
+    """
+
+    mask: Mask = Half()
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what is no mask, and a share outside (0, 1)."""
+        if not isinstance(self.mask, Mask):
+            raise UserError(f"Sometimes: mask={self.mask!r} must be a mask, such as Half()")
+        _check_share("Sometimes", self.share)
+
+    def pixels(
+        self,
+        n: int,
+        shape: tuple[int, ...],
+        generator: torch.Generator | None,
+        device: torch.device | str,
+    ) -> Tensor:
+        seen = self.mask.pixels(n, shape, generator, device)
+        whole = torch.rand(n, generator=generator, device=device) >= self.share
+        return seen | whole.view(n, *(1,) * len(shape))
 
 
 def _generator(seed: int) -> torch.Generator:

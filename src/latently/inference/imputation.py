@@ -2,10 +2,21 @@ r"""Imputation: what missing entries may have been, given the observed ones.
 
     p(x_m | x_o) = int p(x_m | z) p(z | x_o) dz  ~  sum_k v_k p(x_m | z_k),
 
-with K draws z_k of the posterior and v_k their normalised importance weights. Moments are taken
-of this mixture in closed form, draws and quantiles by resampling it (sampling importance
-resampling; Rubin, "Using the SIR algorithm to simulate posterior distributions", 1988). Where a
-model knows the distribution of every cell (factor analysis, PPCA) it is used as it is.
+with draws z_k and v_k their normalised importance weights. Moments are taken of this mixture in
+closed form, draws and quantiles by resampling it (sampling importance resampling; Rubin, "Using
+the SIR algorithm to simulate posterior distributions", 1988). Where a model knows the
+distribution of every cell (factor analysis, PPCA) it is used as it is.
+
+An encoder that never saw holes proposes poorly on rows with holes, and few of its draws carry all
+the weight. Then the population moves: particles are resampled by weight, fill the holes by
+p(x_m | z), and the *completed* rows are encoded,
+
+    z_k ~ q(z | x_o, x_m^k),    w_k = p(x_o, z_k) / q(z_k | x_o, x_m^k).
+
+Each sweep's mean weight has the expectation p(x_o) whatever the sweeps before it found, so the
+particles of all sweeps are pooled. Sources: Rezende, Mohamed, Wierstra, "Stochastic
+Backpropagation", 2014 (imputing by turns); Cappe, Guillin, Marin, Robert, "Population Monte
+Carlo", 2004 (weights and resampling).
 """
 
 from __future__ import annotations
@@ -22,9 +33,11 @@ from latently.inference.evidence import DataLike
 from latently.inference.noise import row_seed, seeded
 from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
 
-__all__ = ["Imputation", "impute"]
+__all__ = ["SWEEPS", "Imputation", "impute", "impute_row"]
 
 QUANTILES = (0.05, 0.5, 0.95)
+SWEEPS = 10
+_ENOUGH = 100  # effective particles of a row, after which no sweep is needed
 _NEGLECTED = 1e-4  # total weight of the particles that moments leave out
 
 
@@ -42,8 +55,8 @@ class Imputation:
             where numbers stand for names; None for continuous data.
         mask: True where observed, (n, *shape).
         ess: effective number of particles of each row, (n,); None where the model is exact.
-        k_hat: Pareto shape of each row's largest weights, (n,); None likewise or if too few.
-        samples: particles per row; 0 where the model is exact.
+        k_hat: Pareto shape of each row's largest weights, (n,); None likewise.
+        samples: particles per row and sweep; 0 where the model is exact.
         protocol: the data's name.
         seed: seed of the draws.
     """
@@ -77,14 +90,14 @@ class Imputation:
         if heavy:
             found.append(
                 f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in {heavy} of {n} rows: the "
-                "spread is understated there; raise --samples"
+                "spread is understated there; raise --samples or --sweeps"
             )
         few = 0 if self.ess is None else int((self.ess < len(self.draws)).sum())
         if few:
             found.append(
                 f"fewer effective particles than draws in {few} of {n} rows (median ESS "
-                f"{float(self.ess.median()):.0f} of {self.samples}): draws there share latents; "  # type: ignore[union-attr]
-                "raise --samples"
+                f"{float(self.ess.median()):.0f}): draws there share latents; raise --samples or "  # type: ignore[union-attr]
+                "--sweeps"
             )
         return tuple(found)
 
@@ -106,6 +119,7 @@ def impute(
     *,
     draws: int = 10,
     samples: int = 1000,
+    sweeps: int = SWEEPS,
     quantiles: Sequence[float] = QUANTILES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -116,7 +130,8 @@ def impute(
         model: any model with a density.
         data: rows with their mask and context.
         draws: imputations per row.
-        samples: K, particles per row; exact models need none.
+        samples: K, particles per row and sweep; exact models need none.
+        sweeps: most moves of the population, for rows with few effective particles.
         quantiles: probabilities between 0 and 1.
         seed: a row's draws depend on it and the row alone.
         progress: called with (rows done, rows).
@@ -124,7 +139,7 @@ def impute(
     Raises:
         UserError: no density, options out of range, or rows that are none of the model's.
     """
-    _check(model, draws, samples, quantiles)
+    _check(model, draws, samples, sweeps, quantiles)
     data = data.once()
     model.check(data.x, data.mask, data.protocol)
     model.check_context(data.context, data.protocol)
@@ -140,7 +155,7 @@ def impute(
                 here = None if data.context is None else data.context[row]
                 with seeded(row_seed(seed, kept[row], mask[row], here), data.x.device):
                     found = impute_row(
-                        model, kept[row], mask[row], here, draws, samples, quantiles
+                        model, kept[row], mask[row], here, draws, samples, sweeps, quantiles
                     )
                 filled.put(i, found, mask[i])
             if progress:
@@ -172,6 +187,7 @@ def impute_row(
     context: Tensor | None,
     draws: int,
     samples: int,
+    sweeps: int = SWEEPS,
     quantiles: Sequence[float] | None = None,
 ) -> RowImputation:
     """One row (1, *shape), from the global generator; without `quantiles` draws alone are made.
@@ -179,18 +195,19 @@ def impute_row(
     Observed cells of the result are the likelihood's, to be replaced by the given ones.
     """
     exact = model.density == "exact"  # every draw of z has the same weight
-    p = model.infer(x, draws if exact else samples, mask, context)
-    log_shares = torch.log_softmax((p.log_pi + p.log_w)[:, 0].double(), 0)
+    count, most = (draws, 0) if exact else (samples, sweeps)
+    zs, log_w = _population(model, x, mask, context, count, most)
+    log_shares = torch.log_softmax(log_w, 0)
     wanted = draws if quantiles is None or exact else max(draws, samples)
     index = torch.arange(draws) if exact else _resampled(log_shares, wanted)
-    drawn = model.likelihood(tuple(z[index] for z in p.z), context).sample()[:, 0].to(x.dtype)
+    drawn = model.likelihood(tuple(z[index] for z in zs), context).sample()[:, 0].to(x.dtype)
     empty = x[0].new_empty(0)
     if quantiles is None:
         return RowImputation(drawn, empty, empty, empty, empty, log_shares)
     levels = torch.tensor(list(quantiles), dtype=x.dtype, device=x.device)
     known = model.predictive(x, mask, context)
     if known is None:
-        mean, std = _moments(model, p, log_shares, context)
+        mean, std = _moments(model, zs, log_shares, context)
         lines = _quantiles(drawn, levels)
     else:
         mean, std = known.mean[0], known.variance[0].sqrt()
@@ -199,6 +216,33 @@ def impute_row(
     return RowImputation(
         drawn[:draws], mean.to(x.dtype), std.to(x.dtype), lines.to(x.dtype), mode, log_shares
     )
+
+
+def _population(
+    model: Any, x: Tensor, mask: Tensor, context: Tensor | None, samples: int, sweeps: int
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Latents (N, 1, *Z) of one row, one per layer, with their log-weights (N,)."""
+    p = model.infer(x, samples, mask, context)
+    zs, log_w = p.z, (p.log_pi + p.log_w)[:, 0].double()
+    contexts = None if context is None else context.expand(samples, -1)
+    for _ in range(sweeps if zs else 0):
+        log_shares = torch.log_softmax(log_w, 0)
+        if _effective(log_shares) >= min(_ENOUGH, samples):
+            break
+        index = _resampled(log_shares, samples)
+        drawn = model.likelihood(tuple(z[index] for z in zs), context).sample()[:, 0]
+        q = model.infer(torch.where(mask, x, drawn.to(x.dtype)), 1, None, contexts)
+        moved = tuple(z.transpose(0, 1) for z in q.z)
+        p = model.infer(x, samples, mask, context, z=moved)
+        weight = p.log_lik[:, 0] + sum(t[:, 0] for t in p.log_prior) - sum(t[0] for t in q.log_q)
+        zs = tuple(torch.cat(pair) for pair in zip(zs, moved, strict=True))
+        log_w = torch.cat([log_w, (p.log_pi[:, 0] + weight).double()])
+    return zs, log_w
+
+
+def _effective(log_shares: Tensor) -> float:
+    """ESS = 1 / sum v^2."""
+    return float((-torch.logsumexp(2 * log_shares, 0)).exp())
 
 
 class _Filled:
@@ -211,7 +255,6 @@ class _Filled:
         self.mean, self.mode, self.std = kept.clone(), kept.clone(), torch.zeros_like(kept)
         self.quantiles = kept.repeat(len(quantiles), *(1,) * kept.dim())
         self.ess = torch.full((len(kept),), float(samples), dtype=torch.float64)
-        self.tail = tail_length(samples)
         self.k_hat = torch.full((len(kept),), -torch.inf, dtype=torch.float64)
 
     def put(self, i: int, found: RowImputation, mask: Tensor) -> None:
@@ -222,9 +265,10 @@ class _Filled:
         self.std[i] = torch.where(mask, 0.0, found.std)
         self.quantiles[:, i] = torch.where(mask, self.quantiles[:, i], found.quantiles)
         log_shares = found.log_shares.cpu()
-        self.ess[i] = (-torch.logsumexp(2 * log_shares, 0)).exp()
-        if self.tail and len(log_shares) > self.tail:
-            self.k_hat[i] = pareto_k(log_shares.topk(self.tail + 1).values[None])[0]
+        self.ess[i] = _effective(log_shares)
+        tail = tail_length(len(log_shares))
+        if tail:
+            self.k_hat[i] = pareto_k(log_shares.topk(tail + 1).values[None])[0]
 
 
 def _resampled(log_shares: Tensor, n: int) -> Tensor:
@@ -233,14 +277,14 @@ def _resampled(log_shares: Tensor, n: int) -> Tensor:
 
 
 def _moments(
-    model: Any, p: Any, log_shares: Tensor, context: Tensor | None
+    model: Any, zs: tuple[Tensor, ...], log_shares: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the weighted mixture, over all particles but the lightest."""
     order = log_shares.argsort(descending=True)
     total = log_shares[order].exp().cumsum(0)
     heavy = order[: int((total < 1 - _NEGLECTED).sum()) + 1]
     share = torch.softmax(log_shares[heavy], 0)
-    d = model.likelihood(tuple(z[heavy] for z in p.z), context)
+    d = model.likelihood(tuple(z[heavy] for z in zs), context)
     means, variances = d.mean[:, 0].double(), d.variance[:, 0].double()
     share = share.view(-1, *(1,) * (means.dim() - 1))
     mean = (share * means).sum(0)
@@ -255,12 +299,16 @@ def _quantiles(drawn: Tensor, levels: Tensor) -> Tensor:
     return ordered[index]
 
 
-def _check(model: Any, draws: int, samples: int, quantiles: Sequence[float]) -> None:
+def _check(
+    model: Any, draws: int, samples: int, sweeps: int, quantiles: Sequence[float]
+) -> None:
     if model.density is None:
         raise UserError(f"{type(model).__name__} has no density and cannot impute")
     for name, value in (("draws", draws), ("samples", samples)):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r} must be a whole number of at least 1")
+    if not isinstance(sweeps, int) or sweeps < 0:
+        raise UserError(f"sweeps={sweeps!r} must be a whole number of at least 0")
     for level in quantiles:
         if not 0 < level < 1:
             raise UserError(f"quantiles: {level!r} must lie between 0 and 1, both excluded")

@@ -7,6 +7,7 @@ that names it and the fix; 1 ours.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -245,6 +246,10 @@ def impute(
     samples: Annotated[
         int, typer.Option("--samples", parser=_whole, metavar="INT", help="particles per row")
     ] = 1000,
+    sweeps: Annotated[
+        int,
+        typer.Option("--sweeps", parser=_whole, metavar="INT", help="most moves of the particles"),
+    ] = 10,
     quantiles: Annotated[
         str, typer.Option("--quantiles", help="of every missing cell, in .npz")
     ] = "0.05,0.5,0.95",
@@ -268,6 +273,7 @@ def impute(
             out,
             draws=draws,
             samples=samples,
+            sweeps=sweeps,
             quantiles=quantiles,
             fill=fill,
             force=force,
@@ -346,6 +352,8 @@ def reproduce(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits by the contract above."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _check_words(words)
         code = app(words or ["--help"], prog_name="latently", standalone_mode=False)
@@ -402,11 +410,16 @@ def _explain(error: Exception) -> NoReturn:
 
     if is_out_of_memory(error):
         _fail("out of memory; lower --samples, --batch-size, -n, --draws or --latents", 2)
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # by pathlib
+        _fail("a path begins with ~NAME, and nobody here is called so; write the folder out", 2)
     raise error
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"latently: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    # names of files may hold what steers a terminal
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    print(f"latently: {shown}", file=sys.stderr)
     sys.exit(code)
 
 

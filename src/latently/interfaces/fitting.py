@@ -105,7 +105,7 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
             resume=resume,
             log=None if log is None else Path(log).expanduser(),
             progress=not quiet,
-            **({} if saved is None else {"initialise": False}),
+            initialise=saved is None,
             **request.options,
         )
     except Interrupted as stop:

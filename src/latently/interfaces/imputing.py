@@ -35,6 +35,7 @@ def impute_command(
     *,
     draws: int,
     samples: int,
+    sweeps: int,
     quantiles: str,
     fill: str,
     force: bool,
@@ -49,7 +50,7 @@ def impute_command(
     """
     target = check_target(out, (".npz", ".npy", ".csv", ".png"), force)
     levels = _read_levels(quantiles)
-    _check_options(fill, target.suffix, draws, samples)
+    _check_options(fill, target.suffix, draws, samples, sweeps)
     saved = open_model(path)
     data, whole = rows.open_both(saved)
     if data.mask is None or not data.missing:
@@ -73,6 +74,7 @@ def impute_command(
             data,
             draws=draws,
             samples=samples,
+            sweeps=sweeps,
             quantiles=(*levels, 0.5),
             seed=rows.seed,
             progress=ticker(bar),
@@ -165,10 +167,10 @@ def _read_levels(text: str) -> tuple[float, ...]:
     return levels
 
 
-def _check_options(fill: str, suffix: str, draws: int, samples: int) -> None:
-    for name, value in (("draws", draws), ("samples", samples)):
-        if value < 1:
-            raise UserError(f"--{name} {value} must be at least 1")
+def _check_options(fill: str, suffix: str, draws: int, samples: int, sweeps: int) -> None:
+    for name, value, least in (("draws", draws, 1), ("samples", samples, 1), ("sweeps", sweeps, 0)):
+        if value < least:
+            raise UserError(f"--{name} {value} must be at least {least}")
     if fill not in FILLS:
         raise UserError(f"--fill {fill!r}: {closest(fill, FILLS)}")
     if fill != "draws" and suffix not in (".npy", ".csv"):

@@ -148,12 +148,17 @@ def short_name(path: str, paths: Sequence[str]) -> str:
 
 def _fitted_to(saved: Saved, data: Data) -> bool:
     """Whether data, by their name, hold rows that the model was trained on."""
-    fitted, _, split = str(saved.data.get("protocol", "")).partition("/")
-    name, _, here = data.protocol.partition(", hidden by ")[0].partition("/")
-    return fitted == name and bool(_parts(split) & _parts(here))
+    fitted = str(saved.data.get("protocol", ""))
+    here = data.protocol.partition(", hidden by ")[0]
+    if not fitted or here == fitted or f"{fitted}/".startswith(f"{here}/"):
+        return bool(fitted)
+    (name, ours), (other, theirs) = _parts(fitted), _parts(here)
+    return name == other and bool(ours & theirs)
 
 
-def _parts(split: str) -> set[str]:
-    """The disjoint parts of a data set that a split holds; "" is all of a file."""
-    split = split.replace("train+val", "train+validation")
-    return set(split.split("+")) if split else {"train", "validation", "test"}
+def _parts(protocol: str) -> tuple[str, set[str]]:
+    """A data set's name and the disjoint parts of it that a protocol's split holds."""
+    name, _, split = protocol.rpartition("/")
+    parts = set(split.replace("train+val", "train+validation").split("+"))
+    every = {"train", "validation", "test"}
+    return (name, parts) if parts <= every and name else (protocol, every)

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
-from latently.inference.imputation import impute_row
+from latently.inference.imputation import SWEEPS, impute_row
 from latently.inference.noise import row_seed, seeded
 from latently.inference.particles import Particles
 from latently.probability.conditional import Draw, draw, draw_mean
@@ -231,6 +231,7 @@ class Model(nn.Module, ABC):
         *,
         draws: int = 1,
         samples: int = 1000,
+        sweeps: int = SWEEPS,
         seed: int | None = None,
     ) -> Tensor:
         """Draws of the missing cells given the observed ones, (draws, B, *shape).
@@ -249,7 +250,7 @@ class Model(nn.Module, ABC):
                 continue
             key = 0 if seed is None else row_seed(seed, x[row], mask[row], here)
             with contextlib.nullcontext() if seed is None else seeded(key, x.device):
-                found = impute_row(self, x[row], mask[row], here, draws, samples)
+                found = impute_row(self, x[row], mask[row], here, draws, samples, sweeps)
             drawn[:, b] = torch.where(mask[b], x[b], found.draws)
         return drawn
 
