@@ -1,12 +1,12 @@
-"""Everything there is, through every verb: 24 tables as numeric arrays with NaN, and the image sets.
+"""Everything there is, through every verb: 24 tables as numeric arrays with NaN, and image sets.
 
     python benchmarks/sweep.py --data-dir DIR
 
 For each data set a linear model and a VAE are fitted, evaluated, asked to impute, to score and to
-report, by the command line as a user would, on small budgets. Recorded is what failed: an exit code
-other than 0, a traceback, a number that is not finite. Tables are made numeric as one would in a
-hurry: numbers as they are, names coded 0, 1, 2, ..., identifiers and free text left out, an empty
-cell is NaN; where nothing is missing, a fifth of the cells is hidden for imputation.
+report, by the command line as a user would, on small budgets. Recorded is what failed: an exit
+code other than 0, a traceback, a number that is not finite. Tables are made numeric as one would
+in a hurry: numbers as they are, names coded 0, 1, 2, ..., identifiers and free text left out, an
+empty cell is NaN; where nothing is missing, a fifth of the cells is hidden for imputation.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from latently.data import Binarise, Data, masks
-from latently.data.masks import MCAR, Box, Half
+from latently.data.masks import MCAR, Box, Half, Sometimes
 
 ALL = [Half("upper"), Half("lower"), Half("left"), Half("right"), Box(0.25), MCAR(0.5)]
 
@@ -87,6 +87,8 @@ def test_gaps_of_the_rows_stay_and_no_row_is_lost(mask):
         (lambda: Half()(2, (5,)), ["Half", "no pictures", "1 axis", "MCAR"]),
         (lambda: Box()(2, (5,)), ["Box", "no pictures"]),
         (lambda: Box()(2, (2, 3, 4, 5)), ["4 axes"]),
+        (lambda: Sometimes(share=1), ["Sometimes", "share=1"]),
+        (lambda: Sometimes("Half"), ["Sometimes", "mask='Half'", "Half()"]),
         (lambda: Half("lower")(2, (1, 5)), ["1 x 5", "no such half"]),
         (lambda: Box(0.99)(2, (3, 3)), ["all of 3 x 3"]),
     ],
@@ -96,8 +98,15 @@ def test_nonsense_is_refused_in_one_line(make, words, refused):
         make()
 
 
+def test_sometimes_leaves_the_other_rows_alone():
+    seen = Sometimes(Half("lower"), 0.3)(2000, (1, 4, 4), seed=5)
+    touched = ~seen.flatten(1).all(1)
+    assert abs(float(touched.float().mean()) - 0.3) < 0.05
+    assert torch.equal(seen[touched], Half("lower")(int(touched.sum()), (1, 4, 4)))
+
+
 def test_everything_public_is_listed():
-    assert set(masks.__all__) == {"MCAR", "Box", "Half", "Mask"}
+    assert set(masks.__all__) == {"MCAR", "Box", "Half", "Mask", "Sometimes"}
 
 
 @pytest.fixture

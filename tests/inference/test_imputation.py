@@ -197,3 +197,43 @@ def test_one_row_needs_no_seed():
     model, data = little(), holey()
     row = impute_row(model, data.x[:1], data.mask[:1], None, 3, 50)
     assert row.draws.shape == (3, 4)
+
+
+@pytest.mark.parametrize("kind", [FactorAnalysis, PPCA])
+def test_the_population_moves_where_the_encoder_never_saw_holes(kind):
+    """A posterior that reads holes as if they were far-off values, and complete rows well."""
+
+    class Naive(kind):
+        density = "bound"
+
+        def predictive(self, x, mask, context=None):
+            return None
+
+        def posterior(self, x, mask=None, context=None):
+            if mask is not None:
+                x = torch.where(mask, x, 4.0)
+            q = super().posterior(x)
+            return type(q)(q.mean, precision_matrix=0.7 * q.precision_matrix, validate_args=False)
+
+    exact, data = fitted(kind)
+    model = Naive((5,), 2)
+    model.load_state_dict(exact.state_dict())
+    data = data.rows((data.mask.sum(1) == 3).nonzero()[:8, 0])
+    wanted = impute(exact, data)
+    still = impute(model, data, samples=2000, sweeps=0)
+    moved = impute(model, data, samples=2000, sweeps=30)
+    assert still.ess.median() < 60
+    assert (moved.ess > 50).all()
+    hole = ~data.mask
+
+    def miss(found):
+        return ((found.mean - wanted.mean) / wanted.std)[hole].abs()
+
+    assert miss(moved).mean() < 0.5 * miss(still).mean()
+    assert miss(moved).mean() < 0.25
+
+
+def test_good_proposals_do_not_move():
+    model, data = little(), holey()
+    same = [impute(model, data, samples=300, sweeps=n, seed=1).draws for n in (0, 10)]
+    assert torch.equal(*same)  # with more than a hundred effective particles

@@ -13,10 +13,10 @@ p(x_m | z), and the *completed* rows are encoded,
 
     z_k ~ q(z | x_o, x_m^k),    w_k = p(x_o, z_k) / q(z_k | x_o, x_m^k).
 
-Each sweep's mean weight has the expectation p(x_o) whatever the sweeps before it found, so the
-particles of all sweeps are pooled. Sources: Rezende, Mohamed, Wierstra, "Stochastic
-Backpropagation", 2014 (imputing by turns); Cappe, Guillin, Marin, Robert, "Population Monte
-Carlo", 2004 (weights and resampling).
+Each sweep's mean weight has the expectation p(x_o) whatever the sweeps before it found. It ends
+where a sweep has particles enough; else the later half of the sweeps is pooled. Sources: Rezende,
+Mohamed, Wierstra, "Stochastic Backpropagation", 2014 (imputing by turns); Cappe, Guillin, Marin,
+Robert, "Population Monte Carlo", 2004 (weights and resampling).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["SWEEPS", "Imputation", "impute", "impute_row"]
 
 QUANTILES = (0.05, 0.5, 0.95)
 SWEEPS = 10
-_ENOUGH = 100  # effective particles of a row, after which no sweep is needed
+_ENOUGH = 100  # effective particles of a sweep that is the last, if k-hat is low, too
 _NEGLECTED = 1e-4  # total weight of the particles that moments leave out
 
 
@@ -223,21 +223,48 @@ def _population(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Latents (N, 1, *Z) of one row, one per layer, with their log-weights (N,)."""
     p = model.infer(x, samples, mask, context)
-    zs, log_w = p.z, (p.log_pi + p.log_w)[:, 0].double()
-    contexts = None if context is None else context.expand(samples, -1)
-    for _ in range(sweeps if zs else 0):
-        log_shares = torch.log_softmax(log_w, 0)
-        if _effective(log_shares) >= min(_ENOUGH, samples):
-            break
-        index = _resampled(log_shares, samples)
-        drawn = model.likelihood(tuple(z[index] for z in zs), context).sample()[:, 0]
-        q = model.infer(torch.where(mask, x, drawn.to(x.dtype)), 1, None, contexts)
-        moved = tuple(z.transpose(0, 1) for z in q.z)
-        p = model.infer(x, samples, mask, context, z=moved)
-        weight = p.log_lik[:, 0] + sum(t[:, 0] for t in p.log_prior) - sum(t[0] for t in q.log_q)
-        zs = tuple(torch.cat(pair) for pair in zip(zs, moved, strict=True))
-        log_w = torch.cat([log_w, (p.log_pi[:, 0] + weight).double()])
-    return zs, log_w
+    done = [(p.z, (p.log_pi + p.log_w)[:, 0].double())]
+    while p.z and len(done) <= sweeps and not _settled(done[-1][1]):
+        done.append(_moved(model, x, mask, context, *done[-1]))
+    late = done[-max(1, len(done) // 2) :]
+    zs = tuple(torch.cat(layers) for layers in zip(*(z for z, _ in late), strict=True))
+    return zs, torch.cat([log_w for _, log_w in late])
+
+
+def _moved(
+    model: Any,
+    x: Tensor,
+    mask: Tensor,
+    context: Tensor | None,
+    zs: tuple[Tensor, ...],
+    log_w: Tensor,
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The next sweep: resampled, holes filled, completed rows encoded, weighed."""
+    k = len(log_w)
+    index = _resampled(torch.log_softmax(log_w, 0), k)
+    drawn = model.likelihood(tuple(z[index] for z in zs), context).sample()[:, 0]
+    contexts = None if context is None else context.expand(k, -1)
+    q = model.infer(torch.where(mask, x, drawn.to(x.dtype)), 1, None, contexts)
+    moved = tuple(z.transpose(0, 1) for z in q.z)
+    p = model.infer(x, k, mask, context, z=moved)
+    terms = (*(t[:, 0] for t in p.log_prior), *(-t[0] for t in q.log_q))
+    return moved, (p.log_pi[:, 0] + p.log_lik[:, 0] + sum(terms)).double()
+
+
+def _settled(log_w: Tensor) -> bool:
+    """Whether a sweep has particles enough, and no few of them that outweigh the rest."""
+    log_shares = torch.log_softmax(log_w, 0)
+    if _effective(log_shares) < _ENOUGH:
+        return False
+    return bool(_k_hat(log_shares) <= K_HAT_LIMIT)
+
+
+def _k_hat(log_shares: Tensor) -> Tensor:
+    """Pareto shape of the largest weights; -inf if they are too few to tell."""
+    tail = tail_length(len(log_shares))
+    if not tail:
+        return log_shares.new_tensor(-torch.inf)
+    return pareto_k(log_shares.topk(tail + 1).values[None])[0]
 
 
 def _effective(log_shares: Tensor) -> float:
@@ -266,9 +293,7 @@ class _Filled:
         self.quantiles[:, i] = torch.where(mask, self.quantiles[:, i], found.quantiles)
         log_shares = found.log_shares.cpu()
         self.ess[i] = _effective(log_shares)
-        tail = tail_length(len(log_shares))
-        if tail:
-            self.k_hat[i] = pareto_k(log_shares.topk(tail + 1).values[None])[0]
+        self.k_hat[i] = _k_hat(log_shares)
 
 
 def _resampled(log_shares: Tensor, n: int) -> Tensor:

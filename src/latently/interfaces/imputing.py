@@ -168,7 +168,8 @@ def _read_levels(text: str) -> tuple[float, ...]:
 
 
 def _check_options(fill: str, suffix: str, draws: int, samples: int, sweeps: int) -> None:
-    for name, value, least in (("draws", draws, 1), ("samples", samples, 1), ("sweeps", sweeps, 0)):
+    given = {"draws": (draws, 1), "samples": (samples, 1), "sweeps": (sweeps, 0)}
+    for name, (value, least) in given.items():
         if value < least:
             raise UserError(f"--{name} {value} must be at least {least}")
     if fill not in FILLS:
