@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,8 +21,10 @@ from latently import (
     Variational,
     evaluate,
     fit,
+    ppca,
     vae,
 )
+from latently.data.masks import MCAR
 from latently.nets import MLP
 from latently.probability.families import Normal, SharedNormal
 from latently.training.files import named_tensors
@@ -363,3 +366,22 @@ def test_plain_progress_lines_go_to_standard_error(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "step 3/3" in captured.err
+
+
+def test_contexts_are_checked_before_training(refused):
+    data = Data.from_array(torch.randn(20, 3))
+    given = replace(data, context=torch.randn(20, 2))
+    with refused("a context of 2 columns", "takes none"):
+        fit(vae((3,), latents=1, likelihood=Normal), given, epochs=1, progress=False)
+    with refused("has no context", "context of 2 columns"):
+        fit(ppca((3,), latents=1, contexts=2), data, progress=False)
+
+
+def test_a_closed_form_fit_sees_one_draw_of_holes():
+    data = replace(Data.from_array(torch.randn(60, 3)), hide=MCAR(0.4))
+    histories = [
+        fit(ppca((3,), latents=1), part, steps=5, seed=3, progress=False).history
+        for part in (data, data.once(3))
+    ]
+    assert histories[0] == histories[1]
+    assert len(histories[0]) == 5

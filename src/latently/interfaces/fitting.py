@@ -83,8 +83,6 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
     command_text(request)
     closed_form = model.em(train.x, None, train.context) is not None
     check_effect(request, train, closed_form)
-    if closed_form:
-        train = train.once(seed)
     quiet = request.files["quiet"]
     if resume and not closed_form and not quiet and not checkpoint.exists():
         print(f"nothing to resume beside {out}; starting afresh", file=sys.stderr)

@@ -140,7 +140,7 @@ def fit(
     _check_options(data, validation, tolerance, options | others)
     path, log = _path(checkpoint), _path(log)
     with locked(path) if path is not None else contextlib.nullcontext():
-        passes = model.em(data.x, data.mask, data.context)
+        passes = _passes(model, data, seed)
         if passes is not None:
             others |= {"checkpoint_seconds": checkpoint_seconds, "objective": objective}
             _check_idle(model, options | others)
@@ -161,6 +161,15 @@ def fit(
         run(resume=resume, seconds_apart=checkpoint_seconds, show=progress, **options)
         notes = (*run.warnings(), *model.complaints())
         return Fit(run.progress.history, run.kept, run.progress.seconds, notes)
+
+
+def _passes(model: Model, data: Data, seed: int) -> Iterator[Tensor] | None:
+    """The passes of a closed-form fit or EM, on one draw of data that are drawn anew."""
+    passes = model.em(data.x, data.mask, data.context)
+    if passes is None or (data.redraw is None and data.hide is None):
+        return passes
+    drawn = data.once(seed)
+    return model.em(drawn.x, drawn.mask, drawn.context)
 
 
 def _fit_passes(
@@ -254,6 +263,7 @@ def _check_data(model: Model, data: Data, validation: Data | None) -> None:
             continue
         if part.mask is not None and not bool(part.mask.any()):
             raise UserError(f"{part.protocol} has no observed value at all")
+        model.check_context(part.context, part.protocol)
         _check_support(model, part)
 
 
