@@ -77,3 +77,8 @@ def test_transforms_are_listed(done):
     said = done("list", "transforms")
     assert all(name in said for name in ("Asinh", "Log", "Logit"))
     assert "see latently list transforms" in done("fit", "fa", "--help")
+
+
+def test_a_transform_that_does_not_hold_the_data_is_named(rejected, made, tmp_path):
+    words = ["fit", "fa", "--data", made / "real.npz", "--latents", 1, "--transform", "Log"]
+    rejected([*words, "--out", tmp_path / "o.safetensors"], "above 0", "choose a --transform")

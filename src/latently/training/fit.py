@@ -267,8 +267,18 @@ def _check_data(model: Model, data: Data, validation: Data | None) -> None:
         _check_support(model, part)
 
 
+def _remedy(model: Model, data: Data) -> str:
+    """What to do about values outside a model's support, by what the user chose."""
+    chosen = {} if model.call is None else model.call.arguments
+    if chosen.get("transform") is not None:
+        return "choose a --transform that holds them, or leave it out"
+    if chosen.get("levels") is not None:
+        return "choose other --levels, or leave them out"
+    return f"these data fit --likelihood {data.family!r}"
+
+
 def _check_support(model: Model, data: Data) -> None:
-    fix = f"these data fit --likelihood {data.family!r}"
+    fix = _remedy(model, data)
     for start in range(0, len(data), BLOCK):
         rows = torch.arange(start, min(start + BLOCK, len(data)))
         with seeded(0):
