@@ -113,6 +113,28 @@ def test_an_epoch_without_one_good_step_ends_the_run(refused):
         fit(model_of(), numbers(), Spoiled(lambda t: t >= 4, **NAN), batch_size=10, **QUIET)
 
 
+def test_a_run_that_ends_amid_bad_steps_has_no_result(refused):
+    with refused("the last 11 of 12 steps", "lower --learning-rate 1e+30"):
+        fit(model_of(), numbers(120), learning_rate=1e30, epochs=1, batch_size=10, **QUIET)
+    few = Spoiled(lambda t: t in (2, 3), **NAN)
+    found = fit(model_of(), numbers(), few, epochs=1, batch_size=10, **QUIET)
+    assert found.history[0]["non_finite"] == 2
+
+
+def test_an_epoch_without_a_finite_validation_value_is_not_the_best():
+    class Odd(Objective):
+        def __call__(self, model, x, mask, context, step, total):
+            terms = Variational()(model, x, mask, context, step, total)
+            first = not model.training and not seen.append(1) and len(seen) == 1
+            return terms._replace(bound=terms.bound + (math.nan if first else 0.0))
+
+    seen = []
+    found = fit(model_of(), numbers(), Odd(), validation=numbers(), epochs=3, **QUIET)
+    assert math.isnan(found.history[0]["validation"])
+    assert found.kept in ("epoch 2, best on validation", "epoch 3, best on validation")
+    assert found.warnings == ("the validation value was not finite after 1 of 3 epochs",)
+
+
 def test_a_run_with_bad_steps_between_good_ones_goes_on():
     objective = Spoiled(lambda t: t % 3 > 0, **NAN)
     found = fit(model_of(), numbers(), objective, epochs=30, batch_size=10, **QUIET)

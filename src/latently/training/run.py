@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 import threading
 import time
@@ -98,6 +99,9 @@ class Run:
         for name, text in told.items():
             if count := self._counted(name):
                 yield f"{count:,} of {self.progress.step:,} steps {text}"
+        values = [row.get("validation", 0.0) for row in self.progress.history]
+        if bad := sum(not math.isfinite(value) for value in values):
+            yield f"the validation value was not finite after {bad} of {len(values)} epochs"
 
     def _counted(self, name: str) -> int:
         return int(sum(row[name] for row in self.progress.history))
@@ -158,8 +162,9 @@ class Run:
     def _look(self, step: Step, tally: Tally) -> None:
         """Ends a run that cannot go on: too many steps were not taken."""
         row, counted = tally.row(self.progress.counted), self.progress.counted
-        whole = step.ends_epoch and row["non_finite"] == counted
-        if (whole and step.scaler is None) or tally.streak >= PATIENCE:
+        # a loss scaler may need some bad steps to find its scale
+        lost = step.ends_epoch and 2 * tally.streak > counted and step.scaler is None
+        if lost or tally.streak >= PATIENCE:
             raise UserError(self._cause(step, tally.streak))
         if self.progress.step < PATIENCE or row["skipped"] < counted:
             return
@@ -208,7 +213,7 @@ class Run:
 
     def _judge(self, value: float, epoch: int) -> None:
         state = self.progress
-        if state.best is None or value > state.best:
+        if math.isfinite(value) and (state.best is None or value > state.best):
             state.best, state.best_epoch, state.waited = value, epoch, 0
             self.best = {name: t.clone() for name, t in named_tensors(self.model).items()}
         else:
