@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Imputation,
         Linear,
         Reparam,
+        Warmup,
         evaluate,
         impute,
     )
@@ -81,6 +82,7 @@ __all__ = [
     "Transformed",
     "UserError",
     "Variational",
+    "Warmup",
     "__version__",
     "data",
     "evaluate",

@@ -93,7 +93,7 @@ def test_unlike_questions_are_flagged(conditional, made, done, capsys):
 def test_refusals(conditional, rejected, tmp_path, made):
     model, out = conditional / "vae.safetensors", tmp_path / "o.npz"
     rejected(["sample", model, "--out", out], "p(x|label)", "--context", "each", "0, 1, 2")
-    rejected(["sample", model, "--out", out, "--context", "11"], "is 11", "known: 0, 1, 2")
+    rejected(["sample", model, "--out", out, "--context", "11"], "'11'", "one of 0, 1, 2")
     rejected(["sample", model, "--out", out, "--context", "cat"], "'cat'", "one of 0, 1, 2")
     rejected(["sample", model, "--out", out, "--context", "1,2"], "'1,2'")
     rejected(["sample", model, "--out", out, "--context", "nan"], "nan")

@@ -119,8 +119,8 @@ def test_quiet_prints_nothing(cli, out):
 
 def test_the_record(made):
     training = load_saved(made / "holes.safetensors").training
-    assert training["data"] == "holes.npz/train"
-    assert training["objective"] == "Variational"
+    assert training["data"] == "holes.npz/train+test"
+    assert training["objective"] == "ELBO by Reparam, 1 sample"
     assert training["options"] == {"epochs": "2"}
     assert training["kept"].endswith("best on validation")
     assert len(training["history"]) == 2
@@ -271,8 +271,9 @@ def test_log(done, rejected, made, tmp_path):
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    wanted = ("step", "seconds", "bound", "reconstruction", "kl", "learning_rate", "validation")
-    assert list(rows[0])[1:] == list(wanted)
+    wanted = "step seconds bound reconstruction kl learning_rate validation gradient_norm "
+    wanted += "clipped skipped non_finite"
+    assert list(rows[0])[1:] == wanted.split()
     rejected([*words, log, "--out", tmp_path / "b.safetensors"], "history.csv exists", "--force")
 
 

@@ -136,6 +136,8 @@ class Context:
             raise UserError(f"context {text[:40]!r}: {self.usage()}") from None
         if self.classes and len(values) > 1:
             raise UserError(f"context {text[:40]!r}: {self.usage()}")
+        if self.classes and values[0] not in self.classes:
+            raise UserError(f"context {text[:40]!r}: {self.usage()}")
         return self.encode([values], "command line")
 
     def show(self, row: Tensor) -> str:

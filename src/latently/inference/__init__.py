@@ -5,7 +5,7 @@ from latently.inference.estimators import DReG, Estimator, Reparam
 from latently.inference.evidence import Evidence, Exact, ImportanceSampling, Method, evaluate
 from latently.inference.imputation import Imputation, impute
 from latently.inference.particles import Particles
-from latently.inference.schedules import Cosine, Linear, Schedule
+from latently.inference.schedules import Cosine, Linear, Schedule, Warmup
 
 __all__ = [
     "ELBO",
@@ -23,6 +23,7 @@ __all__ = [
     "Particles",
     "Reparam",
     "Schedule",
+    "Warmup",
     "evaluate",
     "impute",
 ]

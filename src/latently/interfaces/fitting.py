@@ -22,7 +22,7 @@ from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_place
 from latently.interfaces.request import Request, changed, command_text, option_text, read_request
 from latently.io import check_savable, save
-from latently.training import Fit, fit
+from latently.training import Fit, Variational, fit
 
 __all__ = ["fit_command", "fit_to_file"]
 
@@ -56,7 +56,7 @@ def open_splits(request: Request) -> tuple[Data, Data | None]:
         seed,
         missing="allow" if files["missing"] else "refuse",
         context=files["context"],
-        binarise=files["binarise"],
+        binarise=None if files["binarise"] == "none" else files["binarise"],
     )
     if files["mask"] is None:
         return train, validation
@@ -132,6 +132,7 @@ def check_effect(request: Request, train: Data, closed_form: bool) -> None:
         if "tolerance" in given:
             raise UserError(f"--tolerance has no effect on {request.recipe}; use --patience")
         rows = min(request.options.get("batch_size", 100), len(train))
+        rows = -(-rows // request.options.get("accumulate", 1))
         values = request.objective.samples * rows * train.x[0].numel()
         check_memory(values, "one training step", "lower --samples or --batch-size")
         return
@@ -163,11 +164,16 @@ def _doubts(train: Data, closed_form: bool) -> Iterator[str]:
         yield "one training row; every likelihood is degenerate"
     if closed_form:  # these say the rest themselves
         return
-    seen = torch.ones_like(train.x, dtype=torch.bool) if train.mask is None else train.mask
+    shown = train.once() if train.hide else train
+    seen = torch.ones_like(train.x, dtype=torch.bool) if shown.mask is None else shown.mask
     seen = seen.flatten(1)
     unseen = ~seen.any(0)
     if bool(unseen.any()) and not bool(unseen.all()):
-        yield f"no observed value in column {_listed(unseen)}; nothing is learned of it"
+        fix = f'; hide it in some rows only, "Sometimes({expr.show(train.hide)})"'
+        yield (
+            f"no observed value in column {_listed(unseen)}; nothing is learned of it"
+            + (fix if train.hide else "")
+        )
     if train.levels is not None or len(train) == 1:
         return
     low = train.x.flatten(1).masked_fill(~seen, math.inf).amin(0)
@@ -208,11 +214,13 @@ def _check_out(out: Path, resume: bool, force: bool) -> Path:
 
 def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
     """What the model file says of its fit."""
-    options = {key: option_text(value) for key, value in request.options.items()}
+    named = ("context", "binarise", "mask", "init")
+    given = {key: request.files[key] for key in named if request.files[key] is not None}
+    options = {key: option_text(v) for key, v in {**given, **request.options}.items()}
     closed_form = bool(result.history) and "pass" in result.history[0]
     return {
         "data": train.protocol,
-        "objective": "maximum likelihood" if closed_form else expr.show(request.objective),
+        "objective": "maximum likelihood" if closed_form else _objective(request.objective),
         "options": options,
         "kept": result.kept,
         "seconds": result.seconds,
@@ -224,6 +232,12 @@ def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": command_text(request),
     }
+
+
+def _objective(objective: Variational) -> str:
+    """What was maximised, defaults included: `ELBO by Reparam, 1 sample`."""
+    many = f"{objective.samples} sample{'s' * (objective.samples > 1)}"
+    return f"{expr.show(objective.bound)} by {expr.show(objective.estimator)}, {many}"
 
 
 def _about(train: Data, validation: Data | None) -> str:
@@ -244,5 +258,6 @@ def summary(result: Fit, out: Path) -> str:
         reached = f"bound {last.get('bound', float('nan')):.2f} nats"
         if "validation" in last:
             reached += f", validation {last['validation']:.2f}"
-        reached += f" after {last.get('epoch', 0):.0f} epochs; kept: {result.kept}"
+        epochs = int(last.get("epoch", 0))
+        reached += f" after {epochs} epoch{'s' * (epochs != 1)}; kept: {result.kept}"
     return f"{reached} ({result.seconds:.1f} s)\nwrote {out}"

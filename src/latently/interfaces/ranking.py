@@ -23,8 +23,8 @@ def rank(results: dict[str, Evidence]) -> list[dict[str, Any]]:
     if len({evidence.discrete for evidence in results.values()}) > 1:
         densities = [name for name, e in results.items() if not e.discrete]
         raise UserError(
-            f"{', '.join(densities)}: densities cannot be ranked with probabilities; fit with "
-            "--levels, or compare them apart"
+            f"{', '.join(densities)}: densities cannot be ranked with probabilities; compare them "
+            "apart, or fit fa and ppca with --levels"
         )
     order = sorted(results, key=lambda name: -results[name].nats)
     best = results[order[0]]
@@ -46,7 +46,9 @@ def print_ranking(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(title=title, title_justify="left")
     bits = any(row["evidence"].bits_per_dim is not None for row in rows)
     table.add_column("model", overflow="fold")
-    for title in ("log p(x), nats", "kind", "bits/dim" if bits else "", "against the best"):
+    whats = {row["evidence"].what for row in rows}
+    what = whats.pop() if len(whats) == 1 else "p(x)"
+    for title in (f"log {what}, nats", "kind", "bits/dim" if bits else "", "against the best"):
         if title:
             table.add_column(title, justify="right" if title != "kind" else "left")
     for row in rows:

@@ -108,11 +108,16 @@ def read_context(saved: Saved, text: str | None, n: int) -> Tensor | None:
             "draw from Python: model.sample(n, context)"
         )
     known = Context.from_schema(saved.data["context"])
+    names = saved.data.get("classes") if known.name == "label" else None
     if text is None:
         told = " or each" if known.classes else ""
+        called = f", called {', '.join(map(str, names))}" if names else ""
         raise UserError(
-            f"this is a model of p(x|{known.name}): give --context VALUE{told}; {known.usage()}"
+            f"this is a model of p(x|{known.name}): give --context VALUE{told}; "
+            f"{known.usage()}{called}"
         )
+    if isinstance(names, list) and text in names:
+        text = str(names.index(text))
     if text == "each" and known.classes:
         return known.encode(known.classes)[torch.arange(n) % known.width]
     return known.parse(text).expand(n, -1)
@@ -160,6 +165,8 @@ def score(path: str, rows: Rows, out: str, *, samples: int | None, force: bool) 
     saved = open_model(path)
     data = rows.open(saved)
     evidence = measured(saved, data, pick_method(None, samples, saved), rows.seed)
+    for warning in evidence.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     columns = {
         "log_prob": evidence.values.tolist(),
         "kind": [evidence.kind] * len(evidence),

@@ -67,7 +67,7 @@ def fit(
     skip: float | None = None,
     ema: float | None = None,
     patience: int | None = None,
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -103,7 +103,8 @@ def fit(
         ema: decay, e.g. 0.999, of a moving average of the weights, which is then what is
             validated and kept; default: no average.
         patience: stop after so many epochs without a better validation value; default: never.
-        tolerance: a closed-form fit ends where a pass gains no more than this, in nats.
+        tolerance: a closed-form fit ends where a pass gains no more than this, in nats; default:
+            1e-8, and 1e-6 with missing values, where EM creeps.
         seed: seed of everything random.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "32-true", "64-true", "bf16-mixed", "bf16-true", or "16-mixed" on CUDA.
@@ -144,6 +145,8 @@ def fit(
         if passes is not None:
             others |= {"checkpoint_seconds": checkpoint_seconds, "objective": objective}
             _check_idle(model, options | others)
+            if tolerance is None:
+                tolerance = 1e-8 if data.fully_observed else 1e-6
             return _fit_passes(model, passes, steps or 2000, tolerance, log, progress)
         _check_trained(model, tolerance)
         if epochs is None and steps is None:
@@ -219,7 +222,7 @@ def _path(name: str | Path | None) -> Path | None:
 
 
 def _check_options(
-    data: Data, validation: Data | None, tolerance: float, options: Mapping[str, Any]
+    data: Data, validation: Data | None, tolerance: float | None, options: Mapping[str, Any]
 ) -> None:
     patience, rate = options["patience"], options["learning_rate"]
     if patience is not None and (validation is None or patience < 1):
@@ -229,7 +232,7 @@ def _check_options(
     for name in ("batch_size", "steps"):
         if options[name] is not None and options[name] < 1:
             raise UserError(f"{name}={options[name]} must be at least 1")
-    if not 0 <= tolerance < math.inf:
+    if tolerance is not None and not 0 <= tolerance < math.inf:
         raise UserError(f"tolerance={tolerance} must be a number of nats, 0 or more")
     check_pieces(BatchOrder(len(data), options["batch_size"], 0), options["accumulate"])
     check_limits(options["clip"], options["skip"])
@@ -249,8 +252,8 @@ def _check_idle(model: Model, options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_trained(model: Model, tolerance: float) -> None:
-    if tolerance != inspect.signature(fit).parameters["tolerance"].default:
+def _check_trained(model: Model, tolerance: float | None) -> None:
+    if tolerance is not None:
         raise UserError(
             f"tolerance={tolerance} has no effect: {type(model).__name__} is trained by gradient; "
             "stop early by patience"
