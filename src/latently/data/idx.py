@@ -53,6 +53,8 @@ def is_idx(path: Path) -> bool:
     """
     if _NAME.fullmatch(path.name):
         return True
+    if not path.is_file():  # a pipe would wait for a writer
+        return False
     try:
         with _opened(path) as stream:
             start = stream.read(4)

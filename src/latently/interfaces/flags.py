@@ -127,6 +127,8 @@ def _unknown(text: str, known: Iterable[str]) -> str:
 
 def _read(flag: Flag, text: str) -> Any:
     if flag.is_text:
+        if "\0" in text:  # from a file; no call holds one
+            raise UserError(f"{flag.text}: a null byte, which no name holds")
         return text
     name = text.partition("(")[0].strip()
     members = [member for kind in flag.kinds for member in KINDS[kind]]

@@ -14,6 +14,7 @@ from latently.errors import UserError, closest
 from latently.interfaces.flags import Flag, check_seed, flags_of, parse, usage
 from latently.recipes import RECIPES
 from latently.training import Variational, fit
+from latently.training.files import check_regular
 
 __all__ = [
     "Request",
@@ -135,11 +136,13 @@ def _from_config(path: str, flags: Sequence[Flag]) -> dict[str, Any]:
     """Values by Python name from a TOML file, read as the same words in a call would be."""
     import tomllib
 
+    file = Path(path).expanduser()
     try:
-        content = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        check_regular(file)
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config {path} is no TOML: {error}") from None
     words: list[str] = []
     for name, value in content.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from torch import Tensor, nn
 
 from latently.errors import UserError
 
-__all__ = ["atomic_write", "named_tensors", "read_header", "set_tensors", "write_tensors"]
+__all__ = [
+    "atomic_write",
+    "check_regular",
+    "named_tensors",
+    "read_header",
+    "set_tensors",
+    "write_tensors",
+]
 
 MAX_HEADER = 16 * 2**20
 MAX_DEPTH = 64
@@ -75,6 +83,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     atomic_write(path, lambda temporary: temporary.write_bytes(content))
 
 
+def check_regular(path: Path) -> None:
+    """Refuses a pipe or a device, which may never answer or never end.
+
+    Raises:
+        UserError: `path` is such.
+        OSError: it is not there; a folder is left to whoever opens it.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"cannot read {path}: a pipe, socket or device; name a file")
+
+
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metadata and tensor descriptions of a safetensors file, checked before anything is read.
 
@@ -83,6 +103,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             too long or nests too deeply).
     """
     try:
+        check_regular(path)
         size = path.stat().st_size
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -106,7 +127,10 @@ def _check_extent(path: Path, tensors: Mapping[str, Any], size: int) -> None:
     try:
         end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         shapes = [entry["shape"] for entry in tensors.values()]
-        fine = all(isinstance(n, int) and n >= 0 for shape in shapes for n in shape)
+        fine = all(isinstance(n, int) and n >= 0 for shape in shapes for n in shape) and all(
+            isinstance(entry["shape"], list) and isinstance(entry["dtype"], str)
+            for entry in tensors.values()
+        )
     except (KeyError, TypeError, IndexError):
         raise UserError(f"{path}: its tensor table cannot be read; it is damaged") from None
     if not fine or end != size:
