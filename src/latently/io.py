@@ -7,6 +7,7 @@ memory (on the "meta" device), and every shape is compared before anything is al
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import torch
 from latently import expr
 from latently._version import __version__
 from latently.data import Data
+from latently.data.schema import check_form
 from latently.errors import UserError, closest
 from latently.inference.noise import seeded
 from latently.models import Model
@@ -83,13 +85,15 @@ def save(
         model: a model built by a recipe.
         path: where to.
         data: the data it was fitted to; its schema is stored, not its rows.
-        training: a JSON-able record of the fit.
+        training: a JSON-able record of the fit; "history", "warnings" and "seconds" in it are
+            what `Fit` holds under these names.
         components: names of the user's own constructors in the recipe call.
 
     Raises:
-        UserError: the model has no recipe call, or the file cannot be written (an old file is
-            then as before).
+        UserError: the model has no recipe call, the record is none, or the file cannot be
+            written (an old file is then as before).
     """
+    _check_training(path, training or {})
     metadata = {
         "latently": {"format": FORMAT, "version": __version__},
         "call": check_savable(model, components),
@@ -107,8 +111,8 @@ def load(path: str | Path, *, components: Mapping[str, Any] | None = None) -> Mo
         components: the user's own constructors by the names the file uses.
 
     Raises:
-        UserError: no model file, damaged, written by a newer format, or naming components that
-            are not known (closest names are listed).
+        UserError: no model file, damaged, written by a newer format, with weights that are not
+            finite, or naming components that are not known (closest names are listed).
     """
     return load_saved(path, components=components).model
 
@@ -121,6 +125,9 @@ def load_saved(path: str | Path, *, components: Mapping[str, Any] | None = None)
     with torch.device("meta"):
         _check_tensors(path, named_tensors(_build(path, call, names)), tensors)
     values = read_tensors(path)
+    for name, tensor in values.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(f"{path}: {name!r} holds values that are not finite; fit it again")
     with seeded(0):  # initial weights are drawn, and replaced at once
         model = _build(path, call, names)
     set_tensors(model, values)
@@ -146,7 +153,32 @@ def describe(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for key in ("data", "training"):
         if not isinstance(metadata.get(key, {}), dict):
             raise UserError(f"{path}: its {key!r} record is damaged")
+    if metadata.get("data"):
+        check_form(metadata["data"])
+    _check_training(path, metadata.get("training", {}))
     return metadata, tensors
+
+
+def _check_training(path: Path | str, record: Mapping[str, Any]) -> None:
+    """Refuses a record of training whose parts are not what readers of it take them for."""
+    history, seconds = record.get("history", []), record.get("seconds", 0)
+    fine = (
+        isinstance(history, list)
+        and all(isinstance(row, dict) for row in history)
+        and all(_is_number(value) for row in history for value in row.values())
+        and isinstance(record.get("warnings", []), list | tuple)
+        and _is_number(seconds)
+        and 0 <= seconds < math.inf
+    )
+    if not fine:
+        raise UserError(
+            f"{path}: its 'training' record is damaged: 'history' is a list of rows of numbers, "
+            "'warnings' a list, 'seconds' a number"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
 
 
 def _build(path: Path, call: str, names: Mapping[str, Any]) -> Model:

@@ -11,7 +11,24 @@ from latently.data.check import check_levels
 from latently.data.contexts import Context
 from latently.errors import UserError
 
-__all__ = ["check_schema"]
+__all__ = ["check_form", "check_schema"]
+
+
+def check_form(schema: Mapping[str, Any]) -> None:
+    """Refuses what is no schema: a file may say anything.
+
+    Raises:
+        UserError: a shape, family, levels or protocol that is none.
+    """
+    shape, levels = schema.get("shape"), schema.get("levels")
+    whole = [] if not isinstance(shape, list | tuple) else [*shape]
+    whole += [2 if levels is None else levels]
+    if (
+        len(whole) < 2
+        or not all(type(n) is int and 0 < n < 2**53 for n in whole)
+        or not all(isinstance(schema.get(key), str) for key in ("family", "protocol"))
+    ):
+        raise UserError("the record of the data it was fitted to is damaged; save the model again")
 
 
 def check_schema(schema: Mapping[str, Any], data: Data) -> Data:
@@ -24,8 +41,10 @@ def check_schema(schema: Mapping[str, Any], data: Data) -> Data:
     Rows of a model of p(x | c) must carry the context it was fitted with, if it says which.
 
     Raises:
-        UserError: Another shape, another context or none, or values that are not the model's.
+        UserError: Another shape, another context or none, values that are not the model's, or a
+            damaged schema.
     """
+    check_form(schema)
     shape, levels, fitted = tuple(schema["shape"]), schema["levels"], schema["protocol"]
     if shape != data.shape:
         raise UserError(
