@@ -27,6 +27,7 @@ __all__ = ["MAX_DEPTH", "MAX_LENGTH", "build", "show"]
 
 MAX_LENGTH = 20_000
 MAX_DEPTH = 12
+MAX_BITS = 64  # of a whole number: more are none of ours, and no float or tensor takes them
 
 
 def build(text: str, names: Mapping[str, Any]) -> Any:
@@ -114,10 +115,12 @@ def _value(node: ast.expr, names: Mapping[str, Any], source: str, depth: int) ->
         return _value(child, names, source, depth + 1)
 
     match node:
+        case ast.Constant(value=int(number)) if number.bit_length() > MAX_BITS:
+            raise UserError(f"{source}: a whole number of more than {MAX_BITS} bits is not read")
         case ast.Constant(value=None | bool() | int() | float() | str()):
             return node.value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float()) as operand):
+            return -inner(operand)
         case ast.Tuple(elts=items):
             return tuple(inner(item) for item in items)
         case ast.List(elts=items):

@@ -132,7 +132,7 @@ def check_effect(request: Request, train: Data, closed_form: bool) -> None:
         if "tolerance" in given:
             raise UserError(f"--tolerance has no effect on {request.recipe}; use --patience")
         rows = min(request.options.get("batch_size", 100), len(train))
-        rows = -(-rows // request.options.get("accumulate", 1))
+        rows = -(-rows // max(1, request.options.get("accumulate", 1)))  # fit refuses others
         values = request.objective.samples * rows * train.x[0].numel()
         check_memory(values, "one training step", "lower --samples or --batch-size")
         return
