@@ -125,9 +125,9 @@ def check_labels(y: ArrayLike | Tensor, n: int, where: str = "array") -> Tensor:
     whole = labels.dtype.kind in "biu" or (
         labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all())
     )
-    if not whole or not np.isfinite(labels).all():
+    if not whole or not (np.abs(labels.astype(np.float64)) < 2**63).all():  # nor NaN
         raise UserError(
-            f"{where}: labels y are not whole numbers (dtype {labels.dtype}); "
+            f"{where}: labels y are not whole numbers of 64 bits (dtype {labels.dtype}); "
             "encode classes as 0, 1, 2, ... or leave y out"
         )
     return torch.from_numpy(labels.astype(np.int64))

@@ -115,6 +115,7 @@ def _picture(file: Path) -> tuple[np.ndarray, int]:
 
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that do not matter
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 _check_kind(image, file)

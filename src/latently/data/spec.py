@@ -48,9 +48,11 @@ def parse(spec: str | Path, split: str | None = None) -> Spec:
             "arrays go through Data.from_array"
         )
     text = str(spec)
-    name, _, own = text.partition("/")
+    name, slash, own = text.partition("/")
     name, _, protocol = name.partition(":")
     if name in SOURCES and isinstance(spec, str):
+        if slash and not own:
+            raise UserError(f"{text} names no split after the slash; {closest(own, SPLITS)}")
         parsed = Spec(name, protocol, own or split, None)
     else:
         parsed = _path(text, split)
