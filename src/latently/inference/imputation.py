@@ -298,6 +298,11 @@ class _Filled:
 
 def _resampled(log_shares: Tensor, n: int) -> Tensor:
     """n particle numbers, drawn independently in proportion to their weights."""
+    if not bool(log_shares.isfinite().any()):
+        raise UserError(
+            "a row has no finite density under this model, so nothing says what it lacks; check "
+            "the scale of the row, or fit the model again"
+        )
     return torch.multinomial(log_shares.exp(), n, replacement=True)
 
 
@@ -324,9 +329,7 @@ def _quantiles(drawn: Tensor, levels: Tensor) -> Tensor:
     return ordered[index]
 
 
-def _check(
-    model: Any, draws: int, samples: int, sweeps: int, quantiles: Sequence[float]
-) -> None:
+def _check(model: Any, draws: int, samples: int, sweeps: int, quantiles: Sequence[float]) -> None:
     if model.density is None:
         raise UserError(f"{type(model).__name__} has no density and cannot impute")
     for name, value in (("draws", draws), ("samples", samples)):

@@ -14,6 +14,8 @@ from latently.interfaces.report import Entry, write_report
 
 __all__ = ["report_command"]
 
+MAX_DRAWN = 1e150  # the square of a float64 beyond it overflows
+
 
 def report_command(
     paths: Sequence[str], rows: Rows, out: str, *, samples: int | None, force: bool
@@ -34,6 +36,11 @@ def report_command(
         data = here
     if data is None:
         raise UserError("name at least one model file")
+    if float(data.x.abs().max()) > MAX_DRAWN:
+        raise UserError(
+            f"{data.protocol} holds values beyond {MAX_DRAWN:g}, which no figure can show; "
+            "rescale the columns"
+        )
     entries = [
         Entry(short_name(path, paths), saved, measured(saved, here, method, rows.seed), here)
         for path, saved, here, method in work

@@ -110,7 +110,8 @@ def write_report(
         k_hat_limit=K_HAT_LIMIT,
         one=len(entries) == 1,
     )
-    atomic_write(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    written = page.encode(errors="backslashreplace")  # a file's name may be no text
+    atomic_write(Path(path), lambda temporary: temporary.write_bytes(written))
 
 
 def _check(entries: Sequence[Entry], data: Data) -> None:
