@@ -16,8 +16,7 @@ from latently.nets import MLP
 from latently.probability.priors import VampPrior
 
 FIELDS = (
-    "kind method nats nats_stderr mc_stderr bits_per_dim ess k_hat n protocol given seed "
-    "warnings"
+    "kind method nats nats_stderr mc_stderr bits_per_dim ess k_hat n protocol given seed warnings"
 ).split()
 
 
