@@ -179,7 +179,7 @@ VERBS = {
     "evaluate " + M + " --data {made}/grey.npz": "is not one of the 17 levels 0..16",
     "evaluate " + M + " --data {made}/images.npz": "is not one of the 17 levels 0..16",
     "evaluate {made}/real.safetensors --data digits": "rows of shape (1, 8, 8), but the model",
-    "evaluate {made}/real.safetensors --data {made}/real.npz/tset": "no split 'tset'; did you mean",
+    "evaluate {made}/real.safetensors --data {made}/real.npz/tset": "no split 'tset'; did you",
     "evaluate {made} --data digits": "Is a directory",
     "evaluate {made}/no.safetensors --data digits": "No such file",
     "evaluate {made}/real.npz --data digits": "is no model file, or is truncated",
