@@ -14,13 +14,16 @@ p(x_m | z), and the *completed* rows are encoded,
     z_k ~ q(z | x_o, x_m^k),    w_k = p(x_o, z_k) / q(z_k | x_o, x_m^k).
 
 Each sweep's mean weight has the expectation p(x_o) whatever the sweeps before it found. It ends
-where a sweep has particles enough; else the later half of the sweeps is pooled. Sources: Rezende,
-Mohamed, Wierstra, "Stochastic Backpropagation", 2014 (imputing by turns); Cappe, Guillin, Marin,
-Robert, "Population Monte Carlo", 2004 (weights and resampling).
+where a sweep has particles enough; else the later half of the sweeps is pooled. An encoder that
+knows rows with holes proposes better than that: where moving finds no more mass and no more
+effective particles, the first draws stay. Sources: Rezende, Mohamed, Wierstra, "Stochastic
+Backpropagation", 2014 (imputing by turns); Cappe, Guillin, Marin, Robert, "Population Monte
+Carlo", 2004 (weights and resampling).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -35,6 +38,7 @@ from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
 
 __all__ = ["SWEEPS", "Imputation", "impute", "impute_row"]
 
+_MORE = 1.0  # nats of log p(x_o) by which one population beats another, whatever its ESS
 QUANTILES = (0.05, 0.5, 0.95)
 SWEEPS = 10
 _ENOUGH = 100  # effective particles of a sweep that is the last, if k-hat is low, too
@@ -223,12 +227,25 @@ def _population(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Latents (N, 1, *Z) of one row, one per layer, with their log-weights (N,)."""
     p = model.infer(x, samples, mask, context)
-    done = [(p.z, (p.log_pi + p.log_w)[:, 0].double())]
+    first = p.z, (p.log_pi + p.log_w)[:, 0].double()
+    done = [first]
     while p.z and len(done) <= sweeps and not _settled(done[-1][1]):
         done.append(_moved(model, x, mask, context, *done[-1]))
+        if len(done) == 2 and not _gains(done[1][1], first[1]):
+            return first
     late = done[-max(1, len(done) // 2) :]
     zs = tuple(torch.cat(layers) for layers in zip(*(z for z, _ in late), strict=True))
-    return zs, torch.cat([log_w for _, log_w in late])
+    log_w = torch.cat([log_w for _, log_w in late])
+    return (zs, log_w) if len(done) == 1 or _gains(log_w, first[1]) else first
+
+
+def _gains(log_w: Tensor, before: Tensor) -> bool:
+    """Whether particles found much more mass than those before, or more of them count."""
+    mass = [float(torch.logsumexp(w, 0)) - math.log(len(w)) for w in (log_w, before)]
+    if abs(mass[0] - mass[1]) > _MORE:
+        return mass[0] > mass[1]
+    count = [_effective(torch.log_softmax(w, 0)) for w in (log_w, before)]
+    return count[0] > count[1]
 
 
 def _moved(
