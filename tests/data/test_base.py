@@ -1,6 +1,7 @@
 """Data keeps its parts together, redraws by the global generator, and knows when it changed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,3 +224,10 @@ def test_a_schema_holds_its_context(conditional, refused):
 def test_digests_of_plain_data_are_those_of_earlier_versions():
     # a checkpoint holds the digest: another one would refuse to resume
     assert Data(torch.ones(2, 2), "Normal", "a").digest().startswith("5e5b9b0154c1afc8")
+
+
+def test_labels_have_the_names_of_their_folders():
+    data = Data.from_array(torch.rand(3, 2), labels=[0, 1, 7])
+    assert data.label_name(data.labels[2]) == "7"
+    named = replace(data, reading={"classes": ["cat", "dog"]})
+    assert [named.label_name(label) for label in named.labels] == ["cat", "dog", "7"]

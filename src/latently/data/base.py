@@ -164,6 +164,11 @@ class Data:
         """Whether no cell is missing, and none will be hidden."""
         return self.hide is None and self.missing == 0
 
+    def label_name(self, label: float | Tensor) -> str:
+        """What a label is called: the folder its pictures lay in, or its number."""
+        names = self.reading.get("classes", ())
+        return str(names[int(label)]) if int(label) in range(len(names)) else str(int(label))
+
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.x)

@@ -101,7 +101,7 @@ def examples(data: Data, values: Tensor, most: int) -> tuple[list[Example], list
 
 
 def _example(data: Data, frame: Frame | None, values: Tensor, row: int) -> Example:
-    label = "" if data.labels is None else str(int(data.labels[row]))
+    label = "" if data.labels is None else data.label_name(data.labels[row])
     shown: Picture | None = None
     cells: tuple[str, ...] = ()
     if frame is not None:

@@ -51,7 +51,7 @@ def _by_label(data: Data, n: int) -> Grouping | None:
     if data.labels is None:
         return None
     values, index = data.labels[:n].unique(return_inverse=True)
-    return _classes("label", [str(int(value)) for value in values], index)
+    return _classes("label", [data.label_name(value) for value in values], index)
 
 
 def _by_context(data: Data, n: int) -> Grouping | None:
@@ -63,7 +63,8 @@ def _by_context(data: Data, n: int) -> Grouping | None:
         return _ranges(conditions, context[:, 0]) if context.shape[1] == 1 else None
     index = context.argmax(1)
     seen, index = index.unique(return_inverse=True)
-    return _classes(conditions.name, [str(conditions.classes[int(i)]) for i in seen], index)
+    name = data.label_name if conditions.name == "label" else str
+    return _classes(conditions.name, [name(conditions.classes[int(i)]) for i in seen], index)
 
 
 def _classes(title: str, names: Sequence[str], index: Tensor) -> Grouping:

@@ -77,7 +77,8 @@ class Subject:
 
     def label(self, row: int) -> str:
         """The label of a row in words, "" if there is none."""
-        return "" if self.data.labels is None else f"label {int(self.data.labels[row])}"
+        labels = self.data.labels
+        return "" if labels is None else f"label {self.data.label_name(labels[row])}"
 
 
 def shuffled(n: int, seed: int, use: str) -> Tensor:
@@ -91,4 +92,7 @@ def shown_context(data: Data, row: Tensor) -> str:
     conditions = getattr(data, "conditions", None)
     if conditions is None:
         return "context " + ", ".join(f"{value:.3g}" for value in row.tolist())
-    return f"{conditions.name} {conditions.show(row)}"
+    shown = conditions.show(row)
+    if conditions.name == "label" and conditions.classes:
+        shown = data.label_name(float(shown))
+    return f"{conditions.name} {shown}"

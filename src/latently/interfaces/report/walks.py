@@ -191,5 +191,7 @@ def _called(subject: Subject, row: int) -> str:
 
 
 def _labels(subject: Subject, a: int, b: int) -> str:
-    labels = subject.data.labels
-    return "" if labels is None else f"label {int(labels[a])} to {int(labels[b])}"
+    data = subject.data
+    if data.labels is None:
+        return ""
+    return f"label {data.label_name(data.labels[a])} to {data.label_name(data.labels[b])}"
