@@ -202,7 +202,8 @@ def _source_rows(parsed: Spec, data_dir: Path | str | None, options: Options) ->
     data = source(parsed.protocol, split, folder)
     if options.levels not in (None, data.levels):
         raise UserError(
-            f"levels={options.levels}: {data.protocol} has {data.levels} levels; leave it out"
+            f"levels={options.levels}: {data.protocol} has {data.levels}; leave levels out, or "
+            "name data of as many as the model was fitted to"
         )
     if options.family is not None:
         data = replace(data, family=options.family)
