@@ -47,6 +47,7 @@ def test_every_verb(conditional, name, done, tmp_path):
     hide = ["--mask", "Half", "--samples", 20, "--out", tmp_path / "i.png"]
     done("impute", model, *where, *hide)
     done("report", model, *where, "--samples", 2, "--out", tmp_path / "r.html")
+    assert "log P(x|label) ≥" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "--context label" in done("show", model, "--command")
 
 

@@ -244,6 +244,7 @@ def test_a_page_of_a_conditional_and_an_unconditional_model(
         assert "label 7" in text
         assert "Draws from p(x|c)" in text
         assert source.count(">Draws from p(x)<") == 1
+        assert "unlike questions, p(x) and p(x|label)" in text
         assert {"plane", "interpolations"} <= set(found.ids)
 
 

@@ -14,7 +14,7 @@ from latently.data import Data
 from latently.inference.evidence import Evidence
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.numbers import DASH, plain, significant
-from latently.interfaces.report.tables import Ranking
+from latently.interfaces.report.tables import Ranking, symbol
 from latently.io import Saved
 
 __all__ = ["Entry", "call_of", "facts", "headline", "history_of", "lines", "record"]
@@ -75,12 +75,11 @@ def _pictures(data: Data) -> list[tuple[str, str]]:
 def headline(ranking: Ranking) -> dict[str, str]:
     """The best model of a ranking, in one line."""
     best = ranking.rows[0]
-    symbol = "log P(x)" if ranking.discrete else "log p(x)"
     bits = best.evidence.bits_per_dim
     error = "" if best.stderr == DASH else f" {best.stderr}"
     return {
         "name": best.name,
-        "number": f"{symbol} {best.sign} {best.nats}{error} nats",
+        "number": f"{symbol([best.evidence])} {best.sign} {best.nats}{error} nats",
         "about": best.kind if best.kind == "exact" else f"{best.kind}, {best.method}",
         "bits": "" if bits is None else f"{plain(bits, 3)} bits/dim",
         "index": str(best.index),

@@ -11,7 +11,7 @@ from torch import Tensor
 from latently.inference.evidence import Evidence
 from latently.interfaces.report.numbers import DASH, decimals, error, plain
 
-__all__ = ["Ranking", "Row", "rankings"]
+__all__ = ["Ranking", "Row", "rankings", "symbol"]
 
 SIGNS = {"exact": "=", "lower_bound": "≥", "estimate": "≈"}
 WORDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"}
@@ -69,15 +69,26 @@ def rankings(
 ) -> list[Ranking]:
     """Probabilities and densities, each ranked by mean log p(x)."""
     made = []
-    for discrete, title in ((True, "Probabilities, log P(x)"), (False, "Densities, log p(x)")):
+    for discrete in (True, False):
         order = [i for i, evidence in enumerate(found) if evidence.discrete is discrete]
         if not order:
             continue
         order.sort(key=lambda i: -found[i].nats if not math.isnan(found[i].nats) else math.inf)
         best = found[order[0]]
         rows = [_row(i, names[i], calls[i], found[i], best) for i in order]
-        made.append(Ranking(title, discrete, tuple(rows), _notes([found[i] for i in order])))
+        here = [found[i] for i in order]
+        kind = "Probabilities" if discrete else "Densities"
+        title = f"{kind}, {symbol(here)}"
+        made.append(Ranking(title, discrete, tuple(rows), _notes(here)))
     return made
+
+
+def symbol(found: Sequence[Evidence]) -> str:
+    """What numbers of one type are: log P(x) or log p(x), given what all were told."""
+    letter = "P" if found[0].discrete else "p"
+    told = {evidence.given for evidence in found}
+    given = told.pop() if len(told) == 1 else ""
+    return f"log {letter}(x|{given})" if given else f"log {letter}(x)"
 
 
 def _row(index: int, name: str, call: str, evidence: Evidence, best: Evidence) -> Row:
@@ -133,6 +144,12 @@ def _notes(found: Sequence[Evidence]) -> tuple[str, ...]:
     kinds = {evidence.kind for evidence in found}
     bounds = {evidence.method for evidence in found if evidence.kind == "lower_bound"}
     notes = []
+    if len({evidence.given for evidence in found}) > 1:
+        told = sorted({evidence.what for evidence in found})
+        notes.append(
+            f"These numbers answer unlike questions, {' and '.join(told)}: what a model is told "
+            "of a row is no part of its number."
+        )
     if len(kinds) > 1:
         words = " and ".join(_PLURAL[kind] for kind in sorted(kinds))
         notes.append(f"This ranking mixes {words}, so its order is not always final.")
