@@ -36,7 +36,7 @@ from latently.inference.evidence import DataLike
 from latently.inference.noise import row_seed, seeded
 from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
 
-__all__ = ["SWEEPS", "Imputation", "impute", "impute_row"]
+__all__ = ["Imputation", "impute"]
 
 _MORE = 1.0  # nats of log p(x_o) by which one population beats another, whatever its ESS
 QUANTILES = (0.05, 0.5, 0.95)
@@ -96,11 +96,13 @@ class Imputation:
                 f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in {heavy} of {n} rows: the "
                 "spread is understated there; raise --samples or --sweeps"
             )
-        few = 0 if self.ess is None else int((self.ess < len(self.draws)).sum())
+        if self.ess is None:
+            return tuple(found)
+        few = int((self.ess < len(self.draws)).sum())
         if few:
             found.append(
                 f"fewer effective particles than draws in {few} of {n} rows (median ESS "
-                f"{float(self.ess.median()):.0f}): draws there share latents; raise --samples or "  # type: ignore[union-attr]
+                f"{float(self.ess.median()):.0f}): draws there share latents; raise --samples or "
                 "--sweeps"
             )
         return tuple(found)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latently.data import Data
+from latently.data.contexts import Context
 from latently.interfaces.report.numbers import significant
 
 __all__ = ["MOST", "Grouping", "groupings"]
@@ -55,7 +56,7 @@ def _by_label(data: Data, n: int) -> Grouping | None:
 
 
 def _by_context(data: Data, n: int) -> Grouping | None:
-    conditions = getattr(data, "conditions", None)
+    conditions = data.conditions
     if data.context is None or conditions is None:
         return None
     context = data.context[:n]
@@ -74,18 +75,18 @@ def _classes(title: str, names: Sequence[str], index: Tensor) -> Grouping:
     return Grouping("", ("",), torch.zeros_like(index), note=note)
 
 
-def _ranges(conditions: object, values: Tensor) -> Grouping:
+def _ranges(conditions: Context, values: Tensor) -> Grouping:
     """Ranges of a number that hold about as many rows each."""
     levels = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
     edges = torch.quantile(values.double(), levels).unique()
     index = torch.bucketize(values.double(), edges)
-    loc, scale = conditions.loc[0], conditions.scale[0]  # type: ignore[attr-defined]
+    loc, scale = conditions.loc[0], conditions.scale[0]
     shown = [significant(float(edge) * scale + loc) for edge in edges]
     between = [f"{a} to {b}" for a, b in pairwise(shown)]
     names = [f"≤ {shown[0]}", *between, f"> {shown[-1]}"]
     seen, index = index.unique(return_inverse=True)
     kept = tuple(names[int(i)] for i in seen)
-    return Grouping(conditions.name, kept, index, ordered=True)  # type: ignore[attr-defined]
+    return Grouping(conditions.name, kept, index, ordered=True)
 
 
 def _same(a: Grouping, b: Grouping) -> bool:

@@ -89,7 +89,7 @@ def shuffled(n: int, seed: int, use: str) -> Tensor:
 
 def shown_context(data: Data, row: Tensor) -> str:
     """A context in words: "label 3", or its numbers."""
-    conditions = getattr(data, "conditions", None)
+    conditions = data.conditions
     if conditions is None:
         return "context " + ", ".join(f"{value:.3g}" for value in row.tolist())
     shown = conditions.show(row)
