@@ -383,3 +383,25 @@ def test_contexts_must_fit_the_model(refused):
         evaluate(plain, data)
     with refused("a context of 2 columns", "one of 3"):
         evaluate(conditional, replace(data, context=data.context[:, :2]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_context_is_ignored(kind, refused):
+    data = regressed(30)
+    x, c = data.x, data.context
+    conditional, plain = kind((6,), 2, contexts=3), kind((6,), 2)
+    asked = (
+        lambda model, context: model.log_prob(x, context=context),
+        lambda model, context: model.impute(x, x > 0, context),
+        lambda model, context: model.sample(len(x), context),
+        lambda model, context: model.encode(x, context=context),
+        lambda model, context: model.em(x, None, context),
+    )
+    for ask in asked:
+        with refused("built with contexts=3", "given no context"):
+            ask(conditional, None)
+        with refused("built without a context"):
+            ask(plain, c)
+        with refused("3 values"):
+            ask(conditional, c[:, :2])
+        ask(conditional, c)

@@ -27,7 +27,7 @@ from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
-from latently.probability.conditional import Draw, draw
+from latently.probability.conditional import Draw, check_context, draw
 from latently.probability.distributions import Factorized, Normal, StandardNormal
 
 __all__ = ["PPCA", "FactorAnalysis", "LinearGaussian"]
@@ -167,6 +167,7 @@ class LinearGaussian(Model):
         Complete data: closed form (PPCA), or a search over Psi with W in closed form (factor
         analysis). Missing entries: EM over latents and parameters, in blocks of rows.
         """
+        check_context(context, self.contexts, type(self).__name__)
         x = x.flatten(1).to(self.dtype)
         c = x.new_zeros(len(x), 0) if context is None else context.to(x.dtype)
         if mask is not None and not bool(mask.all()):
@@ -263,7 +264,8 @@ class LinearGaussian(Model):
 
     def _mean(self, context: Tensor | None) -> Tensor:
         """mu + B c, (D,) or (B, D)."""
-        if context is None or not self.contexts:
+        check_context(context, self.contexts, type(self).__name__)
+        if context is None:
             return self.loc
         return self.loc + context.to(self.dtype) @ self.effect.T
 
