@@ -369,7 +369,7 @@ def evaluate(
     Raises:
         UserError: the model has no density, or the rows are none of its own.
     """
-    data = _as_evaluated(model, data)
+    data = as_evaluated(model, data)
     if method is None:
         method = Exact() if model.density == "exact" else ImportanceSampling()
     was_training = model.training
@@ -397,11 +397,11 @@ def evaluate(
     )
 
 
-def _as_evaluated(model: Any, data: DataLike) -> DataLike:
+def as_evaluated(model: Any, data: DataLike) -> DataLike:
     """The data, dynamic ones drawn once.
 
     Raises:
-        UserError: rows of another shape, or values outside the model's support.
+        UserError: rows of another shape, values outside the model's support, or another context.
     """
     data = data.once()
     model.check(data.x, data.mask, data.protocol)

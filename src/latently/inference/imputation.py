@@ -24,7 +24,8 @@ Carlo", 2004 (weights and resampling).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
-from latently.inference.evidence import DataLike
+from latently.inference.evidence import DataLike, as_evaluated
 from latently.inference.noise import row_seed, seeded
 from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
 
@@ -146,26 +147,20 @@ def impute(
         UserError: no density, options out of range, or rows that are none of the model's.
     """
     _check(model, draws, samples, sweeps, quantiles)
-    data = data.once()
-    model.check(data.x, data.mask, data.protocol)
-    model.check_context(data.context, data.protocol)
+    data = as_evaluated(model, data)
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
     kept = torch.where(mask, data.x, 0.0)
     filled = _Filled(kept, draws, tuple(quantiles), samples)
     was_training = model.training
     model.eval()
     try:
-        for i in range(len(data.x)):
-            row = slice(i, i + 1)
-            if not bool(mask[i].all()):
-                here = None if data.context is None else data.context[row]
-                with seeded(row_seed(seed, kept[row], mask[row], here), data.x.device):
-                    found = impute_row(
-                        model, kept[row], mask[row], here, draws, samples, sweeps, quantiles
-                    )
-                filled.put(i, found, mask[i])
+        options = draws, samples, sweeps, quantiles
+        for i, found in imputed_rows(model, kept, mask, data.context, *options, seed=seed):
+            filled.put(i, found, mask[i])
             if progress:
                 progress(i + 1, len(data.x))
+        if progress:
+            progress(len(data.x), len(data.x))
     finally:
         model.train(was_training)
     exact = model.density == "exact"
@@ -183,6 +178,31 @@ def impute(
         data.protocol,
         seed,
     )
+
+
+def imputed_rows(
+    model: Any,
+    x: Tensor,
+    mask: Tensor,
+    context: Tensor | None,
+    draws: int,
+    samples: int,
+    sweeps: int,
+    quantiles: Sequence[float] | None = None,
+    *,
+    seed: int | None,
+) -> Iterator[tuple[int, RowImputation]]:
+    """The rows (n, *shape) that lack something, by number; missing cells of x hold 0.
+
+    With a seed the draws of a row depend on the row alone, without one on the global generator.
+    """
+    for i in (~mask.flatten(1).all(1)).nonzero()[:, 0].tolist():
+        row = slice(i, i + 1)
+        here = None if context is None else context[row]
+        key = 0 if seed is None else row_seed(seed, x[row], mask[row], here)
+        with nullcontext() if seed is None else seeded(key, x.device):
+            found = impute_row(model, x[row], mask[row], here, draws, samples, sweeps, quantiles)
+        yield i, found
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -14,8 +13,8 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
-from latently.inference.imputation import SWEEPS, impute_row
-from latently.inference.noise import row_seed, seeded
+from latently.inference.imputation import SWEEPS, imputed_rows
+from latently.inference.noise import seeded
 from latently.inference.particles import Particles
 from latently.probability.conditional import Draw, draw, draw_mean
 
@@ -243,14 +242,7 @@ class Model(nn.Module, ABC):
         """
         x = torch.where(mask, x, 0.0)  # what stands in a missing cell must not move the seed
         drawn = x.expand(draws, *x.shape).clone()
-        for b in range(len(x)):
-            row = slice(b, b + 1)
-            here = None if context is None else context[row]
-            if bool(mask[b].all()):
-                continue
-            key = 0 if seed is None else row_seed(seed, x[row], mask[row], here)
-            with contextlib.nullcontext() if seed is None else seeded(key, x.device):
-                found = impute_row(self, x[row], mask[row], here, draws, samples, sweeps)
+        for b, found in imputed_rows(self, x, mask, context, draws, samples, sweeps, seed=seed):
             drawn[:, b] = torch.where(mask[b], x[b], found.draws)
         return drawn
 
