@@ -14,10 +14,11 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy_format
+from numpy.typing import DTypeLike
 
 from latently.errors import UserError
 
-__all__ = ["brief", "guarded", "limit_bytes", "npz_keys", "read_key", "read_npy", "read_npz"]
+__all__ = ["brief", "check_memory", "guarded", "npz_keys", "read_key", "read_npy", "read_npz"]
 
 T = TypeVar("T")
 
@@ -150,13 +151,8 @@ def _check_header(stream: IO[bytes], size: int, where: str) -> None:
             f"{where}: holds pickled Python objects, which are never loaded; "
             "save numbers: np.save(file, x.astype(float))"
         )
-    cells, limit = math.prod(shape), limit_bytes()
-    # a model reads floats: a byte of a file is four in memory
-    if cells * max(dtype.itemsize, 4) > limit:
-        raise UserError(
-            f"{where}: declares shape {brief(shape)}, over the memory limit of "
-            f"{limit / 2**30:.4g} GiB; set LATENTLY_MEMORY_GIB if this is meant"
-        )
+    cells = math.prod(shape)
+    check_memory(cells, dtype, f"{where}: declares shape {brief(shape)},")
     if cells * dtype.itemsize > size - stream.tell():
         raise UserError(
             f"{where}: truncated: shape {brief(shape)} needs {cells * dtype.itemsize} bytes, "
@@ -164,7 +160,22 @@ def _check_header(stream: IO[bytes], size: int, where: str) -> None:
         )
 
 
-def limit_bytes() -> int:
+def check_memory(cells: int, dtype: DTypeLike, what: str) -> None:
+    """Refuses what would take more memory than is allowed, before it is unpacked.
+
+    Raises:
+        UserError: `what`, with the limit and how to raise it.
+    """
+    limit = _limit_bytes()
+    # a model reads floats: a byte of a file is four in memory
+    if cells * max(np.dtype(dtype).itemsize, 4) > limit:
+        raise UserError(
+            f"{what} over the memory limit of {limit / 2**30:.4g} GiB; set LATENTLY_MEMORY_GIB if "
+            "this is meant"
+        )
+
+
+def _limit_bytes() -> int:
     """How much memory an array may take: LATENTLY_MEMORY_GIB, by default 8."""
     text = os.environ.get("LATENTLY_MEMORY_GIB", "8")
     try:

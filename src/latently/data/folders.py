@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from latently.data.arrays import limit_bytes
+from latently.data.arrays import check_memory
 from latently.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def read_folder(path: Path, classes: Sequence[str] = ()) -> Folder:
         raise UserError(f"folder {str(path)!r}: not readable ({error.strerror})") from None
     order = (*classes, *(name for name in found if name not in classes)) if found else ()
     first, levels = _picture(files[0])
-    _check_memory(path, len(files), first)
+    what = f"folder {str(path)!r}: {len(files):,} pictures of shape {first.shape} are"
+    check_memory(len(files) * first.size, first.dtype, what)
     x = np.empty((len(files), *first.shape), first.dtype)
     for row, file in enumerate(files):
         picture, its_levels = _picture(file)
@@ -151,12 +152,8 @@ def _check_kind(image: Image, file: Path) -> None:
             f"picture {_name(file)}: 16 bits a channel are read of grey pictures only; save it "
             "with 8 bits, or all pictures as one .npz"
         )
-    limit = limit_bytes()
-    if 4 * image.width * image.height > limit:
-        raise UserError(
-            f"picture {_name(file)}: {image.width} x {image.height} pixels, over the memory limit "
-            f"of {limit / 2**30:.4g} GiB; set LATENTLY_MEMORY_GIB if this is meant"
-        )
+    width, height = image.size
+    check_memory(width * height, np.uint8, f"picture {_name(file)}: {width} x {height} pixels,")
 
 
 def _integers(image: Image, file: Path) -> tuple[np.ndarray, int]:
@@ -194,15 +191,6 @@ def _plain(image: Image, file: Path) -> Image:
             f"picture {_name(file)}: has transparent pixels; put it on a background first"
         )
     return image.convert(image.mode[:-1])
-
-
-def _check_memory(path: Path, n: int, first: np.ndarray) -> None:
-    limit = limit_bytes()
-    if 4 * n * first.size > limit:  # a model reads floats
-        raise UserError(
-            f"folder {str(path)!r}: {n:,} pictures of shape {first.shape} are over the memory "
-            f"limit of {limit / 2**30:.4g} GiB; set LATENTLY_MEMORY_GIB if this is meant"
-        )
 
 
 def _check_same(

@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from latently.data.arrays import brief, guarded, limit_bytes
+from latently.data.arrays import brief, check_memory, guarded
 from latently.errors import UserError
 
 __all__ = ["is_idx", "labels_beside", "read_idx", "read_idx_array"]
@@ -96,11 +96,6 @@ def _header(stream: IO[bytes] | gzip.GzipFile, path: Path) -> tuple[np.dtype, tu
     if zeros or kind not in _TYPES or not axes:
         raise UserError(f"{path.name}: not an idx file (its first bytes are others)")
     shape = struct.unpack(f">{axes}I", stream.read(4 * axes))
-    dtype, limit = np.dtype(_TYPES[kind]), limit_bytes()
-    # a model reads floats: a byte of a file is four in memory
-    if math.prod(shape) * max(dtype.itemsize, 4) > limit:
-        raise UserError(
-            f"{path.name}: declares shape {brief(shape)}, over the memory limit of "
-            f"{limit / 2**30:.4g} GiB; set LATENTLY_MEMORY_GIB if this is meant"
-        )
+    dtype = np.dtype(_TYPES[kind])
+    check_memory(math.prod(shape), dtype, f"{path.name}: declares shape {brief(shape)},")
     return dtype, shape

@@ -164,7 +164,7 @@ def _doubts(train: Data, closed_form: bool) -> Iterator[str]:
         yield "one training row; every likelihood is degenerate"
     if closed_form:  # these say the rest themselves
         return
-    shown = train.once() if train.hide else train
+    shown = train.hidden(train.hide) if train.hide else train
     seen = torch.ones_like(train.x, dtype=torch.bool) if shown.mask is None else shown.mask
     seen = seen.flatten(1)
     unseen = ~seen.any(0)
@@ -244,8 +244,8 @@ def _about(train: Data, validation: Data | None) -> str:
     text = f"{train.protocol}: {len(train)} rows of shape {tuple(train.shape)}"
     if validation is not None:
         text += f", {len(validation)} for validation"
-    if train.missing:
-        text += f", {train.missing} missing values"
+    if missing := train.missing:
+        text += f", {missing} missing values"
     return text
 
 

@@ -17,8 +17,6 @@ from latently.inference import Imputation, impute
 from latently.interfaces.memory import check_memory
 from latently.interfaces.opening import Rows, open_model, ticker
 from latently.interfaces.output import check_target, write_arrays, write_table
-from latently.interfaces.verbs import value_range
-from latently.io import Saved
 from latently.training.progress import Bar
 
 __all__ = ["FILLS", "impute_command"]
@@ -81,7 +79,7 @@ def impute_command(
         )
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    _write(target, found, whole, saved, fill)
+    _write(target, found, whole, fill)
     return f"wrote {_what(target, found, fill)} of {data.missing} values to {target}"
 
 
@@ -95,9 +93,9 @@ def _check_image(data: Data) -> None:
         )
 
 
-def _write(target: Path, found: Imputation, whole: Data, saved: Saved, fill: str) -> None:
+def _write(target: Path, found: Imputation, whole: Data, fill: str) -> None:
     if target.suffix == ".png":
-        _write_picture(target, found, whole, saved)
+        _write_picture(target, found, whole)
     elif target.suffix == ".npz":
         write_arrays(target, _arrays(found))
     elif target.suffix == ".npy":
@@ -137,11 +135,11 @@ def _columns(x: Tensor) -> Mapping[str, Sequence[Any]]:
     return {"draw": torch.arange(draws).repeat_interleave(n).tolist(), **columns}
 
 
-def _write_picture(target: Path, found: Imputation, whole: Data, saved: Saved) -> None:
+def _write_picture(target: Path, found: Imputation, whole: Data) -> None:
     """A line of pictures for every row: as it is, what the model saw, draws, the mean."""
-    from latently.interfaces.pictures import grid, save_png
+    from latently.interfaces.pictures import grid, save_png, value_range
 
-    low, high = value_range(saved, whole.x)
+    low, high = value_range(whole)
     whole_x = whole.x if whole.mask is None else whole.x.masked_fill(~whole.mask, math.nan)
     seen = whole_x.masked_fill(~found.mask, math.nan)
     line = torch.stack([whole_x, seen, *found.draws, found.mean], 1)

@@ -35,7 +35,6 @@ __all__ = [
     "score",
     "show",
     "training_seconds",
-    "value_range",
 ]
 
 
@@ -133,7 +132,7 @@ def reconstruct(path: str, rows: Rows, out: str, *, force: bool) -> str:
         from latently.interfaces.pictures import pairs, save_png
 
         shown = slice(0, 64)
-        low, high = value_range(saved, data.x)
+        low, high = _value_range(saved, data.x)
         save_png(pairs(data.x[shown], x[shown].to(data.x.dtype), low=low, high=high), target)
     else:
         _write_rows(target, x, saved)
@@ -250,7 +249,7 @@ def _in_blocks(function: Callable[..., Tensor], data: Data) -> Tensor:
 
 def _write_rows(target: Path, x: Tensor, saved: Saved) -> None:
     if target.suffix == ".png":
-        write_images(target, x, *value_range(saved, x))
+        write_images(target, x, *_value_range(saved, x))
     elif target.suffix == ".csv":
         flat = x.flatten(1)
         write_table(target, {f"x{j}": flat[:, j].tolist() for j in range(flat.shape[1])})
@@ -258,7 +257,6 @@ def _write_rows(target: Path, x: Tensor, saved: Saved) -> None:
         write_arrays(target, {"x": x})
 
 
-def value_range(saved: Saved, x: Tensor) -> tuple[float, float]:
-    """The values shown as black and white."""
+def _value_range(saved: Saved, x: Tensor) -> tuple[float, float]:
     levels = saved.data.get("levels")
     return (0.0, levels - 1.0) if levels else (float(x.min()), float(x.max()))

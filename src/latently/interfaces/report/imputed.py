@@ -137,7 +137,7 @@ def filled(subject: Subject, made: Holes) -> Filled | None:
         )
     except (UserError, NotImplementedError):
         return None
-    warnings = tuple(line.removesuffix("; raise --samples") for line in found.warnings)
+    warnings = tuple(line.partition("; raise --")[0] for line in found.warnings)
     bare = Filled(found.samples, warnings, nominal=subject.nominal)
     if subject.frame is not None:
         return _strips(subject, made, found, bare)
