@@ -168,9 +168,9 @@ def fit(
 
 def _passes(model: Model, data: Data, seed: int) -> Iterator[Tensor] | None:
     """The passes of a closed-form fit or EM, on one draw of data that are drawn anew."""
-    passes = model.em(data.x, data.mask, data.context)
-    if passes is None or (data.redraw is None and data.hide is None):
-        return passes
+    one = data.rows(slice(0, 1))  # enough to ask whether there are any
+    if model.em(one.x, one.mask, one.context) is None:
+        return None
     drawn = data.once(seed)
     return model.em(drawn.x, drawn.mask, drawn.context)
 
