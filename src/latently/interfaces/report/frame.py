@@ -98,14 +98,11 @@ class Frame:
         )
         return _embedded(image, min(10, round(500 / image.width)), alt)
 
-    def strip(
-        self, groups: Sequence[Tensor], alt: str, *, span: tuple[float, float] | None = None
-    ) -> Picture:
-        """Images in one row; `span` replaces the values shown as black and white."""
-        low, high = span or (self.low, self.high)
+    def strip(self, groups: Sequence[Tensor], alt: str) -> Picture:
+        """Images in one row."""
         factor = self.reductions[1]
         small = [self._small(images, factor) for images in groups]
-        image = pictures.strip(small, low=low, high=high, scale=1)
+        image = pictures.strip(small, low=self.low, high=self.high, scale=1)
         height, width = small[0].shape[-2:]
         return _embedded(image, max(round(_CELL / max(height, width)), -(-_NARROW // width)), alt)
 
