@@ -26,12 +26,10 @@ from latently.inference import (
 from latently.inference.particles import equal_shares
 from latently.nets import MLP
 from latently.probability.conditional import Conditional
-from latently.probability.distributions import Factorized
 from latently.probability.families import FixedNormal, Normal
 from latently.registry import KINDS, components, names
 
 TINY = partial(MLP, hidden=(5,), activation=torch.nn.Tanh)
-GRID = torch.arange(4096, dtype=torch.float64)[:, None]
 
 
 def every(kind):
@@ -45,15 +43,6 @@ def required(target):
         for name, p in inspect.signature(target).parameters.items()
         if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
-
-
-def supported(family, n, shape=None):
-    """Rows within a family's support, as random as it allows."""
-    shape = family.shape if shape is None else shape
-    for x in (torch.randn(n, *shape), torch.randint(0, 2, (n, *shape)), torch.rand(n, *shape)):
-        if not family.misfit(x.double()).any():
-            return x.double()
-    raise AssertionError(f"{type(family).__name__} holds none of the rows tried")
 
 
 # What everything has in common.
@@ -77,113 +66,6 @@ def test_everything_is_documented_and_nameable(kind, name):
 def test_names_are_unique_across_kinds(kind):
     for other in KINDS:
         assert other == kind or not KINDS[kind].keys() & KINDS[other].keys()
-
-
-# Families.
-
-
-def families_of(name, shape=(2, 3)):
-    return KINDS["families"][name](shape).double()
-
-
-@every("families")
-@pytest.mark.parametrize("shape", [(1,), (3,), (2, 3), (1, 4, 4)])
-def test_family_shapes(name, shape):
-    family = families_of(name, shape)
-    assert family.shape == shape
-    h = torch.randn(5, 4, *family.param_shape).double()
-    d = family(h)
-    assert d.batch_shape == (5, 4)
-    assert d.event_shape == shape
-    x = d.sample()
-    assert x.shape == (5, 4, *shape)
-    assert d.sample((7,)).shape == (7, 5, 4, *shape)
-    assert d.log_prob(x).shape == (5, 4)
-    assert d.mean.shape == (5, 4, *shape)
-    assert not family.misfit(x).any()
-    assert family.misfit(x).shape == x.shape
-    flat = x.flatten(0, 1)
-    assert family.embed(flat).shape == (20, *family.embed_shape)
-    assert family.support
-
-
-@every("families")
-@pytest.mark.parametrize("raw", [-2.0, 0.0, 0.7, 3.0])
-def test_family_sums_or_integrates_to_one(name, raw):
-    family = families_of(name, (1,))
-    d = family(torch.full(family.param_shape, raw).double())
-    if family.discrete:
-        x = GRID[~family.misfit(GRID)[:, 0]]
-        total = d.log_prob(x).exp().sum()
-    else:
-        mean, std = d.mean.item(), d.variance.sqrt().item()
-        x = torch.linspace(mean - 40 * std, mean + 40 * std, 80_001).double()[:, None]
-        x = x[~family.misfit(x)[:, 0]]
-        total = torch.trapezoid(d.log_prob(x).exp(), x[:, 0])
-    assert total.item() == pytest.approx(1, abs=1e-6)
-
-
-@every("families")
-def test_family_moments_are_those_of_its_draws(name):
-    family = families_of(name, (3,))
-    d = family(torch.linspace(-1, 1, math.prod(family.param_shape)).double())
-    x = d.sample((20_000,))
-    error = x.std(0) / math.sqrt(len(x)) + 1e-9
-    assert ((x.mean(0) - d.mean).abs() < 5 * error).all()
-    assert ((x.var(0) / d.variance) - 1).abs().max() < 0.2
-
-
-@every("families")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_family_is_finite_at_extreme_parameters(name, dtype):
-    family = KINDS["families"][name]((2,)).to(dtype)
-    h = torch.tensor([-1e6, -300, -30, 0, 30, 300, 1e6], dtype=dtype)
-    h = h.view(-1, *(1,) * len(family.param_shape)).expand(-1, *family.param_shape)
-    h = h.clone().requires_grad_(True)
-    x = supported(family, len(h)).to(dtype)
-    log_p = family(h).log_prob(x)
-    (gradient,) = torch.autograd.grad(log_p.sum(), h)
-    assert log_p.isfinite().all()
-    assert gradient.isfinite().all()
-    assert log_p.dtype == dtype
-
-
-@every("families")
-def test_family_marginalises_what_is_masked(name):
-    family = families_of(name, (3,))
-    h = torch.randn(6, *family.param_shape).double().requires_grad_(True)
-    x, mask = supported(family, 6), torch.rand(6, 3) < 0.5
-    d = family(h)
-    if not isinstance(d, Factorized):
-        pytest.skip("does not factorize; masks are refused")
-    kept = d.log_prob(x, mask)
-    alone = torch.where(mask, d.base.log_prob(x), 0.0).sum(-1)
-    torch.testing.assert_close(kept, alone)
-    results = []
-    unseen = (~mask.any(0)).repeat(family.embed_shape[0] // 3)
-    for bad in (0.0, math.nan, math.inf):
-        spoiled = torch.where(mask, x, bad)
-        log_p = d.log_prob(spoiled, mask)
-        results.append((log_p, *torch.autograd.grad(log_p.sum(), h, retain_graph=True)))
-        assert not family.embed(spoiled, mask)[..., unseen].any()
-        assert family.embed(spoiled, mask).isfinite().all()
-    for a, b in results[1:]:
-        assert torch.equal(a, results[0][0])
-        assert torch.equal(b, results[0][1])
-
-
-@every("families")
-def test_family_starts_near_the_data(name):
-    family = families_of(name, (3,))
-    x = supported(family, 200)
-    mask = torch.rand(200, 3) < 0.8
-    before = family(torch.zeros(family.param_shape).double()).log_prob(x).mean()
-    with torch.no_grad():
-        family.initialise(x, mask)
-    h = family.marginal(x, mask)
-    h = torch.zeros(family.param_shape).double() if h is None else h
-    assert h.shape == family.param_shape
-    assert family(h).log_prob(x).mean() >= before - 0.1
 
 
 # Priors.
@@ -303,6 +185,8 @@ def model_of(prior="StandardNormal", **options):
 def pairs():
     for bound in KINDS["bounds"].values():
         for estimator in KINDS["estimators"].values():
+            if estimator.latents == "discrete":
+                continue
             try:
                 estimator().check(bound())
             except UserError:
@@ -488,8 +372,25 @@ def test_model_is_described_by_its_call(model, tmp_path):
     assert isinstance(model.discrete, bool)
 
 
+def rows_of(model, n=5):
+    """Bits where a model holds them, else its own draws."""
+    x = bits(n).to(model.dtype)
+    return model.sample(n, seed=0).to(model.dtype) if model.misfit(x)[0].any() else x
+
+
+def holes_of(model, x):
+    """Holes that a model can leave out: any cells, else whole rows, of three of the five."""
+    mask = torch.rand(5, 4) < 0.6
+    try:
+        model.log_prob(x, mask)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+        pytest.skip("has no marginals; masks are refused")
+    return mask
+
+
 def test_model_particles_are_consistent(model):
-    x = bits().to(model.dtype)
+    x = rows_of(model)
     p = model.infer(x, 3)
     assert p.log_w.shape == p.log_lik.shape == p.log_pi.shape == (3, 5)
     assert len(p.z) == len(p.log_prior) == len(p.log_q) == len(p.kl)
@@ -508,26 +409,27 @@ def test_model_particles_are_consistent(model):
 
 
 def test_model_answers_have_their_shapes_and_repeat(model, untouched):
-    x = bits().to(model.dtype)
-    mask = torch.rand(5, 4) < 0.6
+    x = rows_of(model)
     with untouched():
-        for z in model.encode(x, mask):
-            assert len(z) == 5
         assert all(map(torch.equal, model.encode(x), model.encode(x)))
-        assert model.reconstruct(x, mask).shape == (5, 4)
         assert torch.equal(model.reconstruct(x), model.reconstruct(x))
         assert model.sample(6, seed=1).shape == (6, 4)
         assert torch.equal(model.sample(6, seed=1), model.sample(6, seed=1))
+    assert model.log_prob(x).shape == model.anomaly_score(x).shape == (5,)
+    mask = holes_of(model, x)
+    with untouched():
+        for z in model.encode(x, mask):
+            assert len(z) == 5
+        assert model.reconstruct(x, mask).shape == (5, 4)
         drawn = model.impute(x, mask, draws=2, samples=20, seed=1)
     assert drawn.shape == (2, 5, 4)
     assert torch.equal(drawn[:, mask], x[mask].expand(2, -1))
     assert not model.misfit(drawn.flatten(0, 1))[0].any()
-    assert model.log_prob(x, mask).shape == model.anomaly_score(x).shape == (5,)
 
 
 def test_model_ignores_what_is_missing(model):
-    x, mask = bits().to(model.dtype), torch.rand(5, 4) < 0.6
-    values = []
+    x = rows_of(model)
+    mask, values = holes_of(model, x), []
     for bad in (0.0, math.nan, math.inf):
         torch.manual_seed(1)
         values.append(model.infer(torch.where(mask, x, bad), 3, mask).log_w)
@@ -540,7 +442,7 @@ def test_model_is_copied_whole(model):
     with torch.no_grad():
         for p in other.parameters():
             p.add_(0.5)
-    x = bits().to(model.dtype)
+    x = rows_of(model)
     assert not torch.equal(*(m.reconstruct(x) for m in (model, other)))
     z = model.infer(x, 3).z
     scored = []
@@ -551,7 +453,8 @@ def test_model_is_copied_whole(model):
 
 
 def test_model_is_fitted_and_evaluated_by_the_same_call(model, untouched):
-    data = Data.from_array(bits(30).float(), levels=2)
+    x = rows_of(model, 30).float()
+    data = Data.from_array(x, levels=2 if ((x == 0) | (x == 1)).all() else None)
     with untouched():
         found = fit(model, data, steps=3, progress=False)
         evidence = evaluate(model, data.rows(range(4)))

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 __all__ = ["Interrupted", "UserError", "closest"]
 
 
+_SHOWN = 24
+
+
 class UserError(ValueError):
     """A mistake the user can fix: one line that names what, which value, where and the fix.
 
@@ -32,4 +35,5 @@ def closest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(by_lower[n] for n in near)}?"
-    return f"known: {', '.join(known) or 'none'}"
+    more = f", ... ({len(known)} in all)" if len(known) > _SHOWN else ""
+    return f"known: {', '.join(known[:_SHOWN]) or 'none'}{more}"

@@ -13,6 +13,7 @@ from latently import nets, recipes
 from latently.data import masks
 from latently.inference import bounds, estimators, evidence, schedules
 from latently.probability import families, priors, transforms
+from latently.training import objectives
 
 __all__ = ["ACTIVATIONS", "KINDS", "OPTIMIZERS", "components", "names"]
 
@@ -39,6 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "bounds": _public(bounds, bounds.Bound),
     "estimators": _public(estimators, estimators.Estimator),
     "methods": _public(evidence, evidence.Method),
+    "objectives": _public(objectives, objectives.Objective),
     "schedules": _public(schedules, schedules.Schedule),
     "nets": _public(nets),
     "masks": _public(masks, masks.Mask),

@@ -12,7 +12,7 @@ from latently.inference import ELBO, IWAE, DReG, Particles, Reparam
 from latently.inference.particles import equal_shares
 from latently.nets import MLP
 from latently.probability.families import Bernoulli
-from latently.probability.priors import VampPrior
+from latently.probability.priors import Standard, VampPrior
 from latently.training import Variational
 
 WRONG = {"columns": 2, "latents": 1, "shift": 0.5, "widen": 0.4}
@@ -177,7 +177,7 @@ def test_dreg_refuses_a_hierarchy(refused):
 
 @pytest.mark.parametrize("estimator", [Reparam(), DReG()])
 def test_draws_without_a_gradient_are_refused(estimator, refused):
-    model = vae((3,), latents=2, posterior=Bernoulli)
+    model = vae((3,), latents=2, posterior=Bernoulli, prior=Standard)
     x = torch.ones(2, 3)
     p = model.infer(x, 4, gradient=estimator.gradient)
     with refused(type(estimator).__name__, "reparameterised", "posterior"):

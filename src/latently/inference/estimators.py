@@ -7,30 +7,49 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
+from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.inference.bounds import IWAE, Bound
 from latently.inference.particles import Particles
 
-__all__ = ["DReG", "Estimator", "Gradient", "Reparam"]
+__all__ = ["DReG", "Enumerate", "Estimator", "Gradient", "Reparam"]
 
-Gradient = Literal["total", "path"]
+Gradient = Literal["total", "path", "exact"]
+Latents = Literal["continuous", "discrete", "any"]
 
 
 class Estimator(ABC):
     """Turns a bound into a surrogate: its value is the bound, its gradient the estimator's.
 
     Attributes:
-        gradient: which draws it needs from `Model.infer`: "total" lets every gradient flow;
-            "path" holds the parameters of q constant in `log q`, keeping the path through z.
+        gradient: what it needs from `Model.infer`: "total" lets every gradient flow; "path" holds
+            the parameters of q constant in `log q`, keeping the path through z; "exact" gives
+            every state of discrete latents the share q(z|x) in place of 1/K.
+        latents: what it differentiates draws of: "continuous" (reparameterised), "discrete" or
+            "any".
+        unbiased: whether the mean of its gradient is the gradient of the bound's mean.
+        least: fewest draws per row.
     """
 
     gradient: ClassVar[Gradient] = "total"
+    latents: ClassVar[Latents] = "continuous"
+    unbiased: ClassVar[bool] = True
+    least: ClassVar[int] = 1
 
     @abstractmethod
     def __call__(self, bound: Bound, p: Particles) -> Tensor:
         """The surrogate, (B,)."""
+
+    def draw(self, q: Distribution, samples: int) -> Tensor:
+        """Draws (K, *batch, *event) from a posterior: with a pathwise gradient if it has one."""
+        shape = Size((samples,))
+        return q.rsample(shape) if q.has_rsample else q.sample(shape)
+
+    def drawn(self, p: Particles) -> Particles:
+        """Those of the particles that are draws from q; others serve the gradient alone."""
+        return p
 
     def check(self, bound: Bound) -> None:
         """Raises UserError for a bound whose gradient this estimator would bias."""
@@ -97,3 +116,43 @@ class DReG(Estimator):
             raise UserError(
                 f"DReG is biased for {type(bound).__name__}; use bound=IWAE or estimator=Reparam"
             )
+
+
+@dataclass(frozen=True)
+class Enumerate(Estimator):
+    r"""The exact gradient for discrete latents: every state, weighted by q(z|x).
+
+    `ELBO = sum_z q(z|x) log w(z)`, and `IWAE = log sum_z q(z|x) w(z) = log p(x)`, its limit for
+    any number of samples: no draw is made, so no gradient has noise. The decoder is called for
+    every state, of which there may be 4,096; `samples` is not read.
+
+    Raises:
+        UserError: the latents are not finite in number, or have too many states.
+    """
+
+    gradient: ClassVar[Gradient] = "exact"
+    latents: ClassVar[Latents] = "discrete"
+
+    def __call__(self, bound: Bound, p: Particles) -> Tensor:
+        return bound(p)
+
+    def draw(self, q: Distribution, samples: int) -> Tensor:
+        """All states, (states, *batch, *event)."""
+        return all_states(q)
+
+
+def all_states(q: Distribution) -> Tensor:
+    """Every state of discrete latents for every row, (states, *batch, *event).
+
+    Raises:
+        UserError: the latents are not finite in number, or have too many states.
+    """
+    if not hasattr(q, "states"):
+        raise UserError(
+            f"{type(q).__name__} takes infinitely many values, which cannot be enumerated; choose "
+            "a posterior such as OneHot or Bernoulli, or another estimator"
+        )
+    states = q.states()
+    batch = q.batch_shape
+    lead = states.view(len(states), *(1,) * len(batch), *q.event_shape)
+    return lead.expand(len(states), *batch, *q.event_shape)

@@ -12,10 +12,20 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
+from latently.inference.estimators import all_states
 from latently.inference.noise import row_seed, seeded
 from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
 
-__all__ = ["Evidence", "Exact", "ImportanceSampling", "Kind", "Method", "Scores", "evaluate"]
+__all__ = [
+    "Enumeration",
+    "Evidence",
+    "Exact",
+    "ImportanceSampling",
+    "Kind",
+    "Method",
+    "Scores",
+    "evaluate",
+]
 
 Kind = Literal["exact", "lower_bound", "estimate"]
 Progress = Callable[[int, int], None]
@@ -116,6 +126,44 @@ class Exact(Method):
                     progress(min(start + self.block, len(x)), len(x))
         joined = torch.cat(values)
         return Scores(joined, torch.zeros_like(joined), None, None)
+
+
+@dataclass(frozen=True)
+class Enumeration(Method):
+    r"""`log p(x) = log sum_z p(z) p(x|z)` over all states of discrete latents: exact.
+
+    Refused where there are infinitely many, or more than 4,096.
+    """
+
+    kind: ClassVar[Kind] = "exact"
+
+    @property
+    def name(self) -> str:
+        return "enumeration"
+
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Scores:
+        if model.density is None:
+            raise UserError(f"{type(model).__name__} has no density")
+        values = torch.empty(len(x), dtype=torch.float64)
+        with torch.inference_mode():
+            for i in range(len(x)):
+                row = slice(i, i + 1)
+                seen = x[row], 1, _rows(mask, row), _rows(context, row)
+                p = model.infer(*seen, gradient="exact", draw=lambda q, _: all_states(q))
+                joint = p.log_lik + sum(p.log_prior)
+                values[i] = torch.logsumexp(joint.double(), 0)[0].cpu()
+                if progress:
+                    progress(i + 1, len(x))
+        return Scores(values, torch.zeros_like(values), None, None)
 
 
 @dataclass(frozen=True)
@@ -380,7 +428,8 @@ def evaluate(
         model.train(was_training)
     complete = data.mask is None or bool(data.mask.all())
     named = getattr(data, "conditions", None)
-    exact = model.density == "exact" and method.kind != "estimate"  # every weight is p(x)
+    # every weight of an exact model is p(x)
+    exact = method.kind == "exact" or (model.density == "exact" and method.kind != "estimate")
     return Evidence(
         values=scores.values,
         kind="exact" if exact else method.kind,

@@ -226,14 +226,14 @@ def impute_row(
     log_shares = torch.log_softmax(log_w, 0)
     wanted = draws if quantiles is None or exact else max(draws, samples)
     index = torch.arange(draws) if exact else _resampled(log_shares, wanted)
-    drawn = model.likelihood(tuple(z[index] for z in zs), context).sample()[:, 0].to(x.dtype)
+    drawn = _conditioned(model, zs, index, x, mask, context).sample()[:, 0].to(x.dtype)
     empty = x[0].new_empty(0)
     if quantiles is None:
         return RowImputation(drawn, empty, empty, empty, empty, log_shares)
     levels = torch.tensor(list(quantiles), dtype=x.dtype, device=x.device)
     known = model.predictive(x, mask, context)
     if known is None:
-        mean, std = _moments(model, zs, log_shares, context)
+        mean, std = _moments(model, zs, log_shares, x, mask, context)
         lines = _quantiles(drawn, levels)
     else:
         mean, std = known.mean[0], known.variance[0].sqrt()
@@ -281,7 +281,7 @@ def _moved(
     """The next sweep: resampled, holes filled, completed rows encoded, weighed."""
     k = len(log_w)
     index = _resampled(torch.log_softmax(log_w, 0), k)
-    drawn = model.likelihood(tuple(z[index] for z in zs), context).sample()[:, 0]
+    drawn = _conditioned(model, zs, index, x, mask, context).sample()[:, 0]
     contexts = None if context is None else context.expand(k, -1)
     q = model.infer(torch.where(mask, x, drawn.to(x.dtype)), 1, None, contexts)
     moved = tuple(z.transpose(0, 1) for z in q.z)
@@ -345,15 +345,38 @@ def _resampled(log_shares: Tensor, n: int) -> Tensor:
     return torch.multinomial(log_shares.exp(), n, replacement=True)
 
 
+def _conditioned(
+    model: Any,
+    zs: tuple[Tensor, ...],
+    index: Tensor,
+    x: Tensor,
+    mask: Tensor,
+    context: Tensor | None,
+) -> Any:
+    """p(x_missing | x_observed, z) for some of the particles, of batch shape (N, 1)."""
+    d = model.likelihood(tuple(z[index] for z in zs), context)
+    if not hasattr(d, "given"):
+        raise UserError(
+            f"{type(d).__name__} cannot be conditioned on the observed cells of a row; use a "
+            "likelihood that can leave out missing entries"
+        )
+    return d.given(x, mask)
+
+
 def _moments(
-    model: Any, zs: tuple[Tensor, ...], log_shares: Tensor, context: Tensor | None
+    model: Any,
+    zs: tuple[Tensor, ...],
+    log_shares: Tensor,
+    x: Tensor,
+    mask: Tensor,
+    context: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the weighted mixture, over all particles but the lightest."""
     order = log_shares.argsort(descending=True)
     total = log_shares[order].exp().cumsum(0)
     heavy = order[: int((total < 1 - _NEGLECTED).sum()) + 1]
     share = torch.softmax(log_shares[heavy], 0)
-    d = model.likelihood(tuple(z[heavy] for z in zs), context)
+    d = _conditioned(model, zs, heavy, x, mask, context)
     means, variances = d.mean[:, 0].double(), d.variance[:, 0].double()
     share = share.view(-1, *(1,) * (means.dim() - 1))
     mean = (share * means).sum(0)

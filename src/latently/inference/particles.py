@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,10 @@ class Particles(NamedTuple):
         log_prior: `log p(z_l | z_<l)`, one (K, B) per layer.
         log_q: `log q(z_l | z_<l, x)`, one (K, B) per layer.
         kl: `KL(q || p)` in closed form, one (K, B) per layer, None where unknown.
-        log_pi: log share of each particle, (K, B): -log K for K draws.
+        log_pi: log share of each particle, (K, B): -log K for K draws, `log q` where the
+            particles are all states of discrete latents.
+        kl_cells: the terms of `kl`, one (K, B, *Z) per layer, where q and p factorize; free bits
+            read them.
     """
 
     z: tuple[Tensor, ...]
@@ -33,6 +36,7 @@ class Particles(NamedTuple):
     log_q: tuple[Tensor, ...]
     kl: tuple[Tensor | None, ...]
     log_pi: Tensor
+    kl_cells: tuple[Tensor | None, ...] = ()
 
     @property
     def log_w(self) -> Tensor:
@@ -45,6 +49,22 @@ class Particles(NamedTuple):
         layers = zip(self.kl, self.log_prior, self.log_q, strict=True)
         costs = [log_q - log_prior if kl is None else kl for kl, log_prior, log_q in layers]
         return sum(costs[1:], costs[0]) if costs else torch.zeros_like(self.log_lik)
+
+    def only(self, which: slice) -> Particles:
+        """Some of the draws, equally weighted."""
+
+        def cut(terms: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(None if term is None else term[which] for term in terms)
+
+        return Particles(
+            cut(self.z),
+            self.log_lik[which],
+            cut(self.log_prior),
+            cut(self.log_q),
+            cut(self.kl),
+            equal_shares(self.log_lik[which]),
+            cut(self.kl_cells),
+        )
 
     def average(self, terms: Tensor) -> Tensor:
         """The share-weighted sum over particles, (K, B) to (B,)."""

@@ -21,6 +21,7 @@ _KIND_OF = {
     "Prior": "priors",
     "Transform": "transforms",
     "nn.Module": "nets",
+    "Objective": "objectives",
     "Bound": "bounds",
     "Estimator": "estimators",
     "Schedule": "schedules",

@@ -66,9 +66,10 @@ def _from_data(recipe: str, data: Data) -> dict[str, Any]:
 def _with_levels(options: Mapping[str, Any], data: Data) -> dict[str, Any]:
     """Options whose likelihood has the data's levels where it has an option for them."""
     likelihood = options.get("likelihood")
-    if not isinstance(likelihood, type) or data.levels is None:
+    if likelihood is None or data.levels is None:
         return dict(options)
-    if "levels" not in inspect.signature(likelihood).parameters:
+    given = likelihood.keywords if isinstance(likelihood, partial) else {}
+    if "levels" in given or "levels" not in inspect.signature(likelihood).parameters:
         return dict(options)
     return {**options, "likelihood": partial(likelihood, levels=data.levels)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
@@ -86,8 +86,11 @@ class Model(nn.Module, ABC):
         """p(x|z), of batch shape (K, B)."""
 
     @abstractmethod
-    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
-        """True where a value lies outside the support (shape of x), and the support in words."""
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
+        """True where a value lies outside the support (shape of x), and the support in words.
+
+        What it says of missing cells has no meaning.
+        """
 
     def check(
         self,
@@ -96,7 +99,7 @@ class Model(nn.Module, ABC):
         name: str = "data",
         *,
         first: int = 0,
-        fix: str = "give rows of the kind it was fitted to",
+        fix: str | Callable[[], str] = "give rows of the kind it was fitted to",
     ) -> None:
         """Raises UserError for rows of another shape or values outside the support.
 
@@ -105,7 +108,7 @@ class Model(nn.Module, ABC):
             mask: True where observed.
             name: what to call the rows.
             first: number of the first row.
-            fix: what to do about a value outside the support.
+            fix: what to do about a value outside the support, or what finds it out.
         """
         if tuple(x.shape[1:]) != tuple(self.shape):
             raise UserError(
@@ -113,15 +116,17 @@ class Model(nn.Module, ABC):
                 f"{tuple(self.shape)}; build the model with shape=data.shape"
             )
         for start in range(0, len(x), _BLOCK):
-            bad, support = self.misfit(x[start : start + _BLOCK])
-            bad = bad if mask is None else bad & mask[start : start + _BLOCK]
+            rows = slice(start, start + _BLOCK)
+            seen = None if mask is None else mask[rows]
+            bad, support = self.misfit(x[rows], seen)
+            bad = bad if seen is None else bad & seen
             if bool(bad.any()):
                 row, *column = bad.nonzero()[0].tolist()
                 value = float(x[(start + row, *column)])
                 raise UserError(
                     f"{name}: value {value:g} in row {first + start + row}, column "
                     f"{', '.join(map(str, column))} is outside {support}, all that the model "
-                    f"holds; {fix}"
+                    f"holds; {fix if isinstance(fix, str) else fix()}"
                 )
 
     def check_context(self, context: Tensor | None, name: str = "data") -> None:

@@ -156,7 +156,7 @@ class LinearGaussian(Model):
         log_scale = (0.5 * self.log_variance).view(self.shape).expand_as(mean)
         return Factorized(Normal(mean, log_scale), len(self.shape))
 
-    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         return ~torch.isfinite(x), "finite numbers"
 
     def em(

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
 from latently.probability.conditional import Conditional, Draw, draw
-from latently.probability.distributions import analytic_kl, observed_log_prob
+from latently.probability.distributions import kl_and_cells, observed_log_prob
 from latently.probability.priors import Prior
 
 __all__ = ["VAE"]
@@ -35,6 +36,9 @@ class VAE(Model):
         decoder: p(x|z): inputs are the embedded z, then the context if there is one.
         prior: p(z).
         sees_mask: whether the encoder was built with the mask as an input.
+
+    Raises:
+        UserError: the prior is over latents of another shape or support than the posterior's.
     """
 
     density = "bound"
@@ -46,6 +50,7 @@ class VAE(Model):
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.sees_mask = sees_mask
         encoder.family.unscaled()
+        _check_prior(prior, encoder)
         self.shape = decoder.family.shape
         self.discrete = decoder.family.discrete
         self.contexts = encoder.contexts
@@ -67,14 +72,15 @@ class VAE(Model):
         log_q = self.encoder.held_log_prob(h, z0) if gradient == "path" else q.log_prob(z0)
         likelihood = self.likelihood((z0,), context)
         log_lik = observed_log_prob(likelihood, x, mask)
-        kl = analytic_kl(q, prior)
+        kl, cells = kl_and_cells(q, prior)
         return Particles(
             z=(z0,),
             log_lik=log_lik,
             log_prior=(prior.log_prob(z0),),
             log_q=(log_q,),
             kl=(None if kl is None else kl.expand_as(log_lik),),
-            log_pi=equal_shares(log_lik),
+            log_pi=log_q if gradient == "exact" else equal_shares(log_lik),
+            kl_cells=(None if cells is None else cells.expand_as(z0),),
         )
 
     def latents(
@@ -88,8 +94,8 @@ class VAE(Model):
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
         return self.decoder(self.encoder.family.embed(z[0]), context)
 
-    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
-        return self.decoder.family.misfit(x), self.decoder.family.support
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
+        return self.decoder.family.misfit(x, mask), self.decoder.family.support
 
     @torch.no_grad()
     def initialise(
@@ -107,3 +113,21 @@ class VAE(Model):
         if not self.sees_mask:
             return (embedded,)
         return embedded, torch.ones_like(x) if mask is None else mask.to(x.dtype)
+
+
+def _check_prior(prior: Prior, encoder: Conditional) -> None:
+    """Refuses a prior whose latents are not those of the posterior."""
+    shape, support = encoder.family.shape, encoder.family.support
+    posterior, name = type(encoder.family).__name__, type(prior).__name__
+    if prior.support != support:
+        raise UserError(
+            f"prior {name} is over {prior.support}, the latents of posterior {posterior} are "
+            f"{support}; choose prior=Standard, Learned or VampPrior, which follow the posterior"
+        )
+    context = encoder.offset.new_zeros(1, prior.contexts) if prior.contexts else None
+    found = tuple(prior(context).event_shape)
+    if found != shape:
+        raise UserError(
+            f"prior {name} has latents of shape {found}, posterior {posterior} of {shape}; "
+            "build both for one shape"
+        )

@@ -67,14 +67,26 @@ class Dequantized(Model):
         z: tuple[Tensor, ...] | None = None,
         draw: Draw = draw,
     ) -> Particles:
+        if gradient == "exact":
+            raise UserError(
+                "Dequantized: the noise takes infinitely many values, which cannot be enumerated; "
+                "choose another estimator"
+            )
         lead = (samples if z is None or not z else len(z[0]), len(x))
         x = x.to(self.model.dtype)
-        u = draw(Uniform(torch.zeros_like(x), torch.ones_like(x), validate_args=False), lead[0])
+        noise = Uniform(torch.zeros_like(x), torch.ones_like(x), validate_args=False)
+        u = draw(noise, lead[0])
         drawn: list[Tensor] = []
 
         def draw_inner(q: Distribution, samples: int) -> Tensor:
             """Keeps the (K, B, *Z) view that log_w descends from: estimators act on it."""
-            drawn.append(draw(q, samples)[0].unflatten(0, lead))
+            found = draw(q, samples)
+            if len(found) != samples:
+                raise UserError(
+                    "Dequantized: this estimator adds draws of its own, which have no noise to go "
+                    "with them; choose another"
+                )
+            drawn.append(found[0].unflatten(0, lead))
             return drawn[-1].flatten(0, 1)[None]
 
         p = self.model.infer(
@@ -94,6 +106,9 @@ class Dequantized(Model):
             log_q=tuple(term.view(lead) for term in p.log_q),
             kl=tuple(None if term is None else term.view(lead) for term in p.kl),
             log_pi=equal_shares(log_lik),
+            kl_cells=tuple(
+                None if term is None else term[0].unflatten(0, lead) for term in p.kl_cells
+            ),
         )
 
     def latents(
@@ -107,7 +122,7 @@ class Dequantized(Model):
             raise UserError(f"{type(inner).__name__} does not factorize; sample the inner model")
         return Factorized(Rounded(inner.base, self.levels), inner.ndim)
 
-    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         bad = (x != x.round()) | (x < 0) | (x > self.levels - 1)
         return bad, f"whole numbers 0 to {self.levels - 1}"
 
@@ -201,9 +216,9 @@ class Transformed(Model):
         known = self.model.predictive(self._forward(x, mask), mask, context)
         return None if known is None else self._carried(known)
 
-    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         inside = self.transform.clip(self._filled(x, None))
-        inner, support = self.model.misfit(self.transform.forward(inside))
+        inner, support = self.model.misfit(self.transform.forward(inside), mask)
         if support != "finite numbers":
             support = f"{self.transform.support} whose {self.transform} is {support}"
         else:

@@ -7,6 +7,7 @@ the encoder, and all read from `encoder.contexts` how wide the context is.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,17 +25,36 @@ from latently.probability.distributions import StandardNormal as StandardNormalD
 from latently.probability.families.base import Family
 from latently.probability.families.normal import Normal
 
-__all__ = ["LearnedNormal", "NormalMixture", "Prior", "StandardNormal", "VampPrior"]
+__all__ = [
+    "Learned",
+    "LearnedNormal",
+    "NormalMixture",
+    "Prior",
+    "Standard",
+    "StandardNormal",
+    "VampPrior",
+]
 
 _AFFINE = partial(MLP, hidden=())
 
 
 class Prior(nn.Module, ABC):
-    """A distribution over latents, possibly given a context."""
+    """A distribution over latents, possibly given a context.
+
+    Attributes:
+        contexts: width of the context it reads; 0: none.
+    """
+
+    contexts: int = 0
 
     @abstractmethod
     def forward(self, context: Tensor | None = None) -> Distribution:
         """p(z|c), of batch shape () or (B,)."""
+
+    @property
+    @abstractmethod
+    def support(self) -> str:
+        """The support in words; a model refuses a posterior that says otherwise."""
 
     def initialise(self, embedded: Tensor) -> None:
         """Starts from embedded rows (n, *embed_shape), once, before training."""
@@ -60,6 +80,95 @@ class StandardNormal(Prior):
 
     def forward(self, context: Tensor | None = None) -> Factorized:
         return Factorized(StandardNormalDistribution(self.zeros), self.zeros.dim())
+
+    @property
+    def support(self) -> str:
+        return "finite numbers"
+
+
+class Standard(Prior):
+    r"""The posterior's family at raw parameters 0: `p(z|c) = family(z; h = 0)`.
+
+    Uniform for `OneHot`, `Bernoulli` and other discrete latents, uniform on the simplex for
+    `Dirichlet`, N(0, I) for `Normal` (where `StandardNormal` is the same in fewer operations).
+    A context, where there is one, is ignored: `p(z|c) = p(z)`.
+
+    Args:
+        z_shape: shape of one latent.
+        encoder: the model's encoder, whose family is taken.
+        family: another family, over the same latents; None: the posterior's.
+
+    Raises:
+        UserError: neither an encoder nor a family.
+
+    >>> from latently.probability.families import OneHot
+    >>> Standard((4,), family=OneHot)().mean
+    tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
+
+    zeros: Tensor
+
+    def __init__(
+        self,
+        z_shape: Sequence[int],
+        encoder: Conditional | None = None,
+        *,
+        family: Callable[..., Family] | None = None,
+    ) -> None:
+        super().__init__()
+        self.family = _family("Standard", z_shape, encoder, family)
+        self.family.requires_grad_(False)
+        self.register_buffer("zeros", torch.zeros(self.family.param_shape))
+
+    def forward(self, context: Tensor | None = None) -> Distribution:
+        return self.family(self.zeros)
+
+    @property
+    def support(self) -> str:
+        return self.family.support
+
+
+class Learned(Prior):
+    r"""A family with learned parameters: `p(z|c) = family(z; h(c))`.
+
+    Without a context h is a free parameter that starts at 0; with one it is a map of the context,
+    by default affine, that starts near 0: every context has its own region of latents.
+
+    Args:
+        z_shape: shape of one latent.
+        encoder: the model's encoder, whose family and `contexts` are read.
+        family: another family, over the same latents; None: the posterior's.
+        net: network from the context to h; None: an affine map.
+
+    Raises:
+        UserError: neither an encoder nor a family, or a `net` without a context; when called, a
+            context missing or of another width.
+
+    >>> from latently.probability.families import OneHot
+    >>> sum(p.numel() for p in Learned((4,), family=OneHot).parameters())
+    4
+    """
+
+    def __init__(
+        self,
+        z_shape: Sequence[int],
+        encoder: Conditional | None = None,
+        *,
+        family: Callable[..., Family] | None = None,
+        net: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        made = _family("Learned", z_shape, encoder, family)
+        start = torch.zeros(made.param_shape)
+        self.given = _Given("Learned", made, start, _width(encoder), net)
+        self.contexts = self.given.contexts
+
+    def forward(self, context: Tensor | None = None) -> Distribution:
+        return self.given(context)
+
+    @property
+    def support(self) -> str:
+        return self.given.support
 
 
 class LearnedNormal(Prior):
@@ -95,9 +204,14 @@ class LearnedNormal(Prior):
         family.unscaled()
         start = torch.zeros(family.param_shape)
         self.given = _Given("LearnedNormal", family, start, _width(encoder), net)
+        self.contexts = self.given.contexts
 
     def forward(self, context: Tensor | None = None) -> Distribution:
         return self.given(context)
+
+    @property
+    def support(self) -> str:
+        return self.given.support
 
 
 class NormalMixture(Prior):
@@ -136,9 +250,14 @@ class NormalMixture(Prior):
         _check_components("NormalMixture", components)
         family = _Mixture(z_shape, components)
         self.given = _Given("NormalMixture", family, family.start(), _width(encoder), net)
+        self.contexts = self.given.contexts
 
     def forward(self, context: Tensor | None = None) -> Distribution:
         return self.given(context)
+
+    @property
+    def support(self) -> str:
+        return self.given.support
 
 
 class VampPrior(Prior):
@@ -165,7 +284,7 @@ class VampPrior(Prior):
         _check_components("VampPrior", components)
         if encoder is None:
             raise UserError("VampPrior needs a model with an encoder; use StandardNormal")
-        self.encoder = encoder
+        self.encoder, self.contexts = encoder, encoder.contexts
         self.pseudo_inputs = nn.Parameter(0.1 * torch.randn(components, *encoder.input_shapes[0]))
         self.masks = encoder.input_shapes[1 : len(encoder.input_shapes) - (encoder.contexts > 0)]
 
@@ -179,6 +298,10 @@ class VampPrior(Prior):
             logits=self.pseudo_inputs.new_zeros(components.batch_shape), validate_args=False
         )
         return MixtureSameFamily(weights, components, validate_args=False)
+
+    @property
+    def support(self) -> str:
+        return self.encoder.family.support
 
     def initialise(self, embedded: Tensor) -> None:
         """Starts the pseudo-inputs at random embedded rows (repeated if there are too few)."""
@@ -214,6 +337,10 @@ class _Given(nn.Module):
         check_context(context, self.contexts, self.who)
         return self.family(self.h) if context is None else self.map(context)
 
+    @property
+    def support(self) -> str:
+        return (self.map if self.contexts else self).family.support
+
 
 class _Mixture(Family):
     """Mixtures of normals over z_shape; h holds, in a row, K log weights and K normals' h."""
@@ -247,12 +374,29 @@ class _Mixture(Family):
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.normal.embed(x, mask)
 
-    def misfit(self, x: Tensor) -> Tensor:
-        return self.normal.misfit(x)
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.normal.misfit(x, mask)
 
     @property
     def support(self) -> str:
         return self.normal.support
+
+
+def _family(
+    who: str,
+    z_shape: Sequence[int],
+    encoder: Conditional | None,
+    family: Callable[..., Family] | None,
+) -> Family:
+    """A family of its own, or a copy of the posterior's."""
+    if family is not None:
+        made = family(tuple(z_shape))
+    elif encoder is not None:
+        made = copy.deepcopy(encoder.family)
+    else:
+        raise UserError(f"{who} needs a model with an encoder, or a family")
+    made.unscaled()
+    return made
 
 
 def _width(encoder: Conditional | None) -> int:

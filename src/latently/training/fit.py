@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from latently.errors import Interrupted, UserError
 from latently.inference.noise import seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
+from latently.probability.choice import families_for
 from latently.training.average import check_decay
 from latently.training.files import locked
 from latently.training.loop import BatchOrder, check_pieces
@@ -277,11 +279,13 @@ def _remedy(model: Model, data: Data) -> str:
         return "choose a --transform that holds them, or leave it out"
     if chosen.get("levels") is not None:
         return "choose other --levels, or leave them out"
-    return f"these data fit --likelihood {data.family!r}"
+    if chosen.get("likelihood") is None:
+        return f"these data fit --likelihood {data.family!r}"
+    return f"likelihoods that hold these data: {', '.join(families_for(data.x, data.mask))}"
 
 
 def _check_support(model: Model, data: Data) -> None:
-    fix = _remedy(model, data)
+    fix = partial(_remedy, model, data)
     for start in range(0, len(data), BLOCK):
         rows = torch.arange(start, min(start + BLOCK, len(data)))
         with seeded(0):

@@ -73,6 +73,11 @@ class Variational(Objective):
         if not isinstance(self.estimator, Estimator):
             raise UserError(f"estimator={self.estimator!r} must be a built one, such as DReG()")
         self.estimator.check(self.bound)
+        if self.samples < self.estimator.least:
+            raise UserError(
+                f"samples={self.samples}: {type(self.estimator).__name__} needs at least "
+                f"{self.estimator.least} draws per row; raise samples"
+            )
 
     def __call__(
         self,
@@ -84,9 +89,12 @@ class Variational(Objective):
         total: int,
     ) -> Terms:
         bound = resolve(self.bound, step, total)
-        p = model.infer(x, self.samples, mask, context, gradient=self.estimator.gradient)
+        estimator = resolve(self.estimator, step, total)
+        how: dict[str, Any] = {"gradient": estimator.gradient, "draw": estimator.draw}
+        p = model.infer(x, self.samples, mask, context, **how)
+        surrogate, p = estimator(bound, p), estimator.drawn(p)
         return Terms(
-            self.estimator(bound, p),
+            surrogate,
             p.average(p.log_lik.detach()),
             p.average(p.divergence.detach()),
         )

@@ -47,8 +47,12 @@ class Family(nn.Module, ABC):
         """What a network should see of x: scaled to order one, zero where missing."""
 
     @abstractmethod
-    def misfit(self, x: Tensor) -> Tensor:
-        """True where a value of x lies outside the support; same shape as x."""
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """True where a value of x lies outside the support; same shape as x.
+
+        The mask matters where cells of a row depend on each other (one 1, a sum of 1): missing
+        ones may hold what the others lack. What is said of missing cells has no meaning.
+        """
 
     @property
     @abstractmethod

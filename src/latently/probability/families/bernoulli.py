@@ -40,7 +40,7 @@ class Bernoulli(Family):
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return zero_missing(x, mask)
 
-    def misfit(self, x: Tensor) -> Tensor:
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return (x != 0) & (x != 1)
 
     @property

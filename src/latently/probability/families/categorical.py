@@ -63,7 +63,7 @@ class Categorical(Family):
         """One-hot, (*, levels * C, *S); zeros where missing."""
         return torch.cat([self._is(k, x, mask) for k in range(self.levels)], -len(self.shape))
 
-    def misfit(self, x: Tensor) -> Tensor:
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return (x != x.round()) | (x < 0) | (x > self.levels - 1)
 
     @property

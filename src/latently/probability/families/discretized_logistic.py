@@ -66,7 +66,7 @@ class DiscretizedLogistic(Family):
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return zero_missing(x / self.half_range - 1, mask)
 
-    def misfit(self, x: Tensor) -> Tensor:
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return (x != x.round()) | (x < 0) | (x > self.levels - 1)
 
     @property
