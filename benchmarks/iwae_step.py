@@ -3,9 +3,9 @@
     python benchmarks/iwae_step.py --data-dir DATA
 
 VAE 784-200-200-50 tanh, Bernoulli, batch 100, 50 samples of the latents per image, dynamic
-binarisation, Adam 1e-3 (fused on both sides), eager, float32, the plain gradient. By hand: a good
-plain PyTorch loop (index batches, `logsumexp` over samples). A repetition is 20 steps of a run that
-goes on; the first is not timed. Bar: ours at most 1.1 times the loop by hand.
+binarisation, Adam 1e-3 (fused on both sides), eager, float32, the plain gradient. By hand: a
+good plain PyTorch loop (index batches, `logsumexp` over samples). A repetition is 20 steps of a
+run that goes on; the first is not timed. Bar: ours at most 1.1 times the loop by hand.
 """
 
 from __future__ import annotations

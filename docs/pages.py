@@ -16,8 +16,10 @@ import io
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +51,9 @@ def runs(page: Path) -> bool:
 
 def run(page: Path) -> Iterator[Shown]:
     """Runs a page in the current folder and yields what it shows beside what was printed."""
-    namespace: dict[str, Any] = {"__name__": "page"}
+    module = ModuleType("page")
+    sys.modules["page"] = module  # dataclasses look their module up
+    namespace: dict[str, Any] = module.__dict__
     printed, refused = "", False
     for kind, content in fences(page):
         if kind == "text":

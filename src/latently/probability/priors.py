@@ -15,13 +15,14 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, MixtureSameFamily
+from torch.distributions import Distribution, MixtureSameFamily
 
 from latently.errors import UserError
 from latently.nets.mlp import MLP
 from latently.probability.conditional import Conditional, check_context
 from latently.probability.distributions import Factorized
 from latently.probability.distributions import StandardNormal as StandardNormalDistribution
+from latently.probability.distributions.normal_mixture import mixture
 from latently.probability.families.base import Family
 from latently.probability.families.normal import Normal
 
@@ -294,10 +295,7 @@ class VampPrior(Prior):
         if context is not None:
             inputs.append(context.unsqueeze(-2))
         components = self.encoder(*inputs)
-        weights = Categorical(
-            logits=self.pseudo_inputs.new_zeros(components.batch_shape), validate_args=False
-        )
-        return MixtureSameFamily(weights, components, validate_args=False)
+        return mixture(self.pseudo_inputs.new_zeros(components.batch_shape), components)
 
     @property
     def support(self) -> str:
@@ -365,11 +363,7 @@ class _Mixture(Family):
     def forward(self, h: Tensor) -> MixtureSameFamily:
         weights, normals = h.split([self.components, h.shape[-1] - self.components], -1)
         normals = normals.unflatten(-1, (self.components, *self.normal.param_shape))
-        return MixtureSameFamily(
-            Categorical(logits=weights, validate_args=False),
-            self.normal(normals),
-            validate_args=False,
-        )
+        return mixture(weights, self.normal(normals))
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.normal.embed(x, mask)
