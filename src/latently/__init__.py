@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from latently.data import Data
     from latently.errors import Interrupted, UserError
     from latently.inference import (
+        CIWAE,
         ELBO,
         IWAE,
+        RBF,
         Cosine,
         DReG,
         Evidence,
         Exact,
         ImportanceSampling,
         Imputation,
+        InverseMultiquadratic,
         Linear,
+        MultiplyIWAE,
+        Renyi,
         Reparam,
         Warmup,
         evaluate,
@@ -34,7 +39,13 @@ if TYPE_CHECKING:
     from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model, Transformed
     from latently.probability import families, priors, transforms
     from latently.recipes import fa, ppca, recipe, vae
-    from latently.training import Variational, fit, train  # type: ignore[no-redef]
+    from latently.training import (  # type: ignore[no-redef]
+        InfoVAE,
+        TotalCorrelation,
+        Variational,
+        fit,
+        train,
+    )
 
 _HOMES = {
     "latently.data": ["Data"],
@@ -54,6 +65,7 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
     "latently.inference.estimators",
     "latently.inference.evidence",
     "latently.inference.imputation",
+    "latently.inference.kernels",
     "latently.inference.schedules",
     "latently.training.objectives",
     "latently.models",
@@ -62,9 +74,11 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CIWAE",
     "ELBO",
     "IWAE",
     "PPCA",
+    "RBF",
     "VAE",
     "Cosine",
     "DReG",
@@ -75,10 +89,15 @@ __all__ = [
     "FactorAnalysis",
     "ImportanceSampling",
     "Imputation",
+    "InfoVAE",
     "Interrupted",
+    "InverseMultiquadratic",
     "Linear",
     "Model",
+    "MultiplyIWAE",
+    "Renyi",
     "Reparam",
+    "TotalCorrelation",
     "Transformed",
     "UserError",
     "Variational",

@@ -128,7 +128,7 @@ FIT = {
     VAE + " --net MLP(activation=3)": "build no model",
     VAE + " --net MLP(dropout='a')": "build no model",
     VAE + " --net __import__('os')": "expected one of the nets: MLP",
-    VAE + " --bound IWEA": "did you mean IWAE?",
+    VAE + " --bound IWEA": "did you mean IWAE or CIWAE?",
     VAE + " --bound ELBO(beta=-1)": "beta=-1 must be a number of at least 0",
     VAE + " --bound ELBO(beta='a')": "beta='a' must be a number of at least 0",
     VAE + " --bound ELBO(beta=1e400)": "inf has no call expression; options must be finite",

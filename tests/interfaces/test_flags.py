@@ -84,8 +84,8 @@ def test_values(flags, words, values):
         ("--shape (1,'a')", "expected a whole number or a shape such as (8, 4)"),
         ("--loud=yes", "--loud takes no value"),
         ("--no-size", "--size cannot be negated"),
-        ("--bound IWEA", "did you mean IWAE?"),
-        ("--bound Adam", "expected one of the bounds: ELBO, IWAE"),
+        ("--bound IWEA", "did you mean IWAE or CIWAE?"),
+        ("--bound Adam", "expected one of the bounds: CIWAE, ELBO, IWAE, "),
         ("--bound ELBO(bta=1)", "--bound: ELBO takes no option 'bta'; did you mean beta?"),
     ],
 )

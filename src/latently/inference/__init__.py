@@ -1,15 +1,18 @@
 """Arithmetic on log-weights: particles, bounds, estimators and evidence; knows no model."""
 
-from latently.inference.bounds import ELBO, IWAE, Bound
+from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
 from latently.inference.estimators import DReG, Estimator, Reparam
 from latently.inference.evidence import Evidence, Exact, ImportanceSampling, Method, evaluate
 from latently.inference.imputation import Imputation, impute
+from latently.inference.kernels import RBF, InverseMultiquadratic, Kernel, mmd
 from latently.inference.particles import Particles
 from latently.inference.schedules import Cosine, Linear, Schedule, Warmup
 
 __all__ = [
+    "CIWAE",
     "ELBO",
     "IWAE",
+    "RBF",
     "Bound",
     "Cosine",
     "DReG",
@@ -18,12 +21,17 @@ __all__ = [
     "Exact",
     "ImportanceSampling",
     "Imputation",
+    "InverseMultiquadratic",
+    "Kernel",
     "Linear",
     "Method",
+    "MultiplyIWAE",
     "Particles",
+    "Renyi",
     "Reparam",
     "Schedule",
     "Warmup",
     "evaluate",
     "impute",
+    "mmd",
 ]

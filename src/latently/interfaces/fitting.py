@@ -17,12 +17,14 @@ from latently import expr
 from latently._version import __version__
 from latently.data import Data
 from latently.errors import Interrupted, UserError
+from latently.inference.noise import seeded
 from latently.interfaces.making import make_model, open_init, start_from
 from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_place
 from latently.interfaces.request import Request, changed, command_text, option_text, read_request
 from latently.io import check_savable, save
-from latently.training import Fit, Variational, fit
+from latently.models import Model
+from latently.training import Fit, Objective, Variational, fit
 
 __all__ = ["fit_command", "fit_to_file"]
 
@@ -83,7 +85,7 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
     command_text(request)
     one = train.rows(slice(0, 1))  # enough to ask
     closed_form = model.em(one.x, None, one.context) is not None
-    check_effect(request, train, closed_form)
+    check_effect(request, train, model, closed_form)
     quiet = request.files["quiet"]
     if resume and not closed_form and not quiet and not checkpoint.exists():
         print(f"nothing to resume beside {out}; starting afresh", file=sys.stderr)
@@ -118,11 +120,11 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
     return result
 
 
-def check_effect(request: Request, train: Data, closed_form: bool) -> None:
+def check_effect(request: Request, train: Data, model: Model, closed_form: bool) -> None:
     """Refuses flags that would change nothing, so that no record claims they did.
 
     Raises:
-        UserError: such a flag was given.
+        UserError: such a flag was given, or a step does not fit into memory.
     """
     given = {**changed(request.objective), **request.options}
     if closed_form and request.files["init"] is not None:
@@ -134,7 +136,8 @@ def check_effect(request: Request, train: Data, closed_form: bool) -> None:
             raise UserError(f"--tolerance has no effect on {request.recipe}; use --patience")
         rows = min(request.options.get("batch_size", 100), len(train))
         rows = -(-rows // max(1, request.options.get("accumulate", 1)))  # fit refuses others
-        values = request.objective.samples * rows * train.x[0].numel()
+        latents = _latents(model, train)
+        values = request.objective.size(rows, train.x[0].numel(), latents)
         check_memory(values, "one training step", "lower --samples or --batch-size")
         return
     idle = [name for name in given if name not in _CLOSED_FORM]
@@ -144,6 +147,14 @@ def check_effect(request: Request, train: Data, closed_form: bool) -> None:
             f"{flag} has no effect: {request.recipe} is fitted in closed form or by EM; leave it "
             "out (--steps bounds the passes)"
         )
+
+
+@torch.no_grad()
+def _latents(model: Model, train: Data) -> int:
+    """Numbers in the latents of one row."""
+    one = train.rows(slice(0, 1))
+    with seeded(0):
+        return sum(z[0, 0].numel() for z in model.latents(1, one.context))
 
 
 def check_log(log: Path, replace: bool) -> None:
@@ -235,8 +246,10 @@ def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
     }
 
 
-def _objective(objective: Variational) -> str:
+def _objective(objective: Objective) -> str:
     """What was maximised, defaults included: `ELBO by Reparam, 1 sample`."""
+    if not isinstance(objective, Variational):
+        return expr.show(objective)
     many = f"{objective.samples} sample{'s' * (objective.samples > 1)}"
     return f"{expr.show(objective.bound)} by {expr.show(objective.estimator)}, {many}"
 

@@ -13,7 +13,7 @@ from latently.data.masks import Mask
 from latently.errors import UserError, closest
 from latently.interfaces.flags import Flag, check_seed, flags_of, parse, usage
 from latently.recipes import RECIPES
-from latently.training import Variational, fit
+from latently.training import Objective, Variational, fit
 from latently.training.files import check_regular
 
 __all__ = [
@@ -79,7 +79,7 @@ class Request:
 
     recipe: str
     arguments: Mapping[str, Any]
-    objective: Variational
+    objective: Objective
     options: Mapping[str, Any]
     files: Mapping[str, Any]
 
@@ -92,9 +92,17 @@ def fit_flags(recipe: str) -> list[Flag]:
     return [
         *flags_of(run, "data and files"),
         *(replace(f, default="as the data") if f.name in _FROM_DATA else f for f in model),
-        *flags_of(Variational, "objective"),
+        *_objective_flags(),
         *flags_of(fit, "training", skip=(*_SET_HERE,)),
     ]
+
+
+def _objective_flags() -> list[Flag]:
+    """The objective by parts, or whole."""
+    names = " ".join(f"--{name}" for name in _OBJECTIVE)
+    whole = next(flag for flag in flags_of(fit, "objective") if flag.name == "objective")
+    about = f"what to maximise, whole, in place of {names}"
+    return [*flags_of(Variational, "objective"), replace(whole, help=about)]
 
 
 def fit_help(recipe: str | None) -> str:
@@ -127,9 +135,24 @@ def read_request(tokens: Sequence[str]) -> Request:
     check_seed(values.get("seed", 0))
     names = {f.name for f in flags_of(RECIPES[recipe], "")}
     arguments = {k: v for k, v in values.items() if k in names}
-    objective = Variational(**{k: v for k, v in values.items() if k in _OBJECTIVE})
-    options = {k: v for k, v in values.items() if k not in names and k not in _OBJECTIVE}
+    said = (*_OBJECTIVE, "objective")
+    objective = _objective({k: v for k, v in values.items() if k in said})
+    options = {k: v for k, v in values.items() if k not in names and k not in said}
     return Request(recipe, arguments, objective, options, files)
+
+
+def _objective(said: Mapping[str, Any]) -> Objective:
+    """The objective that a call names, whole or by parts."""
+    whole: Objective | None = said.get("objective")
+    if whole is None:
+        return Variational(**{name: said[name] for name in _OBJECTIVE if name in said})
+    if parts := [name for name in _OBJECTIVE if name in said]:
+        name = type(whole).__name__
+        raise UserError(
+            f"--{parts[0]} is part of Variational and --objective {name} stands in its place; "
+            f"give one of them (options of {name} go inside: latently list objectives)"
+        )
+    return whole
 
 
 def _from_config(path: str, flags: Sequence[Flag]) -> dict[str, Any]:
@@ -177,8 +200,10 @@ def command_text(request: Request) -> str:
     return shlex.join([*words, "--out", request.files["out"]])
 
 
-def changed(objective: Variational) -> dict[str, Any]:
-    """Options of the objective that differ from its defaults."""
+def changed(objective: Objective) -> dict[str, Any]:
+    """Options of the call that make this objective in place of the default one."""
+    if not isinstance(objective, Variational):
+        return {"objective": objective}
     default = Variational()
     values = {name: getattr(objective, name) for name in _OBJECTIVE}
     return {name: value for name, value in values.items() if value != getattr(default, name)}

@@ -196,12 +196,14 @@ def train(
     order = BatchOrder(len(data), batch_size, seed)
     total = run_length(order, epochs, steps)
     check_pieces(order, accumulate)
+    objective = (objective or Variational()).of_rows(len(data))
+    check_coupling(objective, accumulate)
     check_limits(clip, skip)
     fabric = _fabric(device, precision)
     parameters = [p for p in model.parameters() if p.requires_grad]
     rate = learning_rate if isinstance(learning_rate, int | float) else 1.0
     made = _optimizer(optimizer, parameters, rate, fused=precision != "16-mixed")
-    bare: nn.Module = Loss(model, objective or Variational(), total)
+    bare: nn.Module = Loss(model, objective, total)
     if compile:
         bare = torch.compile(bare)  # type: ignore[assignment]
     loss, backward = bare.to(fabric.device), Tensor.backward
@@ -356,3 +358,21 @@ def check_pieces(order: BatchOrder, accumulate: int) -> None:
             f"accumulate={accumulate} must be from 1 to the {order.batch_size} rows of a step, "
             "which it cuts into pieces"
         )
+
+
+def check_coupling(objective: Objective, accumulate: int) -> None:
+    """Refuses pieces for an objective that compares all rows of a step.
+
+    Raises:
+        UserError: its gradient on the pieces would not be that on the batch.
+    """
+    if accumulate > 1 and objective.couples:
+        raise UserError(
+            f"accumulate={accumulate} would change the objective: {_named(objective)} compares "
+            "the rows of a step with each other; leave accumulate out, or lower batch_size"
+        )
+
+
+def _named(objective: Objective) -> str:
+    what = objective.bound if isinstance(objective, Variational) else objective
+    return type(what).__name__

@@ -65,6 +65,8 @@ class Run:
         self.order = BatchOrder(len(self.data), options["batch_size"], self.seed)
         self.options = options
         total = run_length(self.order, options["epochs"], options["steps"])
+        if self.validation is not None:
+            self.objective.check_rows(len(self.validation))
         self.fingerprint = self._describe()
         state = self._begin(resume)
         steps = train(
@@ -228,13 +230,13 @@ class Run:
         """
         assert self.validation is not None
         data, total = self.validation, 0.0
+        objective = self.objective.of_rows(len(data))
         self.model.eval()
         clock = torch.tensor(step.total, device=self.model.device)
         with seeded(derive(self.seed, "validation"), self.model.device):
-            for start in range(0, len(data), BLOCK):
-                rows = torch.arange(start, min(start + BLOCK, len(data)))
+            for rows in torch.arange(len(data)).tensor_split(-(-len(data) // BLOCK)):
                 x, mask, context = _moved(data.batch(rows), self.model.device)
-                terms = self.objective(self.model, x, mask, context, clock, step.total)
+                terms = objective(self.model, x, mask, context, clock, step.total)
                 total += float(terms.bound.double().sum())
         self.model.train()
         return total / len(data)
