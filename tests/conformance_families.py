@@ -91,7 +91,7 @@ def test_family_sums_or_integrates_to_one(name, raw):
             y = y.requires_grad_(True)
             x = transform(y)
             (slope,) = torch.autograd.grad(x.sum(), y)
-            inside = ~family.misfit(rows_all(x, family)).any(-1) & x.isfinite() & (slope > 0)
+            inside = ~family.misfit(rows_all(x, family)).any(-1) & slope.isfinite() & (slope > 0)
             density = d.log_prob(rows_all(x, family)[inside]).exp() * slope[inside]
             totals.append(torch.trapezoid(density, y[inside]).detach().item())
         total = min(totals, key=lambda t: abs(t - 1))
@@ -105,7 +105,8 @@ def rows_all(x, family):
 @every("families")
 def test_family_moments_are_those_of_its_draws(name):
     family = family_of(name, (3,))
-    d = family(torch.linspace(-1, 1, math.prod(family.param_shape)).double())
+    # no higher than 0: of a lognormal with log deviation 1, the draws tell no variance
+    d = family(torch.linspace(-1, 0, math.prod(family.param_shape)).double())
     x = d.sample((20_000,))
     error = x.std(0) / math.sqrt(len(x)) + 1e-9
     assert ((x.mean(0) - d.mean).abs() < 5 * error).all()
