@@ -1,20 +1,60 @@
-"""Estimators: how a bound is differentiated."""
+"""Estimators: how a bound is differentiated.
+
+A gradient of `E_q[f(z)]` with respect to q goes through the draws where these can be written as
+`z = g(eps, phi)` (Reparam, STL, DReG, PIWAE), else through their probabilities, by
+`E[f grad log q]` with a baseline (Score, VIMCO, REBAR), through a continuous stand-in
+(GumbelSoftmax) or through the sum over all states (Enumerate). Every class says whether it is
+unbiased, and refuses the bounds for which it is not.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
 from latently.errors import UserError
-from latently.inference.bounds import IWAE, Bound
-from latently.inference.particles import Particles
+from latently.inference._surrogates import (
+    RELAXED,
+    REPARAMETERISED,
+    alone,
+    check_average,
+    check_held_path,
+    check_no_path,
+    check_one_layer,
+    check_path,
+    check_several,
+    check_temperature,
+    check_uncoupled,
+    dot,
+    held,
+    others,
+    relaxed_draws,
+    valued,
+    within,
+)
+from latently.inference.bounds import ELBO, IWAE, Bound, MultiplyIWAE
+from latently.inference.options import check_count, check_number
+from latently.inference.particles import Particles, equal_shares
+from latently.inference.schedules import Schedule
 
-__all__ = ["DReG", "Enumerate", "Estimator", "Gradient", "Reparam"]
+__all__ = [
+    "PIWAE",
+    "REBAR",
+    "STL",
+    "VIMCO",
+    "DReG",
+    "Enumerate",
+    "Estimator",
+    "Gradient",
+    "GumbelSoftmax",
+    "Reparam",
+    "Score",
+]
 
 Gradient = Literal["total", "path", "exact"]
 Latents = Literal["continuous", "discrete", "any"]
@@ -56,6 +96,9 @@ class Estimator(ABC):
         return None
 
 
+# Through the draws.
+
+
 @dataclass(frozen=True)
 class Reparam(Estimator):
     """The plain pathwise gradient of the bound, all terms included: unbiased for every bound.
@@ -68,13 +111,40 @@ class Reparam(Estimator):
     """
 
     def __call__(self, bound: Bound, p: Particles) -> Tensor:
-        for z, log_q in zip(p.z, p.log_q, strict=True):
-            if log_q.requires_grad and not z.requires_grad:
-                raise UserError(
-                    "Reparam needs reparameterised draws, and this posterior has none: its "
-                    "encoder's gradient would be biased; choose a posterior such as Normal"
-                )
+        check_path("Reparam", p, REPARAMETERISED)
         return bound(p)
+
+
+@dataclass(frozen=True)
+class STL(Estimator):
+    r"""Sticking the landing: the pathwise gradient of the ELBO without the score of q.
+
+    `sum_k d/dz_k (log p(x, z_k) - log q(z_k|x)) dz_k/dphi / K`, with the parameters of q held
+    constant in `log q`: what is left out has mean zero. At q(z|x) = p(z|x) every draw's gradient
+    is zero, so the noise dies out as the posterior becomes exact, which that of the closed-form
+    KL does not. The value stays the bound's, closed-form KL included. Source: Roeder, Wu,
+    Duvenaud, "Sticking the Landing", 2017.
+
+    Raises:
+        UserError: with any bound but the ELBO (of any beta), where the score has another mean;
+            for a hierarchy of latents, where holding one layer's q cuts the path through the
+            others; and for a posterior whose draws carry no gradient.
+    """
+
+    gradient: ClassVar[Gradient] = "path"
+
+    def __call__(self, bound: Bound, p: Particles) -> Tensor:
+        self.check(bound)
+        check_one_layer("STL", p, "Reparam")
+        check_held_path("STL", p)
+        return valued(bound(p), bound(p._replace(kl=(None,), kl_cells=(None,))))
+
+    def check(self, bound: Bound) -> None:
+        if not isinstance(bound, ELBO) or replace(bound, beta=1.0) != ELBO():
+            raise UserError(
+                f"STL is biased for {bound}; use bound=ELBO, or estimator=Reparam, which is "
+                "right for every bound"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,39 +153,299 @@ class DReG(Estimator):
 
     With normalised weights `v_k`, the encoder's gradient is `sum_k v_k^2 dlog w_k/dz_k
     dz_k/dphi`, whose signal-to-noise ratio grows with the number of samples where that of the
-    plain gradient shrinks; the decoder's is `sum_k v_k dlog w_k/dtheta`, as usual. Source:
-    Tucker, Lawson, Gu, Maddison, "Doubly Reparameterized Gradient Estimators for Monte Carlo
-    Objectives", 2019.
+    plain gradient shrinks; the decoder's is `sum_k v_k dlog w_k/dtheta`, as usual. Of
+    MultiplyIWAE it is the mean over groups, with weights normalised within them. Source: Tucker,
+    Lawson, Gu, Maddison, "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives",
+    2019.
 
     Raises:
-        UserError: with any bound but IWAE; for a hierarchy of latents, where dropping the score
-            term of one layer biases the others; and for a posterior whose draws carry no gradient.
+        UserError: with any bound but IWAE and MultiplyIWAE; for a hierarchy of latents, where
+            dropping the score term of one layer biases the others; and for a posterior whose draws
+            carry no gradient.
     """
 
     gradient: ClassVar[Gradient] = "path"
 
     def __call__(self, bound: Bound, p: Particles) -> Tensor:
         self.check(bound)
-        if len(p.z) != 1:
-            raise UserError(
-                f"DReG needs one latent layer, this model has {len(p.z)} latent layers; use "
-                "estimator=Reparam"
-            )
+        check_one_layer("DReG", p, "Reparam")
+        check_held_path("DReG", p)
         log_w, z = p.log_w, p.z[0]
-        if not z.requires_grad and torch.is_grad_enabled():
-            raise UserError("DReG needs reparameterised draws; this posterior has none")
-        weights = torch.softmax(p.log_pi + log_w.detach(), dim=0)
+        groups = bound.groups if isinstance(bound, MultiplyIWAE) else 1
+        weights = within(log_w.detach(), groups)
         if z.requires_grad:  # the path through z gets v once below and once more here
             once_more = weights.view(*weights.shape, *(1,) * (z.dim() - 2)).to(z.dtype)
             z.register_hook(lambda gradient: gradient * once_more)
-        surrogate = (weights * log_w).sum(0)
-        return bound(p).detach() + surrogate - surrogate.detach()
+        return valued(bound(p), (weights * log_w).sum(0) / groups)
+
+    def check(self, bound: Bound) -> None:
+        if not isinstance(bound, IWAE | MultiplyIWAE):
+            raise UserError(
+                f"DReG is biased for {type(bound).__name__}; use bound=IWAE or estimator=Reparam"
+            )
+
+
+@dataclass(frozen=True)
+class PIWAE(Estimator):
+    r"""IWAE for decoder and prior, the average over groups of IWAE for the encoder.
+
+    The K draws are split into M groups in their order. The value is IWAE's with all K, decoder
+    and prior get its gradient, `sum_k v_k dlog w_k/dtheta`; the encoder gets that of
+    `1/M sum_g IWAE_{K/M}`, `sum_k u_k dlog w_k/dphi` with weights normalised within groups,
+    because the signal-to-noise ratio of the encoder's gradient falls with the draws of a bound
+    and rises with their average. Two gradients under one value are no bound, so this is an
+    estimator: unbiased for either target, not for the bound itself, and `unbiased` says so. It
+    costs one more backward pass through the decoder. Source: Rainforth, Kosiorek, Le, Maddison,
+    Igl, Wood, Teh, "Tighter Variational Bounds are Not Necessarily Better", 2018.
+
+    Args:
+        groups: M; the number of draws must be a multiple.
+
+    Raises:
+        UserError: groups that are no whole number of at least 1, or do not divide the draws; any
+            bound but IWAE; a hierarchy of latents; a posterior whose draws carry no gradient.
+    """
+
+    unbiased: ClassVar[bool] = False
+    groups: int = 8
+
+    def __post_init__(self) -> None:
+        check_count(self, "groups")
+
+    @property
+    def least(self) -> int:  # type: ignore[override]
+        """A draw for every group."""
+        return self.groups
+
+    def __call__(self, bound: Bound, p: Particles) -> Tensor:
+        self.check(bound)
+        check_one_layer("PIWAE", p, "Reparam")
+        check_path("PIWAE", p, REPARAMETERISED)
+        z, log_q, log_joint = p.z[0], p.log_q[0], p.log_lik + p.log_prior[0]
+        log_w = p.log_w.detach()
+        whole = torch.softmax(log_w, 0)
+        own = self._own(log_w)
+        surrogate = (whole * log_joint - own * log_q).sum(0)
+        if z.requires_grad:  # z has got v from log p(x, z), and u from log q; now u from both
+            (slope,) = torch.autograd.grad(log_joint.sum(), z, retain_graph=True)
+            surrogate = surrogate + ((own - whole) * dot(slope, z)).sum(0)
+        return valued(bound(p), surrogate)
 
     def check(self, bound: Bound) -> None:
         if not isinstance(bound, IWAE):
             raise UserError(
-                f"DReG is biased for {type(bound).__name__}; use bound=IWAE or estimator=Reparam"
+                f"PIWAE is for IWAE, not for {type(bound).__name__}; use bound=IWAE or "
+                "estimator=Reparam"
             )
+
+    def _own(self, log_w: Tensor) -> Tensor:
+        """u: weights normalised within groups, over their number, (K, B)."""
+        samples = len(log_w)
+        if samples % self.groups:
+            raise UserError(
+                f"PIWAE: groups={self.groups} cannot share samples={samples} equally; choose "
+                f"samples={self.groups * -(-samples // self.groups)}"
+            )
+        return within(log_w, self.groups) / self.groups
+
+
+# Through their probabilities.
+
+
+@dataclass(frozen=True)
+class Score(Estimator):
+    r"""The score-function gradient (REINFORCE) with leave-one-out baselines.
+
+    `1/K sum_k (f_k - mean_{j != k} f_j) grad log q(z_k|x)` beside the bound's own gradient at
+    constant z, with `f_k` the ELBO of draw k alone. It asks nothing of q but `log_prob`: latents
+    may be discrete or continuous, in any number of layers. A KL in closed form is differentiated
+    as such. Source: Williams, "Simple Statistical Gradient-Following Algorithms", 1992; the
+    baselines: Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019.
+
+    Raises:
+        UserError: with a bound that is no average over draws; fewer than 2 draws; draws with a
+            pathwise gradient, which would count twice.
+    """
+
+    latents: ClassVar[Latents] = "any"
+    least: ClassVar[int] = 2
+
+    def __call__(self, bound: Bound, p: Particles) -> Tensor:
+        self.check(bound)
+        check_no_path("Score", p)
+        check_several("Score", p)
+        check_uncoupled("Score", bound, p)
+        f = alone(bound, p).detach()
+        advantage = f - others(f)
+        score = (advantage * sum(p.log_q)).mean(0)
+        return valued(bound(p), bound(held(p)) + score)
+
+    def draw(self, q: Distribution, samples: int) -> Tensor:
+        """Draws without a gradient, (K, *batch, *event)."""
+        return q.sample(Size((samples,)))
+
+    def check(self, bound: Bound) -> None:
+        check_average("Score", bound)
+
+
+@dataclass(frozen=True)
+class VIMCO(Estimator):
+    r"""The score-function gradient of an importance weighted bound, a baseline for every draw.
+
+    `sum_k (L - L_k) grad log q(z_k|x)` beside `grad L` at constant z; `L_k` is the bound with
+    `log w_k` replaced by the mean of the others', so what a draw is credited with is what it
+    adds. Right for every bound that is a function of the log-weights (IWAE and its kin); the K
+    baselines take K^2 numbers per row. Source: Mnih, Rezende, "Variational Inference for Monte
+    Carlo Objectives", 2016.
+
+    Raises:
+        UserError: with an ELBO that weighs its KL, which is no function of the log-weights; fewer
+            than 2 draws; draws with a pathwise gradient, which would count twice.
+    """
+
+    latents: ClassVar[Latents] = "any"
+    least: ClassVar[int] = 2
+
+    def __call__(self, bound: Bound, p: Particles) -> Tensor:
+        self.check(bound)
+        check_no_path("VIMCO", p)
+        check_several("VIMCO", p)
+        log_w = p.log_w
+        credit = (bound(p, log_w) - self._without(bound, log_w)).detach()
+        score = (credit * sum(p.log_q)).sum(0)
+        return valued(bound(p), bound(p, log_w) + score)
+
+    def draw(self, q: Distribution, samples: int) -> Tensor:
+        """Draws without a gradient, (K, *batch, *event)."""
+        return q.sample(Size((samples,)))
+
+    def check(self, bound: Bound) -> None:
+        if isinstance(bound, ELBO) and bound != ELBO():
+            raise UserError(
+                f"VIMCO needs a function of the log-weights alone, and {bound} is none; use "
+                "bound=IWAE or estimator=Score"
+            )
+
+    def _without(self, bound: Bound, log_w: Tensor) -> Tensor:
+        """The bound without draw k, (K, B): all K of them as rows of one call."""
+        log_w = log_w.detach()
+        samples, rows = log_w.shape
+        itself = torch.eye(samples, dtype=torch.bool, device=log_w.device)
+        replaced = torch.where(itself[:, :, None], others(log_w), log_w[:, None])
+        replaced = replaced.flatten(1)
+        p = Particles((), replaced, (), (), (), equal_shares(replaced))
+        return bound(p, replaced).view(samples, rows)
+
+
+@dataclass(frozen=True)
+class REBAR(Estimator):
+    r"""The score-function gradient with the relaxation of the draws as its control variate.
+
+    For hard draws b, relaxed ones s that share their noise, and `t`, drawn anew given b,
+
+        (f(b) - eta f(t)) grad log q(b|x) + eta grad f(s) - eta grad f(t):
+
+    all terms of the relaxation cancel on average, at any temperature, and take with them most of
+    the noise where `f(t)` follows `f(b)`. With eta below 1, `(1 - eta) f` of the other draws is
+    the baseline of what is left. Decoder and prior get the hard draws' gradient alone. It costs
+    three times the rows, and one more backward pass through the decoder. Source: Tucker, Mnih,
+    Maddison, Lawson, Sohl-Dickstein, "REBAR: Low-variance, unbiased gradient estimates for
+    discrete latent variable models", 2017.
+
+    Args:
+        temperature: of the relaxation; a positive number or a schedule.
+        scale: eta, the weight of the control variate; at 0 this is `Score`.
+
+    Raises:
+        UserError: options out of range; a bound that is no average over draws; a hierarchy of
+            latents; a posterior without a relaxation.
+    """
+
+    latents: ClassVar[Latents] = "discrete"
+    temperature: float | Schedule = 0.5
+    scale: float | Schedule = 1.0
+
+    def __post_init__(self) -> None:
+        check_temperature("REBAR", self.temperature)
+        check_number(self, "scale")
+
+    def __call__(self, bound: Bound, p: Particles) -> Tensor:
+        self.check(bound)
+        check_one_layer("REBAR", p, "Score")
+        check_path("REBAR", p, RELAXED)
+        check_uncoupled("REBAR", bound, p)
+        hard, z = self.drawn(p), p.z[0]
+        if not z.requires_grad:
+            return bound(hard)
+        f = alone(bound, p)
+        (slope,) = torch.autograd.grad(f.sum(), z, retain_graph=True)
+        at_hard, _, at_given = f.detach().chunk(3)
+        scale: Any = self.scale
+        rest = at_hard - scale * at_given
+        if len(at_hard) > 1:
+            rest = rest - (1 - scale) * others(at_hard)
+        _, along_soft, along_given = dot(slope, z).chunk(3)
+        control = scale * (along_soft - along_given)
+        score = (rest * hard.log_q[0] + control).mean(0)
+        return valued(bound(hard), bound(held(hard)) + score)
+
+    def draw(self, q: Distribution, samples: int) -> Tensor:
+        """Hard draws, relaxed ones, and relaxed ones given the hard: (3K, *batch, *event)."""
+        return torch.cat(relaxed_draws(q, samples, self.temperature))
+
+    def drawn(self, p: Particles) -> Particles:
+        """The hard draws."""
+        return p.only(slice(len(p.log_lik) // 3))
+
+    def check(self, bound: Bound) -> None:
+        check_average("REBAR", bound)
+
+
+# Through a stand-in, or all states.
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax(Estimator):
+    r"""The pathwise gradient of a continuous relaxation of discrete draws: biased.
+
+    `soft = softmax((h + g) / t)` with Gumbel noise g. With `hard` the value is the bound at the
+    one-hot draw and the gradient that at it passed on to `soft` (straight-through); without it
+    value and gradient are those of the relaxed draw, whose mean is no bound on log p(x). Log q
+    and log p of relaxed draws are not their densities but the formulas of the discrete latents,
+    continued between the states: linear in z for `OneHot`, `z h - softplus(h)` for `Bernoulli`.
+    The ELBO takes the KL in closed form where it is known, and does not meet log q. The bias
+    falls and the noise grows with a lower temperature. Where no gradient is wanted the draws are
+    plain ones. Source: Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax",
+    2017; Maddison, Mnih, Teh, "The Concrete Distribution", 2017.
+
+    Args:
+        temperature: t; a positive number or a schedule.
+        hard: whether the decoder sees discrete draws.
+
+    Raises:
+        UserError: a temperature that is not positive; a posterior without a relaxation.
+    """
+
+    latents: ClassVar[Latents] = "discrete"
+    unbiased: ClassVar[bool] = False
+    temperature: float | Schedule = 0.5
+    hard: bool = True
+
+    def __post_init__(self) -> None:
+        check_temperature("GumbelSoftmax", self.temperature)
+
+    def __call__(self, bound: Bound, p: Particles) -> Tensor:
+        check_path("GumbelSoftmax", p, RELAXED)
+        return bound(p)
+
+    def draw(self, q: Distribution, samples: int) -> Tensor:
+        """Draws (K, *batch, *event) with the relaxation's gradient, plain where none is wanted."""
+        relaxed = relaxed_draws(q, samples, self.temperature)
+        if not torch.is_grad_enabled():
+            return relaxed.hard
+        if not self.hard:
+            return relaxed.soft
+        return relaxed.hard + (relaxed.soft - relaxed.soft.detach())
 
 
 @dataclass(frozen=True)
@@ -139,6 +469,9 @@ class Enumerate(Estimator):
     def draw(self, q: Distribution, samples: int) -> Tensor:
         """All states, (states, *batch, *event)."""
         return all_states(q)
+
+    def check(self, bound: Bound) -> None:
+        bound.check(1, states=True)
 
 
 def all_states(q: Distribution) -> Tensor:
