@@ -1,0 +1,222 @@
+"""Counts with more zeros than their distribution explains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution
+
+from latently.errors import UserError
+from latently.probability.distributions import Factorized
+from latently.probability.families.base import Family
+from latently.probability.families.negative_binomial import NegativeBinomial
+
+__all__ = ["ZeroInflated"]
+
+_ROWS = 500  # rows that the starting excess of zeros is read from
+_SHARES = 6  # of the zeros that may be in excess, tried for a start
+
+
+class ZeroInflated(Family):
+    r"""A family of counts that are 0 with probability pi whatever it says: ZIP, ZINB, ...
+
+        P(0) = pi + (1 - pi) P_base(0),    P(x) = (1 - pi) P_base(x) for x > 0
+
+    The raw parameters are (logit pi, h of the base), logit pi one for each cell, packed on the
+    first axis. In text, `ZeroInflated(base=Poisson)`. Sources: Lambert, "Zero-Inflated Poisson
+    Regression, with an Application to Defects in Manufacturing", 1992; with negative binomials,
+    Greene, "Accounting for Excess Zeros and Sample Selection in Poisson and Negative Binomial
+    Regression Models", 1994.
+
+    Args:
+        shape: event shape (C, *S); `param_shape` is C longer on the first axis than the base's.
+        base: constructor of a family of independent counts from 0 on: `Poisson`,
+            `NegativeBinomial`, `Binomial`, ...
+
+    Raises:
+        UserError: the base is no such family.
+
+    >>> import torch
+    >>> from latently.probability.families import Poisson
+    >>> family = ZeroInflated((1,), base=Poisson)
+    >>> family(torch.zeros(2)).log_prob(torch.zeros(1)).exp()  # (1 + 1 / e) / 2
+    tensor(0.6839)
+    """
+
+    discrete: ClassVar[bool] = True
+
+    def __init__(
+        self, shape: Sequence[int], *, base: Callable[..., Family] = NegativeBinomial
+    ) -> None:
+        super().__init__(shape)
+        if not _constructs(base):
+            raise _refusal(base)
+        self.base = base(self.shape)
+        if not _counts_from_zero(self.base):
+            raise _refusal(base)
+
+    @property
+    def param_shape(self) -> tuple[int, ...]:
+        return (self.shape[0] + self.base.param_shape[0], *self.shape[1:])
+
+    @property
+    def embed_shape(self) -> tuple[int, ...]:
+        return self.base.embed_shape
+
+    @property
+    def support(self) -> str:
+        return self.base.support
+
+    def forward(self, h: Tensor) -> Factorized:
+        sizes = [self.shape[0], self.base.param_shape[0]]
+        logits, rest = h.split(sizes, -len(self.shape))
+        return Factorized(_ZeroInflated(logits, self.base(rest).base), len(self.shape))
+
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.base.embed(x, mask)
+
+    def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.base.misfit(x, mask)
+
+    def unscaled(self) -> None:
+        self.base.unscaled()
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Sets the base from the counts without their excess of zeros."""
+        self.base.initialise(x, _without(x, mask, self._excess(x, mask)))
+
+    @torch.no_grad()
+    def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits of the excess of zeros in each column, and the best base for the others."""
+        return _raw(self.base, x, mask, self._excess(x, mask))
+
+    def _excess(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Which share of its zeros the base is best spared in each column, of a few shares."""
+        rows = slice(None, None, -(-len(x) // _ROWS))
+        x, seen = x[rows], _seen(x, mask)[rows]
+        trial = ZeroInflated(self.shape, base=lambda _: copy.deepcopy(self.base))
+        excess = x.new_zeros(self.shape, dtype=torch.float64)
+        best = torch.full_like(excess, -torch.inf)
+        for share in torch.linspace(0, 1, _SHARES, dtype=torch.float64, device=x.device):
+            tried = share.expand(self.shape)
+            trial.base.initialise(x, _without(x, seen, tried))
+            base = trial(_raw(trial.base, x, seen, tried)).base
+            terms = base.log_prob(torch.where(seen, x, 0.0).double())
+            log_lik = torch.where(seen, terms, 0.0).sum(0)
+            excess = torch.where(log_lik > best, tried, excess)
+            best = log_lik.maximum(best)
+        return excess
+
+
+def _seen(x: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+
+
+def _without(x: Tensor, mask: Tensor | None, excess: Tensor) -> Tensor:
+    """A mask that hides a share of the zeros of each column: families take no weights."""
+    zeros = (x == 0) & _seen(x, mask)
+    return _seen(x, mask) & ~(zeros & (zeros.cumsum(0) <= excess * zeros.sum(0)))
+
+
+def _raw(base: Family, x: Tensor, mask: Tensor | None, excess: Tensor) -> Tensor:
+    """Raw parameters given the share of the zeros that is in excess."""
+    seen = _seen(x, mask)
+    share = excess * ((x == 0) & seen).sum(0) / seen.sum(0).clamp(min=1)
+    margin = max(0.5 / len(x), 1e-3)
+    logits = share.clamp(margin, 1 - margin).logit()
+    h = base.marginal(x, _without(x, seen, excess))
+    return torch.cat([logits, x.new_zeros(base.param_shape) if h is None else h])
+
+
+def _refusal(base: Any) -> UserError:
+    base = base.func if isinstance(base, partial) else base
+    return UserError(
+        f"ZeroInflated: base={getattr(base, '__name__', base)} is no constructor of a family of "
+        "independent counts from 0 on; choose e.g. Poisson, NegativeBinomial or Binomial"
+    )
+
+
+def _constructs(base: Any) -> bool:
+    """Whether something is a constructor, and of a family if it is a class."""
+    base = base.func if isinstance(base, partial) else base
+    if isinstance(base, type):
+        return issubclass(base, Family)
+    return callable(base) and not isinstance(base, nn.Module)
+
+
+def _counts_from_zero(family: Family) -> bool:
+    """Whether cells are independent whole numbers that may be 0 and not less."""
+    zero = torch.zeros(1, *family.shape, device="cpu")
+    h = torch.zeros(family.param_shape)
+    return (
+        family.discrete
+        and isinstance(family(h), Factorized)
+        and not bool(family.misfit(zero).any())
+        and bool(family.misfit(zero - 1).all())
+    )
+
+
+class _ZeroInflated(Distribution):
+    """A mixture of 0 and an elementwise distribution of counts."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, logits: Tensor, base: Distribution) -> None:
+        self.logits, self.base = logits, base
+        super().__init__(base.batch_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability, in nats."""
+        counted = F.logsigmoid(-self.logits) + self.base.log_prob(value)
+        either = torch.logaddexp(F.logsigmoid(self.logits), counted)
+        return torch.where(value == 0, either, counted)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws."""
+        with torch.no_grad():
+            x = self.base.sample(Size(sample_shape))
+            return torch.where(torch.rand_like(x) < self.logits.sigmoid(), 0.0, x)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """`P(X <= x)`."""
+        counted = self._share * self.base.cdf(value)
+        return torch.where(value < 0, 0.0, self.logits.sigmoid() + counted)
+
+    def icdf(self, q: Tensor) -> Tensor:
+        """The smallest count whose cdf reaches `q`."""
+        rest = (q - self.logits.sigmoid()) / self._share
+        return torch.where(rest <= 0, 0.0, self.base.icdf(rest.clamp(0, 1)))
+
+    @property
+    def mean(self) -> Tensor:
+        """`(1 - pi) E_base[X]`."""
+        return self._share * self.base.mean
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest count: 0 or the mode of the base; the latter on a tie."""
+        mode = self.base.mode
+        at_zero = self.log_prob(torch.zeros_like(mode))
+        return torch.where(at_zero > self.log_prob(mode), 0.0, mode)
+
+    @property
+    def variance(self) -> Tensor:
+        """`(1 - pi) (Var_base[X] + pi E_base[X]^2)`."""
+        spread = self.logits.sigmoid() * self.base.mean.square()
+        return self._share * (self.base.variance + spread)
+
+    @property
+    def values(self) -> Tensor:
+        """All values of the base; an attribute only where it has finitely many."""
+        return self.base.values  # type: ignore[attr-defined]
+
+    @property
+    def _share(self) -> Tensor:
+        return (-self.logits).sigmoid()
