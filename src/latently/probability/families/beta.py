@@ -148,7 +148,8 @@ class _Beta(Distribution):
     def mode(self) -> Tensor:
         """The highest point, or the number nearest to an end where there is a pole."""
         a, b = ((c - 1).clamp(min=0) for c in (self.a, self.b))
-        pole = torch.where(self.a == self.b, 0.5, (self.a > self.b).to(a.dtype))
+        flat = (self.a == 1) & (self.b == 1)
+        pole = torch.where(flat, 0.5, (self.a > self.b).to(a.dtype))
         return inside_unit(torch.where(a + b > 0, a / torch.where(a + b > 0, a + b, 1.0), pole))
 
     @property

@@ -30,8 +30,8 @@ class LogNormal(Positive):
         shape: event shape (C, *S); `param_shape` is (2C, *S).
 
     >>> import torch
-    >>> LogNormal((3,))(torch.zeros(6)).mean
-    tensor([1.6487, 1.6487, 1.6487])
+    >>> LogNormal((1,))(torch.zeros(2)).mean
+    tensor([1.6487], dtype=torch.float64)
     """
 
     @property

@@ -50,8 +50,8 @@ class StudentT(Columns):
         shape: event shape (C, *S); `param_shape` is (3C, *S).
 
     >>> import torch
-    >>> StudentT((4,))(torch.zeros(12)).variance
-    tensor([1.2000, 1.2000, 1.2000, 1.2000])
+    >>> StudentT((1,))(torch.zeros(3)).variance
+    tensor([1.2000], dtype=torch.float64)
     """
 
     @property
