@@ -34,7 +34,7 @@ def families_for(x: Tensor, mask: Tensor | None = None) -> list[str]:
 
 
 def _tried(name: str, x: Tensor, mask: Tensor | None, levels: int) -> bool | None:
-    """Whether a family that holds the rows is one of whole numbers; None: it does not hold them."""
+    """Whether a family that holds the rows is discrete; None: it does not hold them."""
     kind: Any = getattr(families, name)
     if inspect.isabstract(kind):
         return None
