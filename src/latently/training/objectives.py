@@ -358,9 +358,9 @@ def aggregate_log_prob(
     log_q = q.base.log_prob(z.flatten(0, 1).unsqueeze(1)).flatten(2)  # (K B, C B, D)
     at, of = (torch.arange(n, device=z.device) % batch for n in (len(log_q), every))
     copies = every // batch
-    own = -math.log(rows * copies)
-    other = math.log((rows - 1) / (rows * (batch - 1) * copies))
-    log_share = torch.where(at[:, None] == of, own, other).to(log_q.dtype)
+    own = log_q.new_full((), -math.log(rows * copies))
+    other = log_q.new_full((), math.log((rows - 1) / (rows * (batch - 1) * copies)))
+    log_share = torch.where(at[:, None] == of, own, other)
     joint = torch.logsumexp(log_share + log_q.sum(-1), 1)
     product = torch.logsumexp(log_share[..., None] + log_q, 1).sum(-1)
     return joint.view(lead), product.view(lead)
