@@ -11,8 +11,8 @@ from torch import nn, optim
 
 from latently import nets, recipes
 from latently.data import masks
-from latently.inference import bounds, estimators, evidence, schedules
-from latently.probability import families, priors, transforms
+from latently.inference import bounds, estimators, evidence, kernels, schedules
+from latently.probability import families, flows, priors, transforms
 from latently.training import objectives
 
 __all__ = ["ACTIVATIONS", "KINDS", "OPTIMIZERS", "components", "names"]
@@ -36,11 +36,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "recipes": recipes.RECIPES,
     "families": _public(families, families.Family),
     "priors": _public(priors, priors.Prior),
+    "flows": _public(flows, flows.Flow),
     "transforms": _public(transforms, transforms.Transform),
     "bounds": _public(bounds, bounds.Bound),
     "estimators": _public(estimators, estimators.Estimator),
     "methods": _public(evidence, evidence.Method),
     "objectives": _public(objectives, objectives.Objective),
+    "kernels": _public(kernels, kernels.Kernel),
     "schedules": _public(schedules, schedules.Schedule),
     "nets": _public(nets),
     "masks": _public(masks, masks.Mask),

@@ -19,6 +19,7 @@ __all__ = ["Flag", "check_seed", "flags_of", "parse", "usage"]
 _KIND_OF = {
     "Family": "families",
     "Prior": "priors",
+    "Flow": "flows",
     "Transform": "transforms",
     "nn.Module": "nets",
     "Objective": "objectives",

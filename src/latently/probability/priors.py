@@ -25,8 +25,10 @@ from latently.probability.distributions import StandardNormal as StandardNormalD
 from latently.probability.distributions.normal_mixture import mixture
 from latently.probability.families.base import Family
 from latently.probability.families.normal import Normal
+from latently.probability.flows import MAF, Flow, FlowDistribution, check_flow
 
 __all__ = [
+    "FlowPrior",
     "Learned",
     "LearnedNormal",
     "NormalMixture",
@@ -307,6 +309,55 @@ class VampPrior(Prior):
         chosen = rows.repeat(-(-len(self.pseudo_inputs) // len(rows)))[: len(self.pseudo_inputs)]
         with torch.no_grad():
             self.pseudo_inputs.copy_(embedded[chosen])
+
+
+class FlowPrior(Prior):
+    r"""A normal seen through a flow: `p(z|c) = N(f(z; c); 0, I) |det df/dz|`.
+
+    The flow maps latents to noise, so that their density takes one pass and a draw the inverse:
+    as many passes as there are latents, or two with `RealNVP` and `NSF(coupling=True)`. It
+    reads the context where the model has one, and starts near N(0, I). Mean and variance are
+    those of `FlowDistribution`, by a fixed rule; the KL has no closed form. Source: Chen et al.,
+    "Variational Lossy Autoencoder", 2017.
+
+    Args:
+        z_shape: shape of one latent; the flow is over the flattened latent.
+        encoder: the model's encoder, whose `contexts` is read; None: no context.
+        flow: the flow, such as `NSF(transforms=2)`.
+
+    Raises:
+        UserError: `flow` is no flow; when called, a context missing or of another width.
+
+    >>> FlowPrior((3,), flow=MAF(transforms=2))().sample((7,)).shape
+    torch.Size([7, 3])
+    """
+
+    zeros: Tensor
+
+    def __init__(
+        self,
+        z_shape: Sequence[int],
+        encoder: Conditional | None = None,
+        *,
+        flow: Flow = MAF(),  # noqa: B008  (frozen)
+    ) -> None:
+        super().__init__()
+        self.contexts = _width(encoder)
+        self.bijection = check_flow("FlowPrior", flow).build(prod(z_shape), self.contexts)
+        self.register_buffer("zeros", torch.zeros(tuple(z_shape)))
+
+    def forward(self, context: Tensor | None = None) -> FlowDistribution:
+        check_context(context, self.contexts, "FlowPrior")
+        ndim = self.zeros.dim()
+        if context is None:
+            return FlowDistribution(self.bijection, self.zeros, ndim)
+        context = context.to(self.zeros.dtype)
+        zeros = self.zeros.expand(*context.shape[:-1], *self.zeros.shape)
+        return FlowDistribution(self.bijection, zeros, ndim, context)
+
+    @property
+    def support(self) -> str:
+        return "finite numbers"
 
 
 class _Given(nn.Module):

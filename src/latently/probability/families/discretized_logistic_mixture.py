@@ -68,6 +68,8 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
     """
 
     def __init__(self, shape: Sequence[int], *, levels: int = 256, components: int = 10) -> None:
+        if levels < 2:
+            raise UserError(f"DiscretizedLogisticMixture: levels={levels} must be at least 2")
         super().__init__(shape, levels=levels)
         if isinstance(components, bool) or not isinstance(components, int) or components < 1:
             raise UserError(
@@ -92,7 +94,7 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         k, channels = self.components, self.shape[0]
         return [k, k * channels, k * channels, k * (channels * (channels - 1) // 2)]
 
-    def forward(self, h: Tensor) -> PixelMixture:
+    def forward(self, h: Tensor) -> PixelMixture:  # type: ignore[override]  # not factorized
         logits, mean, log_scale, coupling = _flat(h, len(self.shape)).split(self._sizes, -2)
         k = self.components
         pixels = Pixels(
@@ -170,9 +172,15 @@ class Pixels(NamedTuple):
         """Channel c in each component, (*, K, P), given those before it."""
         return Logistic(self.location(c, before), self.log_scale[..., c, :], self.levels)
 
-    def of(self, log_weights: Tensor) -> Pixels:
-        """The same with other weights."""
-        return self._replace(log_weights=log_weights)
+    def each(self, change: Callable[[Tensor, int], Tensor]) -> Pixels:
+        """The same with all tensors changed, by a function of each and its number of own axes."""
+        return Pixels(
+            change(self.log_weights, 2),
+            change(self.loc, 3),
+            change(self.log_scale, 3),
+            change(self.coupling, 3),
+            self.levels,
+        )
 
     def at(self, lead: Sequence[int], index: tuple[Tensor, ...]) -> Pixels:
         """Some n pixels, (K, n) and (K, C, n), of a batch of leading axes `lead`."""
@@ -181,7 +189,7 @@ class Pixels(NamedTuple):
             wide = values.expand(*lead, *values.shape[-own:])
             return wide.movedim(-1, len(lead))[index].movedim(0, -1)
 
-        return Pixels(chosen(self.log_weights, 2), *(chosen(v, 3) for v in self[1:4]), self.levels)
+        return self.each(chosen)
 
 
 class PixelMixture(Joint):
@@ -229,14 +237,12 @@ class PixelMixture(Joint):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> PixelMixture:
         """The same with a larger batch shape."""
-        lead = torch.Size(batch_shape)
-        *tensors, levels = self.pixels
-        own = (2, 3, 3, 3)
-        wide = (v.expand(*lead, *v.shape[-n:]) for v, n in zip(tensors, own, strict=True))
-        known = None
-        if self.known is not None:
-            known = tuple(v.expand(*lead, *self._rows) for v in self.known)
-        return PixelMixture(Pixels(*wide, levels), self.event_shape, known)
+
+        def wide(values: Tensor, own: int) -> Tensor:
+            return values.expand(*batch_shape, *values.shape[-own:])
+
+        known = None if self.known is None else (wide(self.known[0], 2), wide(self.known[1], 2))
+        return PixelMixture(self.pixels.each(wide), self.event_shape, known)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws: a component for each pixel, then channel by channel."""
@@ -336,7 +342,7 @@ class PixelMixture(Joint):
             chosen = choose(table.log_p().log_softmax(0))
             x = x.expand(len(chosen), *x.shape[1:])
             for c, values in zip(table.holes, table.states.T, strict=True):
-                every = (slice(None), *index[:-1], c, index[-1])
+                every: Any = (slice(None), *index[:-1], c, index[-1])
                 x, seen = x.clone(), seen.clone()
                 x[every], seen[every] = values[chosen], True
         return x, seen
@@ -438,18 +444,16 @@ class _Table(NamedTuple):
 
     def log_p(self) -> Tensor:
         """`log P(state, x_seen)`, (S, n); not kept for the backward pass, but made again."""
-        *tensors, levels = self.pixels
 
-        def joint(*tensors: Tensor) -> Tensor:
-            pixels = Pixels(*tensors, levels)
+        def joint() -> Tensor:
             x = self.x.expand(len(self.states), *self.x.shape).clone()
             x[:, self.holes] = self.states.unsqueeze(-1)
-            terms = torch.where(self.used, pixels.terms(x), 0.0).sum(-2)
-            return (pixels.log_weights + terms).logsumexp(-2)
+            terms = torch.where(self.used, self.pixels.terms(x), 0.0).sum(-2)
+            return (self.pixels.log_weights + terms).logsumexp(-2)
 
         if not torch.is_grad_enabled():
-            return joint(*tensors)
-        return checkpoint(joint, *tensors, use_reentrant=False, preserve_rng_state=False)
+            return joint()
+        return checkpoint(joint, use_reentrant=False, preserve_rng_state=False)
 
 
 def _tables(
