@@ -149,7 +149,7 @@ class MultivariateNormal(_Gaussian):
         """Log-density of the observed cells, in nats."""
         if mask is not None:
             given = self._given(value, mask)
-            missing = (~mask).flatten(-len(self.event_shape)).sum(-1)
+            missing = self._flat(~mask).sum(-1, dtype=torch.float64)
             wide = MultivariateNormal(self.loc.double(), self.whiten.double())
             log_p = wide.log_prob(given.loc) + given.log_det() + 0.5 * _LOG_2PI * missing
             return log_p.to(self.loc.dtype)
@@ -227,7 +227,7 @@ class LowRankMultivariateNormal(_Gaussian):
         log_std = self._flat(self.log_std).double()
         white = self._centred(value, mask).double() * (-log_std).exp()
         energy = _ridge(white.unsqueeze(-2), loadings, root)[0].squeeze(-1)
-        cells = self._cells if seen is None else seen.sum(-1)
+        cells = self._cells if seen is None else seen.sum(-1, dtype=torch.float64)
         spread = (log_std if seen is None else torch.where(seen, log_std, 0.0)).sum(-1)
         log_p = -0.5 * (energy + cells * _LOG_2PI) - _half_log_det(root) - spread
         return log_p.to(self.loc.dtype)

@@ -168,7 +168,7 @@ class Mixture(Distribution):
         weights = self.log_weights.exp()
         flat = weights.expand(*self._batch_shape, -1).reshape(-1, weights.shape[-1])
         drawn = torch.multinomial(flat, sample_shape.numel(), replacement=True)
-        return drawn.T.reshape(*sample_shape, *self._batch_shape)
+        return drawn.T.reshape(Size((*sample_shape, *self._batch_shape)))
 
     def _every(self, sample_shape: Size) -> Tensor:
         """A draw of every component, (*sample_shape, *batch, K, *event).

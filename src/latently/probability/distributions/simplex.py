@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Gamma, kl_divergence, register_kl
 
+from latently.probability.distributions.discrete import open_uniform
 from latently.probability.distributions.gaussian import MultivariateNormal
 from latently.probability.distributions.joint import Factorized, Joint
 from latently.probability.distributions.normal import Normal
@@ -83,18 +84,17 @@ class Dirichlet(Joint):
 
         `log G_a = log G_(a + 1) + log(U) / a` keeps what would be 0 as a number: G_(a + 1) by its
         implicit gradient (Figurnov, Mohamed, Mnih, "Implicit Reparameterization Gradients",
-        2018), and no cell is ever below the smallest number of its type.
+        2018). No random cell is below `smallest`.
         """
         shape = (*sample_shape, *self._batch_shape, *self._event_shape)
         a = self.concentration.expand(shape)
-        tiny = torch.finfo(a.dtype).tiny
-        u = torch.rand(shape, dtype=a.dtype, device=a.device).clamp(min=tiny)
+        u, least = open_uniform(shape, a), smallest(a.dtype)
         boosted = Gamma(a + 1, torch.ones_like(a), validate_args=False).rsample()
         log_gamma = boosted.log() + u.log() / a
         if self.among is None:
-            return (torch.softmax(log_gamma, -1) * self.total).clamp(min=tiny)
+            return (torch.softmax(log_gamma, -1) * self.total).clamp(min=least)
         shares = torch.softmax(log_gamma.masked_fill(~self.among, -1e30), -1)
-        return torch.where(self.among, (shares * self.total).clamp(min=tiny), 0.0)
+        return torch.where(self.among, (shares * self.total).clamp(min=least), 0.0)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws without gradients."""
@@ -178,7 +178,7 @@ class LogisticNormal(Distribution):
         return _sum_rows(log_p, len(self.event_shape) - 1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Reparameterised draws, never below the smallest number of their type."""
+        """Reparameterised draws, no cell below `smallest`."""
         return _softmax(self.logits.rsample(Size(sample_shape)))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -231,9 +231,14 @@ def _kl_logistic_normal(q: LogisticNormal, p: LogisticNormal) -> Tensor:
     return _sum_rows(kl_divergence(q.logits, p.logits), len(q.event_shape) - 1)
 
 
+def smallest(dtype: torch.dtype) -> float:
+    """The least value of a drawn cell, 3e-29 in float32: a gradient through 1 / x stays finite."""
+    return torch.finfo(dtype).tiny ** 0.75
+
+
 def _softmax(logits: Tensor) -> Tensor:
     whole = torch.cat([logits, torch.zeros_like(logits[..., :1])], -1)
-    return torch.softmax(whole, -1).clamp(min=torch.finfo(logits.dtype).tiny)
+    return torch.softmax(whole, -1).clamp(min=smallest(logits.dtype))
 
 
 def _moved(logits: MultivariateNormal | Factorized, noise: Tensor) -> Tensor:

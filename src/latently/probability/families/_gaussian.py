@@ -11,9 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from latently.probability.families._columns import LOG_SCALE_LIMIT, bounded
 from latently.probability.families._moments import moments, zero_missing
 
-__all__ = ["best_regressions", "correlations", "regressions", "standardised", "whitening"]
+__all__ = [
+    "best_correlations",
+    "best_regressions",
+    "correlated",
+    "regressions",
+    "standardised",
+    "unbounded",
+    "whitening",
+]
 
 _FLOOR = 0.1  # share of a column's variance that a small group of its rows never falls below
 
@@ -38,6 +47,18 @@ def whitening(raw: Tensor, log_std: Tensor) -> Tensor:
     return (eye - phi[..., place]) * (-log_std).exp().unsqueeze(-1)
 
 
+def correlated(raw: Tensor, log_std: Tensor) -> Tensor:
+    """W as by `whitening`, but the deviations of whole cells are exp(log_std), (*, D).
+
+    The coefficients, bounded smoothly by 10, then say how cells correlate and no more.
+    """
+    unit = whitening(bounded(raw), torch.zeros_like(log_std))
+    eye = torch.eye(log_std.shape[-1], dtype=torch.float64, device=raw.device)
+    root = torch.linalg.solve_triangular(unit.double(), eye.expand_as(unit), upper=False)
+    deviation = root.square().sum(-1).sqrt().to(raw.dtype)
+    return unit * (deviation * (-log_std).exp()).unsqueeze(-2)
+
+
 def standardised(u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (D,), deviation (D,) and standardised rows (n, D), 0 where missing, in float64.
 
@@ -49,7 +70,7 @@ def standardised(u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     return mean, deviation, zero_missing((u.double() - mean) / deviation, mask)
 
 
-def correlations(white: Tensor, mask: Tensor | None) -> Tensor:
+def _correlations(white: Tensor, mask: Tensor | None) -> Tensor:
     """Correlations (D, D) of standardised rows, positive definite.
 
     Missing cells count as their column's mean, and D rows of independent columns are added:
@@ -63,11 +84,25 @@ def correlations(white: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def best_regressions(u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (D,), log s (D,) and raw coefficients of rows (n, D) with holes, as they correlate."""
+    """Mean (D,), log s (D,) and raw coefficients of rows (n, D), for `whitening`."""
     mean, deviation, white = standardised(u, mask)
-    root = torch.linalg.cholesky(correlations(white, mask)) * deviation.unsqueeze(-1)
+    root = torch.linalg.cholesky(_correlations(white, mask)) * deviation.unsqueeze(-1)
     left = root.diagonal()
-    eye = torch.eye(len(left)).to(root)
-    unit = left.unsqueeze(-1) * torch.linalg.solve_triangular(root, eye, upper=False)
-    j, i = torch.tril_indices(len(left), len(left), -1, device=root.device)
-    return mean, left.log(), -unit[j, i] * j.to(root.dtype).sqrt()
+    return mean, left.log(), _coefficients(left.unsqueeze(-1) * torch.linalg.inv(root))
+
+
+def best_correlations(white: Tensor) -> Tensor:
+    """Raw coefficients of standardised rows (n, D), for `correlated`."""
+    root = torch.linalg.cholesky(_correlations(white, None))
+    return unbounded(_coefficients(torch.linalg.inv(root) * root.diagonal()))
+
+
+def unbounded(value: Tensor) -> Tensor:
+    """The raw parameter whose `bounded` value this is, short of the ends."""
+    return LOG_SCALE_LIMIT * torch.atanh((value / LOG_SCALE_LIMIT).clamp(-0.99, 0.99))
+
+
+def _coefficients(unit: Tensor) -> Tensor:
+    """Raw coefficients, row by row, of `I - phi` (D, D)."""
+    j, i = torch.tril_indices(len(unit), len(unit), -1, device=unit.device)
+    return -unit[j, i] * j.to(unit.dtype).sqrt()

@@ -13,18 +13,18 @@ from latently.probability.distributions.joint import Factorized
 from latently.probability.distributions.normal import Normal
 from latently.probability.distributions.simplex import LogisticNormal as LogisticNormalDistribution
 from latently.probability.families._gaussian import (
-    best_regressions,
+    best_correlations,
+    correlated,
     regressions,
     standardised,
-    whitening,
 )
 from latently.probability.families._simplex import Simplex, between, raw_between
 
 __all__ = ["LogisticNormal"]
 
 _COVARIANCES = ("full", "diagonal")
-_MEAN_RANGE = -30.0, 30.0
-_LOG_STD_RANGE = -10.0, 2.0
+_MEAN_RANGE = -20.0, 20.0
+_LOG_STD_RANGE = -10.0, 1.5
 
 
 class LogisticNormal(Simplex):
@@ -32,12 +32,12 @@ class LogisticNormal(Simplex):
 
     `log p(x) = log N(y; m, Sigma) - sum_l log x_l` nats, `y_l = log x_l - log x_L`: a density of
     all cells of a row but its last. Unlike `Dirichlet` it can hold cells that rise together. Per
-    row of n = L - 1 logits, h holds m, log deviations and, for full covariance, the regressions of
-    each logit on those before it (as in `MultivariateNormal`). Means are bounded smoothly by 30
-    and log deviations to [-10, 2], where draws stay above the smallest number of float32. It has
-    no closed marginals: rows with missing cells are refused. Mean and variance are by quasi-Monte
-    Carlo with 1,024 fixed points; the KL to another one is closed. Source: Aitchison, Shen,
-    "Logistic-Normal Distributions: Some Properties and Uses", 1980.
+    row of n = L - 1 logits, h holds their means, log deviations and, for full covariance, the
+    regressions of each on those before it, which give the correlations. Means are bounded smoothly
+    by 20 and log deviations to [-10, 1.5], where draws stay above the smallest numbers of float32.
+    It has no closed marginals: rows with missing cells are refused. Mean and variance are by
+    quasi-Monte Carlo with 1,024 fixed points; the KL to another one is closed. Source: Aitchison,
+    Shen, "Logistic-Normal Distributions: Some Properties and Uses", 1980.
 
     Args:
         shape: event shape (*S, L); `param_shape` is (*S, 2 n + n (n - 1) / 2), or (*S, 2 n).
@@ -68,7 +68,7 @@ class LogisticNormal(Simplex):
         mean, log_std, raw = h.split([self.cells, self.cells, self._coefficients], -1)
         mean, log_std = between(mean, *_MEAN_RANGE), between(log_std, *_LOG_STD_RANGE)
         logits = (
-            MultivariateNormal(mean, whitening(raw, log_std))
+            MultivariateNormal(mean, correlated(raw, log_std))
             if self.covariance == "full"
             else Factorized(Normal(mean, log_std), 1)
         )
@@ -86,12 +86,10 @@ class LogisticNormal(Simplex):
 
     def _best(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Raw parameters of logits (n, cells)."""
-        if self.covariance == "full":
-            mean, log_std, raw = best_regressions(y, None)
-        else:
-            mean, deviation, _ = standardised(y, None)
-            log_std, raw = deviation.log(), y.new_empty(0)
-        return raw_between(mean, *_MEAN_RANGE), raw_between(log_std, *_LOG_STD_RANGE), raw
+        mean, deviation, white = standardised(y, None)
+        log_std = raw_between(deviation.log(), *_LOG_STD_RANGE)
+        raw = best_correlations(white) if self._coefficients else white.new_empty(0)
+        return raw_between(mean, *_MEAN_RANGE), log_std, raw
 
     @property
     def _coefficients(self) -> int:

@@ -11,8 +11,7 @@ from torch import Tensor
 from latently.errors import UserError
 from latently.probability.distributions.mixture import Mixture as MixtureDistribution
 from latently.probability.distributions.mixture import mixture
-from latently.probability.families._columns import LOG_SCALE_LIMIT
-from latently.probability.families._gaussian import standardised
+from latently.probability.families._gaussian import standardised, unbounded
 from latently.probability.families.base import Family
 from latently.probability.families.normal import Normal
 
@@ -114,7 +113,7 @@ def _best(family: Family, x: Tensor, mask: Tensor | None) -> Tensor | None:
         return family.marginal(x, mask)
     u = family.embed(x, mask).flatten(1)
     mean, deviation, _ = standardised(u, None if mask is None else mask.flatten(1))
-    return torch.stack([mean, _raw(deviation.log())]).reshape(family.param_shape)
+    return torch.stack([mean, unbounded(deviation.log())]).reshape(family.param_shape)
 
 
 def _spread(family: Family, components: int) -> Tensor:
@@ -133,9 +132,4 @@ def _spread(family: Family, components: int) -> Tensor:
     if type(family) is not Normal:
         return spread
     log_std = torch.tensor(1 - _APART).log() / 2
-    return torch.cat([spread, _raw(log_std).expand_as(spread)], 1)
-
-
-def _raw(log_std: Tensor) -> Tensor:
-    """The raw parameter whose bounded value this is."""
-    return LOG_SCALE_LIMIT * torch.atanh((log_std / LOG_SCALE_LIMIT).clamp(-0.99, 0.99))
+    return torch.cat([spread, unbounded(log_std).expand_as(spread)], 1)

@@ -17,11 +17,12 @@ from latently.probability.distributions.gaussian import (
 )
 from latently.probability.distributions.gaussian import ScaledJoint
 from latently.probability.distributions.joint import Joint
-from latently.probability.families._columns import LOG_SCALE_LIMIT, Columns, bounded
+from latently.probability.families._columns import Columns, bounded
 from latently.probability.families._gaussian import (
     best_regressions,
     regressions,
     standardised,
+    unbounded,
     whitening,
 )
 
@@ -86,7 +87,7 @@ class MultivariateNormal(_DependentColumns):
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Means, deviations and correlations of the rows, shrunk by as many rows as cells."""
         mean, log_std, raw = best_regressions(*self._scaled(x, mask))
-        return torch.cat([mean, _unbounded(log_std), raw])
+        return torch.cat([mean, unbounded(log_std), raw])
 
 
 class LowRankMultivariateNormal(_DependentColumns):
@@ -144,7 +145,7 @@ class LowRankMultivariateNormal(_DependentColumns):
         own = (1 - factor.square().sum(1)).clamp(min=0.05)
         factor = factor * deviation.unsqueeze(-1) - self.start
         log_std = 0.5 * own.log() + deviation.log() - self._log_own
-        return torch.cat([mean, _unbounded(log_std), _unbounded(factor).flatten()])
+        return torch.cat([mean, unbounded(log_std), unbounded(factor).flatten()])
 
     @property
     def _log_own(self) -> Tensor:
@@ -162,8 +163,3 @@ def _principal(white: Tensor, mask: Tensor | None, rank: int) -> Tensor:
     rest = (cells - strength.sum()).clamp(min=0) / max(cells - found, 1)
     loadings = directions[:, :found] * (strength - rest).clamp(min=0.01).sqrt()
     return torch.cat([loadings, loadings.new_zeros(cells, rank - found)], 1)
-
-
-def _unbounded(value: Tensor) -> Tensor:
-    """The raw parameter whose `bounded` value this is."""
-    return LOG_SCALE_LIMIT * torch.atanh((value / LOG_SCALE_LIMIT).clamp(-0.99, 0.99))
