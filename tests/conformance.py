@@ -7,6 +7,7 @@ lists must keep the promises of its kind.
 import copy
 import dataclasses
 import inspect
+import itertools
 import math
 from functools import partial
 
@@ -16,18 +17,21 @@ import torch
 from latently import Data, UserError, expr, fit, load, save, vae
 from latently.inference import (
     ELBO,
-    IWAE,
     Evidence,
     ImportanceSampling,
     Particles,
     Reparam,
     evaluate,
 )
+from latently.inference.estimators import Score
+from latently.inference.noise import seeded
 from latently.inference.particles import equal_shares
 from latently.nets import MLP
 from latently.probability.conditional import Conditional
 from latently.probability.families import FixedNormal, Normal
+from latently.probability.priors import Standard
 from latently.registry import KINDS, components, names
+from latently.training import Variational
 
 TINY = partial(MLP, hidden=(5,), activation=torch.nn.Tanh)
 
@@ -177,21 +181,49 @@ def test_transform_stays_inside_its_support_at_any_value(name, dtype):
 # Bounds and estimators, alone and in pairs with every prior.
 
 
-def model_of(prior="StandardNormal", **options):
+POSTERIORS = {
+    "continuous": {"latents": 2},
+    "discrete": {"latents": 3, "posterior": KINDS["families"]["OneHot"]},
+}
+
+
+def model_of(prior="StandardNormal", latents="continuous", **options):
     prior = KINDS["priors"][prior]
-    return vae((4,), latents=2, net=TINY, prior=prior, **options).double()
+    return vae((4,), net=TINY, prior=prior, **POSTERIORS[latents], **options).double()
+
+
+def sized(kind, name):
+    """A member whose groups, if it has any, are two: they divide the draws made here."""
+    member = KINDS[kind][name]
+    return member(groups=2) if "groups" in inspect.signature(member).parameters else member()
 
 
 def pairs():
-    for bound in KINDS["bounds"].values():
-        for estimator in KINDS["estimators"].values():
-            if estimator.latents == "discrete":
-                continue
-            try:
-                estimator().check(bound())
-            except UserError:
-                continue
-            yield pytest.param(bound(), estimator(), id=f"{bound.__name__}-{estimator.__name__}")
+    """Bounds with the estimators that accept them, for either kind of latents."""
+    for bound, estimator in itertools.product(KINDS["bounds"], KINDS["estimators"]):
+        name = f"{bound}-{estimator}"
+        bound, estimator = sized("bounds", bound), sized("estimators", estimator)
+        try:
+            estimator.check(bound)
+        except UserError:
+            continue
+        for latents in POSTERIORS:
+            if estimator.latents in ("any", latents):
+                yield pytest.param(bound, estimator, latents, id=f"{name}-{latents}")
+
+
+def priors_that_fit():
+    """Every prior with every kind of latents it is over."""
+    for name, latents in itertools.product(KINDS["priors"], POSTERIORS):
+        try:
+            model_of(name, latents)
+        except UserError:
+            continue
+        yield name, latents
+
+
+def inferred(model, x, samples, estimator, **options):
+    return model.infer(x, samples, gradient=estimator.gradient, draw=estimator.draw, **options)
 
 
 def bits(n=5):
@@ -203,7 +235,7 @@ def test_bound_is_log_p_where_the_posterior_is_exact(name, gaussian_vae, exactly
     case = gaussian_vae()
     p = case.model.infer(case.x, 6)
     p = p._replace(kl=(None,))  # the closed form adds the noise of log p(x|z)
-    bound = KINDS["bounds"][name]()(p)
+    bound = sized("bounds", name)(p)
     assert bound.shape == (6,)
     exactly(bound, case.log_p, 1e-8)
 
@@ -212,56 +244,115 @@ def test_bound_is_log_p_where_the_posterior_is_exact(name, gaussian_vae, exactly
 def test_bound_is_below_log_p_on_average(name, gaussian_vae):
     case = gaussian_vae(shift=0.4, widen=0.3)
     with torch.no_grad():
-        p = case.model.infer(case.x[:1].expand(4000, -1), 5)
-        values = KINDS["bounds"][name]()(p)
+        p = case.model.infer(case.x[:1].expand(4000, -1), 6)
+        values = sized("bounds", name)(p)
     assert values.mean() < case.log_p[0] + 4 * values.std() / math.sqrt(4000)
 
 
+FITTING = sorted(priors_that_fit())
+
+
 @pytest.mark.parametrize("contexts", [0, 3])
-@pytest.mark.parametrize(("bound", "estimator"), list(pairs()))
-@every("priors")
-def test_pair_has_the_bounds_value_and_reaches_every_parameter(name, bound, estimator, contexts):
-    model = model_of(name, contexts=contexts)
-    context = torch.randn(5, contexts).double() if contexts else None
-    p = model.infer(bits(), 4, context=context, gradient=estimator.gradient)
-    surrogate = estimator(bound, p)
-    torch.testing.assert_close(surrogate, bound(p))
-    surrogate.sum().backward()
-    for parameter, q in model.named_parameters():
-        assert q.grad is not None, parameter
-        assert q.grad.isfinite().all(), parameter
-        assert q.grad.abs().sum() > 0, parameter
+@pytest.mark.parametrize(("bound", "estimator", "latents"), list(pairs()))
+def test_pair_has_the_bounds_value_and_reaches_every_parameter(
+    bound, estimator, latents, contexts
+):
+    for name in (prior for prior, kind in FITTING if kind == latents):
+        model = model_of(name, latents, contexts=contexts)
+        context = torch.randn(5, contexts).double() if contexts else None
+        p = inferred(model, bits(), 4, estimator, context=context)
+        surrogate = estimator(bound, p)
+        torch.testing.assert_close(surrogate, bound(estimator.drawn(p)))
+        surrogate.sum().backward()
+        for parameter, q in model.named_parameters():
+            assert q.grad is not None, (name, parameter)
+            assert q.grad.isfinite().all(), (name, parameter)
+            assert q.grad.abs().sum() > 0, (name, parameter)
 
 
-@pytest.mark.parametrize(("bound", "estimator"), list(pairs()))
-def test_pair_is_unbiased(bound, estimator):
+def small_model(latents):
+    """One row's gradient is known to it: by another estimator, or by all tuples of states."""
+    if latents == "discrete":
+        return model_of("Standard", latents)
+    return vae((4,), latents=1, net=partial(MLP, hidden=()), likelihood=FixedNormal).double()
+
+
+def gradient_of(model, value):
+    found = torch.autograd.grad(value, list(model.parameters()))
+    return torch.cat([g.flatten() for g in found])
+
+
+def mean_gradient(model, x, bound, estimator, turns=80, rows=500):
+    """The mean over draws, and its standard error."""
+    x = x.expand(rows, -1)
+    found = torch.stack(
+        [
+            gradient_of(model, estimator(bound, inferred(model, x, 4, estimator)).mean())
+            for _ in range(turns)
+        ]
+    )
+    return found.mean(0), found.std(0) / math.sqrt(turns)
+
+
+def true_gradient(model, x, bound):
+    """Of the mean of the bound with 4 draws, over all 4-tuples of states."""
+    states = inferred(model, x, 1, KINDS["estimators"]["Enumerate"]()).z[0][:, 0]
+    index = torch.cartesian_prod(*[torch.arange(len(states))] * 4)
+    p = model.infer(x.expand(len(index), -1), z=(states[index.T],))
+    return gradient_of(model, (p.log_q[0].sum(0).exp() * bound(p)).sum())
+
+
+def is_unbiased(estimator):
+    """Of those to be tested; `Reparam` is what the others are compared with."""
+    return estimator.unbiased and estimator.gradient != "exact" and estimator != Reparam()
+
+
+@pytest.mark.parametrize(
+    ("bound", "estimator", "latents"), [pair for pair in pairs() if is_unbiased(pair.values[1])]
+)
+def test_pair_is_unbiased(bound, estimator, latents):
     torch.manual_seed(4)
-    model = vae((2,), latents=1, net=partial(MLP, hidden=()), likelihood=FixedNormal).double()
-    x = torch.tensor([[1.0, -2.0]]).double().expand(500, -1)
-    means, errors = [], []
-    for one in (estimator, Reparam()):
-        found = []
-        for _ in range(80):
-            model.zero_grad()
-            one(bound, model.infer(x, 3, gradient=one.gradient)).mean().backward()
-            found.append(torch.cat([q.grad.flatten() for q in model.parameters()]))
-        means.append(torch.stack(found).mean(0))
-        errors.append(torch.stack(found).std(0) / math.sqrt(80))
-    error = (errors[0] ** 2 + errors[1] ** 2).sqrt()
-    assert ((means[0] - means[1]).abs() <= 4.5 * error + 1e-9).all()
+    model = small_model(latents)
+    x = torch.tensor([[1.0, 0.0, 1.0, 1.0]]).double()
+    found, error = mean_gradient(model, x, bound, estimator)
+    if latents == "discrete":
+        wanted = true_gradient(model, x, bound)
+    else:
+        wanted, its_error = mean_gradient(model, x, bound, Reparam())
+        error = (error**2 + its_error**2).sqrt()
+    assert ((found - wanted).abs() <= 4.5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("bound", "estimator", "latents"),
+    [pair for pair in pairs() if pair.values[1].gradient == "exact"],
+)
+def test_exact_gradient_is_the_limit_of_many_draws(bound, estimator, latents):
+    torch.manual_seed(4)
+    model = small_model(latents)
+    x = bits(1)
+    exact = bound(inferred(model, x, 1, estimator)).detach()
+    with torch.no_grad():
+        values = bound(model.infer(x.expand(50, -1), 2000))
+    spread = values.std()  # the bias of K draws is about half its square
+    assert (values.mean() - exact).abs() < 4.5 * spread / math.sqrt(50) + spread**2
+    first, second = (estimator(bound, inferred(model, x, n, estimator)) for n in (1, 7))
+    assert torch.equal(gradient_of(model, first.sum()), gradient_of(model, second.sum()))
 
 
 @every("estimators")
 def test_estimator_refuses_or_handles_a_hierarchy(name):
-    z = tuple(torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    estimator, path = sized("estimators", name), KINDS["estimators"][name].latents != "any"
+    bound = next(pair.values[0] for pair in pairs() if type(pair.values[1]).__name__ == name)
+    z = tuple(torch.randn(6, 3, 2, dtype=torch.float64, requires_grad=path) for _ in range(2))
     terms = tuple(layer.square().sum(-1) for layer in z)
     p = Particles(z, sum(terms), terms, terms, (None, None), equal_shares(terms[0]))
     try:
-        value = KINDS["estimators"][name]()(IWAE(), p)
+        value = estimator(bound, p)
     except UserError as error:
         assert "2 latent layers" in str(error)  # noqa: PT017
     else:
-        torch.testing.assert_close(value, IWAE()(p))
+        torch.testing.assert_close(value, bound(p))
 
 
 # Schedules and nets.
@@ -339,6 +430,12 @@ RECIPE_MODELS = {
         for family in KINDS["families"]
     },
     **{
+        f"vae q {family}": lambda family=family: vae(
+            (4,), latents=2, net=TINY, posterior=KINDS["families"][family], prior=Standard
+        )
+        for family in KINDS["families"]
+    },
+    **{
         f"vae {prior}": lambda prior=prior: vae(
             (4,), latents=2, net=TINY, prior=KINDS["priors"][prior], sees_mask=True
         )
@@ -397,6 +494,9 @@ def test_model_particles_are_consistent(model):
     torch.testing.assert_close(p.log_pi.exp().sum(0), torch.ones(5, dtype=p.log_pi.dtype))
     for z in p.z:
         assert z.shape[:2] == (3, 5)
+        if not z.requires_grad:
+            assert model.encoder.family.discrete
+            continue
         (gradient,) = torch.autograd.grad(p.log_w.sum(), z, retain_graph=True)
         assert gradient.isfinite().all()  # z is upstream of log_w: estimators act on it
     scored = []
@@ -452,11 +552,18 @@ def test_model_is_copied_whole(model):
     torch.testing.assert_close(*scored)  # what is held constant is the copy's own
 
 
+def objective_for(model, x):
+    """The default, or one for draws without a gradient."""
+    with seeded(0):
+        paths = all(z.requires_grad for z in model.infer(x[:1]).z)
+    return None if paths else Variational(ELBO(), Score(), samples=2)
+
+
 def test_model_is_fitted_and_evaluated_by_the_same_call(model, untouched):
     x = rows_of(model, 30).float()
     data = Data.from_array(x, levels=2 if ((x == 0) | (x == 1)).all() else None)
     with untouched():
-        found = fit(model, data, steps=3, progress=False)
+        found = fit(model, data, objective_for(model, x), steps=3, progress=False)
         evidence = evaluate(model, data.rows(range(4)))
     assert found.history
     assert isinstance(evidence, Evidence)

@@ -30,6 +30,7 @@ __all__ = [
     "held",
     "others",
     "relaxed_draws",
+    "slope_at",
     "valued",
     "within",
 ]
@@ -86,6 +87,21 @@ def others(terms: Tensor) -> Tensor:
 def held(p: Particles) -> Particles:
     """With log q constant: at constant z its gradient is the score, of mean zero."""
     return p._replace(log_q=tuple(log_q.detach() for log_q in p.log_q))
+
+
+def slope_at(who: str, terms: Tensor, z: Tensor) -> Tensor:
+    """`d terms_kb / d z_kb`, a constant of the shape of z: one more backward pass.
+
+    Raises:
+        UserError: the terms come out of a compiled step, which has no way back to z.
+    """
+    (slope,) = torch.autograd.grad(terms.sum(), z, retain_graph=True, allow_unused=True)
+    if slope is None:
+        raise UserError(
+            f"{who} differentiates within the step, which a compiled one does not allow; leave "
+            "compile out, or use another estimator"
+        )
+    return slope
 
 
 def dot(slope: Tensor, z: Tensor) -> Tensor:

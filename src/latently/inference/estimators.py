@@ -34,10 +34,11 @@ from latently.inference._surrogates import (
     held,
     others,
     relaxed_draws,
+    slope_at,
     valued,
     within,
 )
-from latently.inference.bounds import ELBO, IWAE, Bound, MultiplyIWAE
+from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
 from latently.inference.options import check_count, check_number
 from latently.inference.particles import Particles, equal_shares
 from latently.inference.schedules import Schedule
@@ -203,7 +204,8 @@ class PIWAE(Estimator):
 
     Raises:
         UserError: groups that are no whole number of at least 1, or do not divide the draws; any
-            bound but IWAE; a hierarchy of latents; a posterior whose draws carry no gradient.
+            bound but IWAE; a hierarchy of latents; a posterior whose draws carry no gradient; a
+            compiled step.
     """
 
     unbiased: ClassVar[bool] = False
@@ -227,7 +229,7 @@ class PIWAE(Estimator):
         own = self._own(log_w)
         surrogate = (whole * log_joint - own * log_q).sum(0)
         if z.requires_grad:  # z has got v from log p(x, z), and u from log q; now u from both
-            (slope,) = torch.autograd.grad(log_joint.sum(), z, retain_graph=True)
+            slope = slope_at("PIWAE", log_joint, z)
             surrogate = surrogate + ((own - whole) * dot(slope, z)).sum(0)
         return valued(bound(p), surrogate)
 
@@ -358,7 +360,7 @@ class REBAR(Estimator):
 
     Raises:
         UserError: options out of range; a bound that is no average over draws; a hierarchy of
-            latents; a posterior without a relaxation.
+            latents; a posterior without a relaxation; a compiled step.
     """
 
     latents: ClassVar[Latents] = "discrete"
@@ -378,7 +380,7 @@ class REBAR(Estimator):
         if not z.requires_grad:
             return bound(hard)
         f = alone(bound, p)
-        (slope,) = torch.autograd.grad(f.sum(), z, retain_graph=True)
+        slope = slope_at("REBAR", f, z)
         at_hard, _, at_given = f.detach().chunk(3)
         scale: Any = self.scale
         rest = at_hard - scale * at_given
@@ -452,12 +454,14 @@ class GumbelSoftmax(Estimator):
 class Enumerate(Estimator):
     r"""The exact gradient for discrete latents: every state, weighted by q(z|x).
 
-    `ELBO = sum_z q(z|x) log w(z)`, and `IWAE = log sum_z q(z|x) w(z) = log p(x)`, its limit for
-    any number of samples: no draw is made, so no gradient has noise. The decoder is called for
-    every state, of which there may be 4,096; `samples` is not read.
+    `ELBO = sum_z q(z|x) log w(z)`: no draw is made, so no gradient has noise, and a bound of
+    many draws is at its limit. That of IWAE is `log sum_z q(z|x) w(z) = log p(x)`, which teaches
+    q nothing; CIWAE adds a share of the ELBO. The decoder is called for every state, of which
+    there may be 4,096; `samples` is not read.
 
     Raises:
-        UserError: the latents are not finite in number, or have too many states.
+        UserError: the latents are not finite in number, or have too many states; a bound that
+            would be log p(x) whatever q, or that wants draws of equal weight.
     """
 
     gradient: ClassVar[Gradient] = "exact"
@@ -472,6 +476,11 @@ class Enumerate(Estimator):
 
     def check(self, bound: Bound) -> None:
         bound.check(1, states=True)
+        if bound in (IWAE(), Renyi(alpha=0), CIWAE(beta=0)):
+            raise UserError(
+                f"Enumerate makes {bound} log p(x) itself, whatever q: the encoder would learn "
+                "nothing; use bound=ELBO, or CIWAE, which has a share of it"
+            )
 
 
 def all_states(q: Distribution) -> Tensor:
