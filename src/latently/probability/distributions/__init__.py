@@ -7,6 +7,11 @@ boundary. A distribution that serves one family only stands in that family's fil
 """
 
 from latently.probability.distributions.discrete import Bernoulli, Categorical, Relaxed
+from latently.probability.distributions.gaussian import (
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    ScaledJoint,
+)
 from latently.probability.distributions.integers import DiscretizedLogistic, Rounded
 from latently.probability.distributions.joint import (
     Factorized,
@@ -15,22 +20,32 @@ from latently.probability.distributions.joint import (
     kl_and_cells,
     observed_log_prob,
 )
+from latently.probability.distributions.mixture import JointMixture, Mixture, mixture
 from latently.probability.distributions.normal import Normal, Scaled, StandardNormal
 from latently.probability.distributions.one_hot import OneHot
+from latently.probability.distributions.simplex import Dirichlet, LogisticNormal
 
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Dirichlet",
     "DiscretizedLogistic",
     "Factorized",
     "Joint",
+    "JointMixture",
+    "LogisticNormal",
+    "LowRankMultivariateNormal",
+    "Mixture",
+    "MultivariateNormal",
     "Normal",
     "OneHot",
     "Relaxed",
     "Rounded",
     "Scaled",
+    "ScaledJoint",
     "StandardNormal",
     "analytic_kl",
     "kl_and_cells",
+    "mixture",
     "observed_log_prob",
 ]

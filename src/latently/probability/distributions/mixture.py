@@ -62,8 +62,7 @@ class Mixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density, in nats."""
-        log_p = self.components.log_prob(value.unsqueeze(self._axis))
-        return torch.logsumexp(self.log_weights + log_p, -1)
+        return torch.logsumexp(self.log_weights + self._parts(value), -1)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -163,6 +162,10 @@ class Mixture(Distribution):
         """pi, (*batch, K, 1, ..., 1)."""
         return self.log_weights.exp().view(*self.log_weights.shape, *self._ones)
 
+    def _parts(self, value: Tensor) -> Tensor:
+        """`log p_k(x)`, (*, K)."""
+        return self.components.log_prob(value.unsqueeze(self._axis))
+
     def _chosen(self, sample_shape: Size) -> Tensor:
         """Component numbers, (*sample_shape, *batch)."""
         weights = self.log_weights.exp()
@@ -222,10 +225,45 @@ class JointMixture(Mixture, Joint):
         given = cast(Joint, self.components).given(*apart)
         return JointMixture(logits, given, discrete=self.discrete)
 
-    def _parts(self, value: Tensor, mask: Tensor | None) -> Tensor:
+    def _parts(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """`log p_k(x_o)`, (*, K)."""
+        normal = _shared_normals(self.components)
+        if normal is not None:
+            return _by_products(normal, value, mask)
         apart = None if mask is None else mask.unsqueeze(self._axis)
         return cast(Joint, self.components).log_prob(value.unsqueeze(self._axis), apart)
+
+
+def _shared_normals(components: Distribution) -> Normal | None:
+    """Independent normals that are the same for all rows, (K, *event); None: others."""
+    if not isinstance(components, Factorized) or type(components.base) is not Normal:
+        return None
+    shared = len(components.batch_shape) == 1 and components.base.loc.device.type != "mps"
+    return components.base if shared else None  # mps has no float64
+
+
+def _by_products(normal: Normal, value: Tensor, mask: Tensor | None) -> Tensor:
+    r"""`log p_k(x_o)` of many rows under the same K normals, (*, K).
+
+    With `t = 1 / sigma^2` the exponents are `x^2 t' - 2 x (mu t)' + m (mu^2 t)'`: two or three
+    products of matrices in place of a difference for every row, component and cell. The terms
+    cancel, so they are taken about the middle of the components and in float64.
+    """
+    ndim = normal.loc.dim() - 1
+    loc, log_std = normal.loc.double().flatten(1), normal.log_scale.double().flatten(1)
+    middle, precision = loc.mean(0), (-2 * log_std).exp()
+    x = value.double().flatten(-ndim) - middle
+    loc = loc - middle
+    shift = loc * precision
+    constant = loc * shift + 2 * log_std + _LOG_2PI
+    if mask is None:
+        ends = constant.sum(1)
+    else:
+        seen = mask.flatten(-ndim)
+        x = torch.where(seen, x, 0.0)
+        ends = seen.double() @ constant.T
+    exponent = x.square() @ precision.T - 2 * (x @ shift.T) + ends
+    return (-0.5 * exponent).to(normal.loc.dtype)
 
 
 class _Gaussians(NamedTuple):

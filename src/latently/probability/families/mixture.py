@@ -13,7 +13,7 @@ from latently.probability.distributions.mixture import Mixture as MixtureDistrib
 from latently.probability.distributions.mixture import mixture
 from latently.probability.families._gaussian import standardised, unbounded
 from latently.probability.families.base import Family
-from latently.probability.families.normal import Normal
+from latently.probability.families.normal import FixedNormal, Normal, SharedNormal
 
 __all__ = ["Mixture"]
 
@@ -109,11 +109,12 @@ class Mixture(Family):
 
 def _best(family: Family, x: Tensor, mask: Tensor | None) -> Tensor | None:
     """Raw parameters of the best distribution of some rows; None: not known."""
-    if type(family) is not Normal:
+    if not isinstance(family, Normal | SharedNormal | FixedNormal):
         return family.marginal(x, mask)
     u = family.embed(x, mask).flatten(1)
     mean, deviation, _ = standardised(u, None if mask is None else mask.flatten(1))
-    return torch.stack([mean, unbounded(deviation.log())]).reshape(family.param_shape)
+    h = [mean, unbounded(deviation.log())] if isinstance(family, Normal) else [mean]
+    return torch.stack(h).reshape(family.param_shape)
 
 
 def _spread(family: Family, components: int) -> Tensor:
