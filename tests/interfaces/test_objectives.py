@@ -147,7 +147,7 @@ def test_a_stopped_run_goes_on_with_the_same_objective_only(
         ("TotalCorrelation", 50, True),
         ("TotalCorrelation", 60, True),
         ("TotalCorrelation(samples=30)", 60, False),
-        ("InfoVAE(samples=8)", 60, True),
+        ("InfoVAE(samples=4)", 60, True),
         ("InfoVAE(samples=30)", 60, False),
     ],
 )

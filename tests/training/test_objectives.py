@@ -552,8 +552,8 @@ def test_objectives_have_no_effect_on_a_closed_form(refused):
 
 def test_sizes_grow_with_the_pairs_of_rows():
     assert Variational(IWAE(), samples=3).size(10, 4, 2) == 120
-    assert TotalCorrelation(samples=3).size(10, 4, 2) == 120 + 600
-    assert InfoVAE(samples=3).size(10, 4, 2) == 120 + 900
+    assert TotalCorrelation(samples=3).size(10, 4, 2) == 120 + 3600
+    assert InfoVAE(samples=3).size(10, 4, 2) == 120 + 3000
 
 
 @pytest.mark.parametrize("bound", [Renyi(0.5), Renyi(-0.5), MultiplyIWAE(groups=2)])

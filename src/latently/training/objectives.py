@@ -71,7 +71,7 @@ class Objective(ABC):
         return None
 
     def size(self, rows: int, cells: int, latents: int) -> int:
-        """Numbers that a step holds at least, of rows of so many cells and latents."""
+        """Numbers that a step holds at once, in its order of magnitude."""
         return self.samples * rows * cells
 
 
@@ -190,8 +190,9 @@ class TotalCorrelation(_OfBatch):
     unbiased over the choice of the batch (minibatch stratified sampling, averaged over its free
     choice), and exact where the batch is the data set; its log is too low on average, the more
     the smaller the batch. `train` and `fit` say what N is. Where nobody does, N = M: the gradients
-    of minibatch weighted sampling. Source: Chen, Li, Grosse, Duvenaud, "Isolating Sources of
-    Disentanglement in Variational Autoencoders", 2018.
+    of minibatch weighted sampling. Values on validation rows are of the aggregate of these rows,
+    so they differ from those in training by more than luck. Source: Chen, Li, Grosse, Duvenaud,
+    "Isolating Sources of Disentanglement in Variational Autoencoders", 2018.
 
     Args:
         alpha: weight of the information, a number or a schedule.
@@ -246,7 +247,7 @@ class TotalCorrelation(_OfBatch):
         return self if self.rows is not None else dataclasses.replace(self, rows=max(rows, 2))
 
     def size(self, rows: int, cells: int, latents: int) -> int:
-        return super().size(rows, cells, latents) + self.samples * rows**2 * latents
+        return super().size(rows, cells, latents) + 6 * self.samples * rows**2 * latents
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,7 @@ class InfoVAE(_OfBatch):
         return _terms(p.average(p.log_lik - cost), p)
 
     def size(self, rows: int, cells: int, latents: int) -> int:
-        return super().size(rows, cells, latents) + 3 * self.samples * rows**2
+        return super().size(rows, cells, latents) + 10 * self.samples * rows**2
 
     @torch.no_grad()
     def _from_prior(self, model: Any, rows: int, context: Tensor | None) -> Tensor:
