@@ -1,7 +1,18 @@
 """Arithmetic on log-weights: particles, bounds, estimators and evidence; knows no model."""
 
 from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
-from latently.inference.estimators import DReG, Estimator, Reparam
+from latently.inference.estimators import (
+    PIWAE,
+    REBAR,
+    STL,
+    VIMCO,
+    DReG,
+    Enumerate,
+    Estimator,
+    GumbelSoftmax,
+    Reparam,
+    Score,
+)
 from latently.inference.evidence import Evidence, Exact, ImportanceSampling, Method, evaluate
 from latently.inference.imputation import Imputation, impute
 from latently.inference.kernels import RBF, InverseMultiquadratic, Kernel, mmd
@@ -12,13 +23,19 @@ __all__ = [
     "CIWAE",
     "ELBO",
     "IWAE",
+    "PIWAE",
     "RBF",
+    "REBAR",
+    "STL",
+    "VIMCO",
     "Bound",
     "Cosine",
     "DReG",
+    "Enumerate",
     "Estimator",
     "Evidence",
     "Exact",
+    "GumbelSoftmax",
     "ImportanceSampling",
     "Imputation",
     "InverseMultiquadratic",
@@ -30,6 +47,7 @@ __all__ = [
     "Renyi",
     "Reparam",
     "Schedule",
+    "Score",
     "Warmup",
     "evaluate",
     "impute",
