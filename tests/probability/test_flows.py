@@ -406,24 +406,24 @@ def test_elbo_is_unbiased_for_log_p_less_the_kl():
 
 
 def test_a_spline_posterior_learns_two_modes():
-    """p(z|x) of z^2 seen in noise has two modes; a normal must miss one of them."""
+    """p(z|x) of z^2 seen in noise has two modes, which no normal can follow."""
     torch.manual_seed(0)
     gaps = {}
     z = torch.linspace(-4, 4, 4001).double()
 
     def log_joint(z):
-        return -0.5 * z.square() - 0.5 * ((z.square() - 2) / 0.5).square()
+        return -0.5 * z.square() - 0.5 * ((z.square() - 1) / 0.5).square()
 
     log_p = torch.logsumexp(log_joint(z), 0) + math.log(8 / 4000)
     for name, family in (
         ("normal", Normal((1,))),
-        ("flow", FlowNormal((1,), flow=NSF(transforms=2, bins=12), context=2)),
+        ("flow", FlowNormal((1,), flow=NSF(transforms=1, bins=12), context=2)),
     ):
         family = family.double()
         family.unscaled()
         h = torch.nn.Parameter(torch.zeros(family.param_shape).double())
         optimizer = torch.optim.Adam([h, *family.parameters()], 1e-2)
-        for _ in range(600):
+        for _ in range(300):
             q = family(h)
             draws = draw(q, 128)
             loss = (q.log_prob(draws) - log_joint(draws[..., 0])).mean()
@@ -434,7 +434,7 @@ def test_a_spline_posterior_learns_two_modes():
         with torch.no_grad():
             draws = draw(q, 4000)
             gaps[name] = log_p - (log_joint(draws[..., 0]) - q.log_prob(draws)).mean()
-    assert gaps["normal"] > 0.5
+    assert gaps["normal"] > 0.4
     assert gaps["flow"] < 0.1
 
 

@@ -6,11 +6,12 @@ A flow is a small frozen object, such as `NSF(transforms=2)`, that builds the bi
     FlowPrior:   eps = f(z),        log p(z) = log N(f(z); 0, I) + log |det df/dz|;
     FlowNormal:  z = m + s f(eps),  log q(z) = log N(eps; 0, I) - log |det s df/deps|.
 
-Forwards f takes one pass of its nets. Backwards, an autoregressive flow takes as many as there
-are features and a coupling flow two. All start near the identity. Sources: Rezende, Mohamed,
-"Variational Inference with Normalizing Flows", 2015; Papamakarios et al., "Normalizing Flows for
-Probabilistic Modeling and Inference", 2021. The transforms are those of Zuko (Rozet et al.), of
-which the members here are the ones whose inverse is exact on all real numbers.
+Forwards f takes one pass of its nets. Backwards, an autoregressive flow takes as many as there are
+features and a coupling flow two. All start near the identity, and hidden units are tanh, so that
+no net runs away far out. Sources: Rezende, Mohamed, "Variational Inference with Normalizing
+Flows", 2015; Papamakarios et al., "Normalizing Flows for Probabilistic Modeling and Inference",
+2021. The transforms are those of Zuko (Rozet et al.), of which the members here are the ones whose
+inverse is exact on all real numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ __all__ = ["MAF", "NSF", "Bijection", "Flow", "FlowDistribution", "RealNVP", "ch
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _START = 1e-2  # of what the last layers of the nets would start at: f(x) is x, to two digits
-_SLOPE = 1e-2  # least slope, and about the inverse of the largest: f can be inverted in float32
+_AFFINE_SLOPE = 0.2  # least slope of an affine map, the largest is 5: no scale runs away
+_SPLINE_SLOPE = 1e-2
 _MOST_WEIGHTS = 2**27
 _PAIRS = 64
 _BLOCK_VALUES = 2**20  # values pushed through a flow at once where moments are taken
@@ -139,7 +141,7 @@ class Flow(ABC):
 class MAF(Flow):
     r"""Masked autoregressive flow: each value scaled and moved by a net of those before it.
 
-    `y_j = x_j exp(a_j) + b_j` with `(a_j, b_j)` of `x_1 .. x_{j-1}`, and `|a_j|` below log 100.
+    `y_j = x_j exp(a_j) + b_j` with `(a_j, b_j)` of `x_1 .. x_{j-1}`, and `|a_j|` below log 5.
     The cheapest of them here. Drawn from, it is the inverse autoregressive flow. Source:
     Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation", 2017;
     Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016.
@@ -158,8 +160,9 @@ class MAF(Flow):
             features,
             context,
             order=_order(number, features),
-            univariate=partial(zuko.transforms.MonotonicAffineTransform, slope=_SLOPE),
+            univariate=partial(zuko.transforms.MonotonicAffineTransform, slope=_AFFINE_SLOPE),
             hidden_features=self.hidden,
+            activation=nn.Tanh,
         )
 
 
@@ -198,9 +201,10 @@ class NSF(Flow):
             context,
             passes=2 if self.coupling else None,
             order=_order(number, features),
-            univariate=partial(zuko.transforms.MonotonicRQSTransform, slope=_SLOPE),
+            univariate=partial(zuko.transforms.MonotonicRQSTransform, slope=_SPLINE_SLOPE),
             shapes=[(self.bins,), (self.bins,), (self.bins - 1,)],
             hidden_features=self.hidden,
+            activation=nn.Tanh,
         )
 
 
@@ -209,7 +213,7 @@ class RealNVP(Flow):
     r"""Affine coupling: half of the values scaled and moved by a net of the other half, in turn.
 
     `y_b = x_b exp(a(x_a)) + b(x_a)`, `y_a = x_a`, with a and b every second feature, changing
-    places, and `|a|` below log 100. One pass forwards and one back. Source: Dinh, Sohl-Dickstein,
+    places, and `|a|` below log 5. One pass forwards and one back. Source: Dinh, Sohl-Dickstein,
     Bengio, "Density Estimation using Real NVP", 2017.
 
     >>> f = RealNVP(transforms=4).build(6)
@@ -230,8 +234,9 @@ class RealNVP(Flow):
             features,
             context,
             mask=torch.arange(features) % 2 == number % 2,
-            univariate=partial(zuko.transforms.MonotonicAffineTransform, slope=_SLOPE),
+            univariate=partial(zuko.transforms.MonotonicAffineTransform, slope=_AFFINE_SLOPE),
             hidden_features=self.hidden,
+            activation=nn.Tanh,
         )
 
 
@@ -239,10 +244,9 @@ class FlowDistribution(Distribution):
     r"""`eps = f(z)` is N(0, I): the density in one pass, draws by the inverse.
 
     `log p(z) = log N(f(z); 0, I) + log |det df/dz|`, in nats. Mean and variance are those of the
-    128 draws from a fixed set of noise: 64 scrambled Sobol points and their mirror images, so
-    that both are exact where f is linear (of at most 63 values, the mean of any number), and two
-    calls give the same. Where f is strongly
-    bent the mean is good to some percent of the deviation, the variance less so.
+    128 draws from a fixed set of noise, 64 scrambled Sobol points and their mirror images: two
+    calls give the same, and both are exact where f is linear (the variance for at most 63
+    values). Where f is strongly bent the mean is good to some percent of the deviation.
 
     Args:
         bijection: f, over the flattened event.

@@ -426,34 +426,43 @@ class PixelMixture(Joint):
 
 
 class _Table(NamedTuple):
-    """Some pixels with the same holes, and every value that these may have.
+    """Some pixels that lack the same channels, and every value that these may have.
 
     Attributes:
         pixels: their mixtures, (K, n) and (K, C, n).
-        x: what is known, (C, n).
-        used: the channels that count, (C, n): those seen and the holes.
-        holes: the channels that are summed out.
-        states: their values, (S, holes).
+        x: what is known up to the last channel seen, (c, n).
+        holes: the channels among these that are summed out.
+        states: their values, (S, holes), the last hole's changing fastest.
     """
 
     pixels: Pixels
     x: Tensor
-    used: Tensor
     holes: list[int]
     states: Tensor
 
     def log_p(self) -> Tensor:
         """`log P(state, x_seen)`, (S, n); not kept for the backward pass, but made again."""
-
-        def joint() -> Tensor:
-            x = self.x.expand(len(self.states), *self.x.shape).clone()
-            x[:, self.holes] = self.states.unsqueeze(-1)
-            terms = torch.where(self.used, self.pixels.terms(x), 0.0).sum(-2)
-            return (self.pixels.log_weights + terms).logsumexp(-2)
-
         if not torch.is_grad_enabled():
-            return joint()
-        return checkpoint(joint, use_reentrant=False, preserve_rng_state=False)
+            return self._joint()
+        return checkpoint(self._joint, use_reentrant=False, preserve_rng_state=False)
+
+    def _joint(self) -> Tensor:
+        """Every hole is an axis of its own: a channel is scored for the holes before it only."""
+        pixels, levels = self.pixels, self.pixels.levels
+        ks = torch.arange(levels, dtype=self.x.dtype, device=self.x.device)
+        total, placed = pixels.log_weights, list[Tensor]()
+        for c in range(len(self.x)):
+            x = self.x[c]
+            if c in self.holes:
+                axes = [1] * len(self.holes)
+                axes[self.holes.index(c)] = levels
+                x = ks.view(*axes, 1, 1)
+            loc, first = pixels.loc[:, c], c * (c - 1) // 2
+            for j, before in enumerate(placed):
+                loc = loc + pixels.coupling[:, first + j] * (before - (levels - 1) / 2)
+            total = total + _log_prob(x, loc, pixels.log_scale[:, c], levels)
+            placed.append(x)
+        return total.logsumexp(-2).flatten(0, len(self.holes) - 1)
 
 
 def _tables(
@@ -466,22 +475,19 @@ def _tables(
     """
     lead = torch.broadcast_shapes(x.shape[:-2], pixels.log_weights.shape[:-2])
     x, seen = (v.expand(*lead, *v.shape[-2:]) for v in (x, seen))
-    later = seen.flip(-2).cumsum(-2).flip(-2) > 0
     bits = 2 ** torch.arange(x.shape[-2], device=x.device)
-    pattern = ((later & ~seen) * bits[:, None]).sum(-2)
+    pattern = (seen * bits[:, None]).sum(-2)
     for number in pattern.unique().tolist():
-        holes = [c for c in range(x.shape[-2]) if number >> c & 1]
+        last = number.bit_length()
+        holes = [c for c in range(last) if not number >> c & 1]
         if not holes:
             continue
         states = _states(pixels.levels, len(holes)).to(x)
-        block = max(1, _BLOCK_VALUES // (len(states) * pixels.loc.shape[-3] * x.shape[-2]))
+        block = max(1, _BLOCK_VALUES // (len(states) * pixels.loc.shape[-3]))
         for rows in (pattern == number).nonzero().split(block):
             index = tuple(rows.T)
-            chosen = (v.movedim(-1, len(lead))[index].T for v in (x, seen))
-            here, there = chosen
-            there = there.clone()
-            there[holes] = True
-            yield index, _Table(pixels.at(lead, index), here, there, holes, states)
+            known = x.movedim(-1, len(lead))[index].T[:last]
+            yield index, _Table(pixels.at(lead, index), known, holes, states)
 
 
 def _log_prob(x: Tensor, loc: Tensor, log_scale: Tensor, levels: int) -> Tensor:
@@ -502,8 +508,7 @@ def _states(levels: int, holes: int) -> Tensor:
             f"observed one have {levels}^{holes} values, more than the {_MOST_STATES} that are "
             "summed; hide whole pixels, or choose DiscretizedLogistic"
         )
-    index = torch.arange(levels**holes)
-    return torch.stack([index // levels**j % levels for j in range(holes)], -1)
+    return torch.cartesian_prod(*[torch.arange(levels)] * holes).view(-1, holes)
 
 
 def _flat(x: Tensor, ndim: int) -> Tensor:
