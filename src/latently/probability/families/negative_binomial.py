@@ -17,6 +17,7 @@ from latently.probability.families._counts import (
     betainc,
     bounded_log,
     deviance,
+    poisson_draws,
     positive_mean,
     raw_of,
     smallest_count,
@@ -29,7 +30,6 @@ __all__ = ["NegativeBinomial"]
 _ROWS = 1000  # rows that the starting dispersions are read from
 _STARTS = (1e-3, 1e4)  # between these: beyond, gradients are too small to come back by
 _STEPS = 10
-_MOST = 1e18  # torch draws counts as 64-bit integers
 _GOLDEN = 0.381966
 
 
@@ -138,7 +138,7 @@ class _NegativeBinomial(Distribution):
         x`. As theta grows the former goes with the terms in n, and the Poisson is left.
         """
         mu, theta = self.mu, self.theta
-        x = torch.where(value > 0, value, 1.0)
+        x = value.clamp(min=1)
         n = x + theta
         d = (x - mu) / (theta + mu)
         ratio = n / (theta + mu)
@@ -153,7 +153,7 @@ class _NegativeBinomial(Distribution):
         with torch.no_grad():
             gamma = Gamma(self.theta, torch.ones_like(self.theta), validate_args=False)
             rate = gamma.sample(torch.Size(sample_shape)) * (self.mu / self.theta)
-            return torch.poisson(rate.clamp(max=_MOST))
+            return poisson_draws(rate)
 
     def cdf(self, value: Tensor) -> Tensor:
         """`P(X <= x) = I_p(theta, x + 1)`, a regularised incomplete beta function."""

@@ -66,7 +66,7 @@ class _Poisson(Distribution):
 
         `-R(x) - log(2 pi x) / 2 - x (d - log(1 + d))` with `1 + d = lambda / x`.
         """
-        x = torch.where(value > 0, value, 1.0)
+        x = value.clamp(min=1)
         constant = stirling(x) + 0.5 * x.log() + HALF_LOG_2PI
         away = deviance(x, (self.rate - x) / x, (self.rate / x).log())
         return -torch.where(value > 0, constant + away, self.rate)
