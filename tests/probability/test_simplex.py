@@ -258,3 +258,12 @@ def test_simplex_priors_match_simplex_posteriors():
     close(Standard((3,), family=Dirichlet)().mean, torch.full((3,), 1 / 3), 1e-6)
     with pytest.raises(UserError):
         Dirichlet((1,))
+
+
+@pytest.mark.parametrize("kind", [Dirichlet, LogisticNormal])
+def test_float64_shares_meet_float32_parameters(kind):
+    family, x = kind((4,)), shares(10)
+    h = torch.randn(10, *family.param_shape)
+    found = family(h).log_prob(x)
+    assert found.dtype == torch.float32
+    close(found, family.double()(h.double()).log_prob(x), 1e-4)

@@ -153,7 +153,8 @@ class MultivariateNormal(_Gaussian):
             wide = MultivariateNormal(self.loc.double(), self.whiten.double())
             log_p = wide.log_prob(given.loc) + given.log_det() + 0.5 * _LOG_2PI * missing
             return log_p.to(self.loc.dtype)
-        white = torch.einsum("...ij,...j->...i", self.whiten, self._centred(value, None))
+        centred = self._centred(value, None).to(self.whiten.dtype)
+        white = torch.einsum("...ij,...j->...i", self.whiten, centred)
         return -0.5 * white.square().sum(-1) - self.log_det() - 0.5 * self._cells * _LOG_2PI
 
     def given(self, value: Tensor, mask: Tensor) -> MultivariateNormal:

@@ -174,7 +174,8 @@ class LogisticNormal(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density, in nats."""
         logs = value.log()
-        log_p = self.logits.log_prob(logs[..., :-1] - logs[..., -1:]) - logs.sum(-1)
+        logits = (logs[..., :-1] - logs[..., -1:]).to(self.logits.mean.dtype)
+        log_p = self.logits.log_prob(logits) - logs.sum(-1).to(logits.dtype)
         return _sum_rows(log_p, len(self.event_shape) - 1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
