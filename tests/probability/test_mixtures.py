@@ -374,3 +374,12 @@ def test_options_of_mixtures_are_checked(refused):
         LogisticNormal((3,), covariance="half")
     with refused("at least 2"):
         Dirichlet((4, 1))
+
+
+def test_components_without_rows_start_apart_from_each_other():
+    x = torch.tensor([0.0, 1.0]).double().repeat(20).view(40, 1).expand(40, 3)
+    for of in (Bernoulli, NormalFamily):
+        family = Mixture((3,), components=6, of=of).double()  # of two kinds of rows
+        family.initialise(x)
+        means = family(family.marginal(x)).components.mean
+        assert torch.pdist(means).min() > 1e-3

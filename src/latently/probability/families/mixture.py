@@ -102,7 +102,8 @@ class Mixture(Family):
         for k in range(self.components):
             group = nearest == k if sizes[k] else torch.ones_like(nearest, dtype=torch.bool)
             h = _best(self.family, x[group], None if mask is None else mask[group])
-            found.append(torch.zeros_like(self.start[k]) if h is None else h - self.start[k])
+            h = torch.zeros_like(self.start[k]) if h is None else h - self.start[k]
+            found.append(h if sizes[k] else h + self.start[k])  # those without rows: apart, too
         logits = ((sizes + 1) / (len(x) + self.components)).log()
         return torch.cat([logits, torch.stack(found).flatten().to(logits)])
 
@@ -120,8 +121,8 @@ def _best(family: Family, x: Tensor, mask: Tensor | None) -> Tensor | None:
 def _spread(family: Family, components: int) -> Tensor:
     """What keeps components apart, (K, *param_shape): the same numbers for every model.
 
-    Of normals the means, with mean 0 and the components' variance so that both make up N(0, 1) in
-    every cell to the second moment; of other families all raw parameters.
+    For `Normal` it moves the means, and narrows the components so that a mixture of equal weights
+    has mean 0 and variance 1 in every cell; for other families it moves all raw parameters.
     """
     generator = torch.Generator().manual_seed(0)
     shape = family.shape if type(family) is Normal else family.param_shape
