@@ -279,9 +279,12 @@ def _remedy(model: Model, data: Data) -> str:
         return "choose a --transform that holds them, or leave it out"
     if chosen.get("levels") is not None:
         return "choose other --levels, or leave them out"
+    best = f"these data fit --likelihood {data.family!r}"
     if chosen.get("likelihood") is None:
-        return f"these data fit --likelihood {data.family!r}"
-    return f"likelihoods that hold these data: {', '.join(families_for(data.x, data.mask))}"
+        return best
+    own = data.family.partition("(")[0]
+    others = [name for name in families_for(data.x, data.mask) if name != own]
+    return f"{best}; others that hold them: {', '.join(others)}"
 
 
 def _check_support(model: Model, data: Data) -> None:
