@@ -317,8 +317,9 @@ class ByHand(Score):
 def test_sticking_the_landing_has_no_noise_at_the_exact_posterior(gaussian_vae):
     case = gaussian_vae()
     x, own = case.x[:1], encoder_part(case.model)
-    assert spread(case.model, x, ELBO(), STL(), 1)[own].max() < 1e-18
-    assert spread(case.model, x, ELBO(), Reparam(), 1)[own].max() > 1e-2
+    usual = spread(case.model, x, ELBO(), Reparam(), 1)[own].min()
+    assert usual > 1e-4
+    assert spread(case.model, x, ELBO(), STL(), 1)[own].max() < 1e-6 * usual
 
 
 def on_the_same(case, estimator, bound, samples):

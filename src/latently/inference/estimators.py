@@ -206,6 +206,9 @@ class PIWAE(Estimator):
         UserError: groups that are no whole number of at least 1, or do not divide the draws; any
             bound but IWAE; a hierarchy of latents; a posterior whose draws carry no gradient; a
             compiled step.
+
+    >>> PIWAE(groups=4).least
+    4
     """
 
     unbiased: ClassVar[bool] = False
@@ -348,11 +351,11 @@ class REBAR(Estimator):
         (f(b) - eta f(t)) grad log q(b|x) + eta grad f(s) - eta grad f(t):
 
     all terms of the relaxation cancel on average, at any temperature, and take with them most of
-    the noise where `f(t)` follows `f(b)`. With eta below 1, `(1 - eta) f` of the other draws is
-    the baseline of what is left. Decoder and prior get the hard draws' gradient alone. It costs
-    three times the rows, and one more backward pass through the decoder. Source: Tucker, Mnih,
-    Maddison, Lawson, Sohl-Dickstein, "REBAR: Low-variance, unbiased gradient estimates for
-    discrete latent variable models", 2017.
+    the noise where `f(t)` follows `f(b)`. With eta other than 1, `(1 - eta) f` of the other draws
+    is the baseline of what is left; a single draw has none, and wants eta = 1. Decoder and prior
+    get the hard draws' gradient alone. It costs three times the rows, and one more backward pass
+    through the decoder. Source: Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein, "REBAR:
+    Low-variance, unbiased gradient estimates for discrete latent variable models", 2017.
 
     Args:
         temperature: of the relaxation; a positive number or a schedule.
@@ -361,6 +364,10 @@ class REBAR(Estimator):
     Raises:
         UserError: options out of range; a bound that is no average over draws; a hierarchy of
             latents; a posterior without a relaxation; a compiled step.
+
+    >>> from latently.probability.families import OneHot
+    >>> REBAR().draw(OneHot((3,))(torch.zeros(5, 3)), samples=4).shape
+    torch.Size([12, 5, 3])
     """
 
     latents: ClassVar[Latents] = "discrete"
@@ -415,10 +422,15 @@ class GumbelSoftmax(Estimator):
     value and gradient are those of the relaxed draw, whose mean is no bound on log p(x). Log q
     and log p of relaxed draws are not their densities but the formulas of the discrete latents,
     continued between the states: linear in z for `OneHot`, `z h - softplus(h)` for `Bernoulli`.
-    The ELBO takes the KL in closed form where it is known, and does not meet log q. The bias
-    falls and the noise grows with a lower temperature. Where no gradient is wanted the draws are
-    plain ones. Source: Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax",
-    2017; Maddison, Mnih, Teh, "The Concrete Distribution", 2017.
+    The ELBO takes the KL in closed form where it is known, and does not meet log q. Where no
+    gradient is wanted (validation) the draws are plain ones.
+
+    The bias falls and the noise grows with a lower temperature. Measured on half-trained models
+    of binary digits, as a share of the true gradient's length: for 8 bits 0.98 at temperature
+    0.5 and 0.27 at 0.1, for one latent of 10 states 2.3 and 0.7; without `hard` 0.7 and 0.2, 1.4
+    and 0.3 (benchmarks/gradient_variance.py). Few states are better summed by `Enumerate`, and
+    `Score` and `REBAR` have no bias. Source: Jang, Gu, Poole, "Categorical Reparameterization
+    with Gumbel-Softmax", 2017; Maddison, Mnih, Teh, "The Concrete Distribution", 2017.
 
     Args:
         temperature: t; a positive number or a schedule.
