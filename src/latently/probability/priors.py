@@ -15,15 +15,17 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, MixtureSameFamily
+from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.nets.mlp import MLP
 from latently.probability.conditional import Conditional, check_context
 from latently.probability.distributions import Factorized
 from latently.probability.distributions import StandardNormal as StandardNormalDistribution
-from latently.probability.distributions.normal_mixture import mixture
+from latently.probability.distributions.mixture import Mixture as MixtureDistribution
+from latently.probability.distributions.mixture import mixture
 from latently.probability.families.base import Family
+from latently.probability.families.mixture import Mixture
 from latently.probability.families.normal import Normal
 from latently.probability.flows import MAF, Flow, FlowDistribution, check_flow
 
@@ -220,11 +222,11 @@ class LearnedNormal(Prior):
 class NormalMixture(Prior):
     r"""A mixture of normals, `p(z|c) = sum_k pi_k(c) N(z; mu_k(c), diag sigma_k(c)^2)`.
 
-    Weights, means and deviations are free parameters, or a map of the context. The means start
-    at random, `mu_k ~ N(0, I/2)` with `sigma_k^2 = 1/2` and equal weights: on average N(0, I),
-    with no two components alike, or their gradients would stay alike. A draw picks a component
-    at random, then draws from it. The KL has no closed form; bounds use the draws. Source:
-    Dilokthanakul et al., "Deep Unsupervised Clustering with Gaussian Mixture Variational
+    Weights, means and deviations are free parameters, or a map of the context. It starts with
+    mean 0 and variance 1 in every latent, half of it within components and half between their
+    means: no two components are alike, or their gradients would stay alike. A draw picks a
+    component at random, then draws from it. The KL has no closed form; bounds use the draws.
+    Source: Dilokthanakul et al., "Deep Unsupervised Clustering with Gaussian Mixture Variational
     Autoencoders", 2016, where the component is a latent; here it is summed out.
 
     Args:
@@ -251,8 +253,10 @@ class NormalMixture(Prior):
     ) -> None:
         super().__init__()
         _check_components("NormalMixture", components)
-        family = _Mixture(z_shape, components)
-        self.given = _Given("NormalMixture", family, family.start(), _width(encoder), net)
+        family = Mixture(z_shape, components=components)
+        family.unscaled()
+        start = torch.zeros(family.param_shape)
+        self.given = _Given("NormalMixture", family, start, _width(encoder), net)
         self.contexts = self.given.contexts
 
     def forward(self, context: Tensor | None = None) -> Distribution:
@@ -291,7 +295,7 @@ class VampPrior(Prior):
         self.pseudo_inputs = nn.Parameter(0.1 * torch.randn(components, *encoder.input_shapes[0]))
         self.masks = encoder.input_shapes[1 : len(encoder.input_shapes) - (encoder.contexts > 0)]
 
-    def forward(self, context: Tensor | None = None) -> MixtureSameFamily:
+    def forward(self, context: Tensor | None = None) -> MixtureDistribution:
         check_context(context, self.encoder.contexts, "VampPrior")
         inputs = [self.pseudo_inputs, *(self.pseudo_inputs.new_ones(s) for s in self.masks)]
         if context is not None:
@@ -389,42 +393,6 @@ class _Given(nn.Module):
     @property
     def support(self) -> str:
         return (self.map if self.contexts else self).family.support
-
-
-class _Mixture(Family):
-    """Mixtures of normals over z_shape; h holds, in a row, K log weights and K normals' h."""
-
-    def __init__(self, shape: Sequence[int], components: int) -> None:
-        super().__init__(shape)
-        self.components = components
-        self.normal = Normal(shape)
-        self.normal.unscaled()
-
-    @property
-    def param_shape(self) -> tuple[int, ...]:
-        return (self.components * (1 + prod(self.normal.param_shape)),)
-
-    def start(self) -> Tensor:
-        """Equal weights, means of variance 1/2 at random, deviations of variance 1/2."""
-        mean = torch.randn(self.components, *self.shape) * 0.5**0.5
-        log_scale = torch.full_like(mean, 0.5).log() / 2
-        normals = torch.cat([mean, log_scale], dim=1)
-        return torch.cat([torch.zeros(self.components), normals.flatten()])
-
-    def forward(self, h: Tensor) -> MixtureSameFamily:
-        weights, normals = h.split([self.components, h.shape[-1] - self.components], -1)
-        normals = normals.unflatten(-1, (self.components, *self.normal.param_shape))
-        return mixture(weights, self.normal(normals))
-
-    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.normal.embed(x, mask)
-
-    def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.normal.misfit(x, mask)
-
-    @property
-    def support(self) -> str:
-        return self.normal.support
 
 
 def _family(

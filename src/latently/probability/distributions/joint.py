@@ -175,7 +175,7 @@ def observed_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None
     if not isinstance(distribution, Joint):
         raise UserError(
             f"{type(distribution).__name__} cannot leave out missing entries; use a likelihood "
-            "that factorizes over columns"
+            "that can, such as Normal or MultivariateNormal"
         )
     return distribution.log_prob(x, mask)
 

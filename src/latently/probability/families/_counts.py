@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +42,7 @@ _SERIES_FROM = 16.0  # here five terms of Stirling's series have every digit of 
 class Counts(Family):
     """A family over 0, 1, 2, ...; networks see standardised `log(1 + x)`."""
 
-    discrete: ClassVar[bool] = True
+    discrete: bool = True
     loc: Tensor | None
     scale: Tensor | None
 

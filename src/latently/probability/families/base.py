@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -23,7 +22,7 @@ class Family(nn.Module, ABC):
         discrete: True if values are counted (probabilities), False for densities.
     """
 
-    discrete: ClassVar[bool] = False
+    discrete: bool = False
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from latently.probability.distributions import Bernoulli as BernoulliDistribution
@@ -28,7 +26,7 @@ class Bernoulli(Family):
     tensor(0.1250)
     """
 
-    discrete: ClassVar[bool] = True
+    discrete: bool = True
 
     @property
     def param_shape(self) -> tuple[int, ...]:

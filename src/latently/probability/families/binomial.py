@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ class Binomial(Family):
     tensor(0.3750)
     """
 
-    discrete: ClassVar[bool] = True
+    discrete: bool = True
 
     def __init__(self, shape: Sequence[int], *, levels: int = 2) -> None:
         super().__init__(shape)

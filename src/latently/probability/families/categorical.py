@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ class Categorical(Family):
     tensor(0.6667)
     """
 
-    discrete: ClassVar[bool] = True
+    discrete: bool = True
 
     def __init__(self, shape: Sequence[int], *, levels: int = 2) -> None:
         super().__init__(shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ class DiscretizedLogistic(Family):
     tensor(1.0000)
     """
 
-    discrete: ClassVar[bool] = True
+    discrete: bool = True
 
     def __init__(self, shape: Sequence[int], *, levels: int = 256) -> None:
         super().__init__(shape)

@@ -59,7 +59,7 @@ class Mixture(Family):
         if not isinstance(family, Family):
             raise UserError(f"Mixture: of={of!r} is no family; give e.g. of=Normal")
         self.family, self.components = family, components
-        self.discrete = family.discrete  # type: ignore[misc]
+        self.discrete = family.discrete
         self.register_buffer("start", _spread(family, components))
 
     @property

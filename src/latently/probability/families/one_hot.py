@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ class OneHot(Family):
     tensor(0.3333)
     """
 
-    discrete: ClassVar[bool] = True
+    discrete: bool = True
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape)

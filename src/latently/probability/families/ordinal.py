@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class Ordinal(Family):
     tensor([0.2500, 0.2500], ...)
     """
 
-    discrete: ClassVar[bool] = True
+    discrete: bool = True
 
     def __init__(self, shape: Sequence[int], *, levels: int = 5, scale: str = "column") -> None:
         super().__init__(shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,7 @@ class ZeroInflated(Family):
     tensor(0.6839)
     """
 
-    discrete: ClassVar[bool] = True
+    discrete: bool = True
 
     def __init__(
         self, shape: Sequence[int], *, base: Callable[..., Family] = NegativeBinomial
