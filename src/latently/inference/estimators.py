@@ -425,12 +425,13 @@ class GumbelSoftmax(Estimator):
     The ELBO takes the KL in closed form where it is known, and does not meet log q. Where no
     gradient is wanted (validation) the draws are plain ones.
 
-    The bias falls and the noise grows with a lower temperature. Measured on half-trained models
+    The bias falls and the noise grows with a lower temperature. Measured on partly trained models
     of binary digits, as a share of the true gradient's length: for 8 bits 0.98 at temperature
-    0.5 and 0.27 at 0.1, for one latent of 10 states 2.3 and 0.7; without `hard` 0.7 and 0.2, 1.4
-    and 0.3 (benchmarks/gradient_variance.py). Few states are better summed by `Enumerate`, and
-    `Score` and `REBAR` have no bias. Source: Jang, Gu, Poole, "Categorical Reparameterization
-    with Gumbel-Softmax", 2017; Maddison, Mnih, Teh, "The Concrete Distribution", 2017.
+    0.5 and 0.27 at 0.1, for one latent of 10 states 2.3 (the mean pointed away from the true
+    gradient) and 0.7; without `hard` 0.7 and 0.2, 1.4 and 0.3 (benchmarks/gradient_variance.py).
+    Few states are better summed by `Enumerate`, and `Score` and `REBAR` have no bias. Source:
+    Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax", 2017; Maddison, Mnih,
+    Teh, "The Concrete Distribution", 2017.
 
     Args:
         temperature: t; a positive number or a schedule.
