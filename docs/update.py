@@ -1,6 +1,6 @@
 """Fills what is generated in the docs: README.md's tables, and what commands print and draw.
 
-python docs/update.py             README's cards and benchmarks only
+python docs/update.py             what follows from cards and benchmarks only
 python docs/update.py --demo      runs the demo, too: its output and docs/demo.png
 python docs/update.py --pages     runs every page: the numbers it shows
 python docs/update.py --pictures  runs docs/missing-data.md: docs/imputation.png
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -19,9 +20,12 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+CHOOSING = ROOT / "docs" / "choosing.md"
+RESULTS = ROOT / "benchmarks" / "results"
 OUTPUT = ROOT / "docs" / "demo.txt"
 PICTURE = ROOT / "docs" / "demo.png"
 IMPUTATION = ROOT / "docs" / "imputation.png"  # a command of docs/missing-data.md draws it
@@ -31,7 +35,7 @@ def filled(text: str, part: str, content: str) -> str:
     """The text with one generated part replaced."""
     pattern = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"README.md has no part {part!r}")
+        raise SystemExit(f"no page has the part {part!r}")
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
@@ -48,6 +52,45 @@ def script(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def likelihood_table() -> str:
+    """What every likelihood reached on every set, best first."""
+    lines = ["| data | held-out log p, nats a row; in brackets below the best |", "|---|---|"]
+    for name, found in result("likelihoods")["data"].items():
+        ranked = sorted(found, key=lambda key: -found[key]["nats"])
+        parts = [f"`{ranked[0]}` {found[ranked[0]]['nats']:.2f}"]
+        for key in ranked[1:]:
+            less, error = found[key]["below_best"]
+            parts.append(f"`{key}` ({less:.2f} +- {error:.2f})")
+        lines.append(f"| {name} | {', '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def estimator_table() -> str:
+    """Variance and bias of the encoder's gradient, by latents, bound and draws."""
+    lines = [
+        "| latents | bound | K | estimator | variance | bias | rows decoded |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result("gradient_variance")["estimators"]:
+        bias = row.get("relative_bias", 0.0)
+        shown = f"{bias:.2f}" if bias else ""
+        head = f"| {row['latents']} | {row['bound']} | {row['samples']} | `{row['estimator']}` "
+        lines.append(head + f"| {row['relative_variance']:.3g} | {shown} | {row['decoded']} |")
+    return "\n".join(lines)
+
+
+def result(name: str) -> dict[str, Any]:
+    """The latest result of a benchmark."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def pages_generated() -> dict[Path, str]:
+    """Every page with generated parts, as it should read."""
+    text = CHOOSING.read_text(encoding="utf-8")
+    text = filled(text, "likelihoods", likelihood_table())
+    return {README: generated(), CHOOSING: filled(text, "estimators", estimator_table())}
 
 
 def generated() -> str:
@@ -117,7 +160,7 @@ def draw_imputation() -> None:
 
 
 def main() -> None:
-    """Writes what is asked for, and README.md."""
+    """Writes what is asked for, and what follows from cards and benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo", action="store_true", help="run the demo, too")
     parser.add_argument("--pages", action="store_true", help="run every page, too")
@@ -129,7 +172,8 @@ def main() -> None:
         run_pages()
     if asked.pictures:
         draw_imputation()
-    README.write_text(generated(), encoding="utf-8")
+    for page, text in pages_generated().items():
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

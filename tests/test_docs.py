@@ -51,10 +51,9 @@ def test_a_command_must_end_as_the_page_says():
         pages.run_lines("rm model.safetensors")
 
 
-def test_readme_is_generated():
-    assert script("update").generated() == (ROOT / "README.md").read_text(encoding="utf-8"), (
-        "run python docs/update.py"
-    )
+def test_pages_are_generated():
+    for page, text in script("update").pages_generated().items():
+        assert text == page.read_text(encoding="utf-8"), "run python docs/update.py"
 
 
 def test_quickstart_is_short():
