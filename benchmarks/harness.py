@@ -184,5 +184,5 @@ def _shown(argv: Sequence[str]) -> list[str]:
     shown, private = [], False
     for word in [f"benchmarks/{Path(argv[0]).name}", *argv[1:]]:
         shown.append("..." if private else word)
-        private = word in ("--data-dir", "--pythae-python")
+        private = word in ("--data-dir", "--pythae-python", "--runs")
     return shown
