@@ -4,9 +4,9 @@
     python benchmarks/mnist_order.py --data-dir DATA --runs RUNS
 
 VAE 784-200-200-50, `mnist:binary-dynamic`, the models of the cards (60 epochs at k = 1 and 5, 10
-at k = 50). Differences of the bounds with K = 1,000 draws, row by row, over the 10,000 test images;
-"better" is the difference less two standard errors. Bars: the order of the IWAE paper at k = 5,
-and half a nat for each learned prior.
+at k = 50). Differences of the bounds with K = 1,000 draws, row by row, over the 10,000 test
+images; "better" is the difference less two standard errors. Bars: the order of the IWAE paper at
+k = 5, and half a nat for each learned prior.
 """
 
 from __future__ import annotations
