@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["Interrupted", "UserError", "closest"]
+__all__ = ["Interrupted", "UserError", "called", "closest"]
 
 
 _SHOWN = 24
@@ -16,6 +17,20 @@ class UserError(ValueError):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def called(distribution: Any) -> str:
+    """What a user knows a distribution as: by the name of the family that makes it.
+
+    >>> import torch
+    >>> from latently.probability.families import Ordinal
+    >>> called(Ordinal((3,))(torch.zeros(3)))
+    'Ordinal'
+    """
+    named = getattr(distribution, "known_as", "")
+    if not named and hasattr(base := getattr(distribution, "base", None), "log_prob"):
+        return called(base)
+    return named or type(distribution).__name__.lstrip("_")
 
 
 class Interrupted(KeyboardInterrupt):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from latently.errors import UserError
+from latently.errors import UserError, called
 from latently.inference.bounds import ELBO, Bound
 from latently.inference.particles import Particles, equal_shares
 from latently.inference.schedules import Schedule
@@ -49,7 +49,7 @@ def relaxed_draws(q: Distribution, samples: int, temperature: float | Schedule) 
         raise UserError("a scheduled temperature needs a step; use Variational(estimator=...)")
     if not hasattr(q, "relaxed"):
         raise UserError(
-            f"{type(q).__name__} has no continuous relaxation; choose a posterior such as OneHot "
+            f"{called(q)} has no continuous relaxation; choose a posterior such as OneHot "
             "or Bernoulli, or another estimator"
         )
     return q.relaxed((samples,), temperature)
@@ -127,8 +127,9 @@ def check_uncoupled(who: str, bound: Bound, p: Particles) -> None:
     """Refuses a KL that depends on the draws of other rows, which no score here answers for."""
     if bound.couples and not (len(p.kl) == 1 and p.kl[0] is not None):
         raise UserError(
-            f"{who} is biased for {bound} where the KL has no closed form, or several layers; "
-            "choose a prior that has one, such as Standard, or estimator=Reparam"
+            f"{who} is biased for {type(bound).__name__} with free_bits or a capacity where the "
+            "KL has no closed form, or several layers; choose latents that have one, such as "
+            "Normal with StandardNormal or OneHot with Standard, or estimator=Reparam"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, kl_divergence, register_kl
 
-from latently.errors import UserError
+from latently.errors import UserError, called
 from latently.probability.distributions.discrete import Bernoulli, Relaxed, combinations
 
 __all__ = ["Factorized", "Joint", "analytic_kl", "kl_and_cells", "observed_log_prob"]
@@ -80,7 +80,7 @@ class Factorized(Joint):
         values = getattr(self.base, "values", None)
         if values is None:
             raise UserError(
-                f"{type(self.base).__name__} takes infinitely many values, which cannot be "
+                f"{called(self.base)} takes infinitely many values, which cannot be "
                 "enumerated; choose latents such as OneHot or Bernoulli, or another estimator"
             )
         shape = self.event_shape
@@ -94,7 +94,7 @@ class Factorized(Joint):
         """
         if not hasattr(self.base, "relaxed"):
             raise UserError(
-                f"{type(self.base).__name__} has no continuous relaxation; choose latents such "
+                f"{called(self.base)} has no continuous relaxation; choose latents such "
                 "as OneHot or Bernoulli, or another estimator"
             )
         return self.base.relaxed(sample_shape, temperature)
@@ -174,8 +174,9 @@ def observed_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None
         return distribution.log_prob(x)
     if not isinstance(distribution, Joint):
         raise UserError(
-            f"{type(distribution).__name__} cannot leave out missing entries; use a likelihood "
-            "that can, such as Normal or MultivariateNormal"
+            f"{called(distribution)} cannot leave out missing entries; use a likelihood "
+            "that factorizes or knows its marginals, such as Normal, MultivariateNormal or "
+            "Dirichlet"
         )
     return distribution.log_prob(x, mask)
 

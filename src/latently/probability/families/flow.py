@@ -98,6 +98,8 @@ class Generated(FlowDistribution):
         columns: location and scale of columns (D,), applied last.
     """
 
+    known_as = "FlowNormal"
+
     def __init__(
         self,
         bijection: Bijection,
