@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latently.errors import UserError
+from latently.errors import UserError, called
 from latently.inference.evidence import DataLike, as_evaluated
 from latently.inference.noise import row_seed, seeded
 from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
@@ -226,7 +226,8 @@ def impute_row(
     log_shares = torch.log_softmax(log_w, 0)
     wanted = draws if quantiles is None or exact else max(draws, samples)
     index = torch.arange(draws) if exact else _resampled(log_shares, wanted)
-    drawn = _conditioned(model, zs, index, x, mask, context).sample()[:, 0].to(x.dtype)
+    drawn = _conditioned(model, zs, index, x, mask, context).sample()[:, 0]
+    drawn = _inside(model, drawn, x.dtype)
     empty = x[0].new_empty(0)
     if quantiles is None:
         return RowImputation(drawn, empty, empty, empty, empty, log_shares)
@@ -239,9 +240,30 @@ def impute_row(
         mean, std = known.mean[0], known.variance[0].sqrt()
         lines = known.icdf(levels.view(-1, 1, *(1,) * (x.dim() - 1)).to(mean.dtype))[:, 0]
     mode = drawn.mode(0).values
-    return RowImputation(
-        drawn[:draws], mean.to(x.dtype), std.to(x.dtype), lines.to(x.dtype), mode, log_shares
-    )
+    mean, std, lines = (_narrowed(values, x.dtype) for values in (mean, std, lines))
+    return RowImputation(drawn[:draws], mean, std, lines, mode, log_shares)
+
+
+def _narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest numbers of a type; the largest, where they are beyond it."""
+    most = torch.finfo(dtype).max
+    if torch.finfo(values.dtype).max <= most:
+        return values.to(dtype)
+    return values.clamp(-most, most).to(dtype)
+
+
+def _inside(model: Any, drawn: Tensor, dtype: torch.dtype) -> Tensor:
+    """Draws in another type: the next number on the other side where the nearest is no value.
+
+    In float32, 1e-50 is 0 and `1 - 1e-9` is 1, which are not above 0 and below 1.
+    """
+    near = _narrowed(drawn, dtype)
+    apart = drawn - near.to(drawn.dtype)
+    if not bool(apart.any()):
+        return near
+    bad, _ = model.misfit(near)
+    side = torch.copysign(torch.full_like(near, torch.inf), apart.to(dtype))
+    return torch.where(bad & (apart != 0), torch.nextafter(near, side), near)
 
 
 def _population(
@@ -283,7 +305,7 @@ def _moved(
     index = _resampled(torch.log_softmax(log_w, 0), k)
     drawn = _conditioned(model, zs, index, x, mask, context).sample()[:, 0]
     contexts = None if context is None else context.expand(k, -1)
-    q = model.infer(torch.where(mask, x, drawn.to(x.dtype)), 1, None, contexts)
+    q = model.infer(torch.where(mask, x, _inside(model, drawn, x.dtype)), 1, None, contexts)
     moved = tuple(z.transpose(0, 1) for z in q.z)
     p = model.infer(x, k, mask, context, z=moved)
     terms = (*(t[:, 0] for t in p.log_prior), *(-t[0] for t in q.log_q))
@@ -357,7 +379,7 @@ def _conditioned(
     d = model.likelihood(tuple(z[index] for z in zs), context)
     if not hasattr(d, "given"):
         raise UserError(
-            f"{type(d).__name__} cannot be conditioned on the observed cells of a row; use a "
+            f"{called(d)} cannot be conditioned on the observed cells of a row; use a "
             "likelihood that can leave out missing entries"
         )
     return d.given(x, mask)
