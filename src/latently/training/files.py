@@ -140,12 +140,16 @@ def _check_extent(path: Path, tensors: Mapping[str, Any], size: int) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file whose header was read before."""
+    """All tensors of a file whose header was read before.
+
+    They are copied to memory of torch's own: a file packs them at any address, and products of
+    unaligned ones may differ in their last bit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 

@@ -123,7 +123,7 @@ class LowRankMultivariateNormal(_DependentColumns):
         start = torch.zeros(self.cells, rank)
         start[torch.arange(rank) % self.cells, torch.arange(rank)] = 1
         shared = start.sum(1, keepdim=True).clamp(min=1)  # factors of one cell
-        self.register_buffer("start", start * (_SHARE / shared).sqrt(), persistent=False)
+        self.register_buffer("start", start * (_SHARE / shared).sqrt())
 
     @property
     def param_shape(self) -> tuple[int, ...]:
