@@ -13,7 +13,7 @@ from torch.distributions import Distribution, register_kl
 
 from latently.errors import UserError
 
-__all__ = ["Bernoulli", "Categorical", "Relaxed", "combinations", "open_uniform"]
+__all__ = ["Bernoulli", "Categorical", "Relaxed", "categories", "combinations", "open_uniform"]
 
 MOST_STATES = 4096  # rows of latents decoded for every row of data; more is no step's work
 
@@ -130,8 +130,9 @@ class Categorical(Distribution):
         """Draws."""
         with torch.no_grad():
             flat = self.probs.reshape(-1, self.probs.shape[-1])
-            drawn = torch.multinomial(flat, math.prod(sample_shape), replacement=True)
-            return drawn.T.reshape(*sample_shape, *self._batch_shape).to(flat.dtype)
+            drawn = categories(flat, math.prod(sample_shape)).T
+            drawn = torch.where(drawn < 0, torch.nan, drawn.to(flat.dtype))
+            return drawn.reshape(*sample_shape, *self._batch_shape)
 
     def entropy(self) -> Tensor:
         """Entropy, in nats."""
@@ -173,7 +174,7 @@ class Categorical(Distribution):
     def _at(self, terms: Tensor, value: Tensor) -> Tensor:
         """Entries of (*batch, L) at the codes `value`, of any shape that broadcasts to batch."""
         shape = torch.broadcast_shapes(value.shape, self._batch_shape)
-        index = value.long().expand(shape).unsqueeze(-1)
+        index = value.nan_to_num(0.0).long().expand(shape).unsqueeze(-1)
         return terms.expand(*shape, -1).gather(-1, index).squeeze(-1)
 
 
@@ -188,6 +189,18 @@ def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> Tensor:
 @register_kl(Categorical, Categorical)
 def _kl_categorical(q: Categorical, p: Categorical) -> Tensor:
     return (q.probs * (q.log_probs - p.log_probs)).sum(-1)
+
+
+@torch.no_grad()
+def categories(probs: Tensor, count: int) -> Tensor:
+    """Draws (rows, count) of category numbers, by probabilities (rows, L).
+
+    -1 where a row of probabilities holds NaN, which torch's own draws answer with an error, or on
+    a GPU with the end of the process: a network that blew up is for the training loop to report.
+    """
+    known = ~probs.isnan().any(-1, keepdim=True)
+    drawn = torch.multinomial(torch.where(known, probs, 1.0), count, replacement=True)
+    return torch.where(known, drawn, -1)
 
 
 def open_uniform(shape: Any, like: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from latently.errors import UserError
+from latently.errors import UserError, called
+from latently.probability.distributions.discrete import categories
 from latently.probability.distributions.gaussian import MultivariateNormal
 from latently.probability.distributions.joint import Factorized, Joint
 from latently.probability.distributions.normal import Normal
@@ -78,7 +79,7 @@ class Mixture(Distribution):
         found = _gaussians(self.components)
         if found is None:
             raise UserError(
-                f"a mixture of {type(self.components).__name__} has no reparameterised draws; "
+                f"a mixture of {called(self.components)} has no reparameterised draws; "
                 "choose components such as Normal, or another estimator"
             )
         z = self._drawn(found, Size(sample_shape))
@@ -106,7 +107,7 @@ class Mixture(Distribution):
         """
         if not hasattr(self.components, "states"):
             raise UserError(
-                f"{type(self.components).__name__} takes infinitely many values, which cannot be "
+                f"{called(self.components)} takes infinitely many values, which cannot be "
                 "enumerated; choose components such as OneHot, or another estimator"
             )
         return self.components.states()
@@ -170,7 +171,7 @@ class Mixture(Distribution):
         """Component numbers, (*sample_shape, *batch)."""
         weights = self.log_weights.exp()
         flat = weights.expand(*self._batch_shape, -1).reshape(-1, weights.shape[-1])
-        drawn = torch.multinomial(flat, sample_shape.numel(), replacement=True)
+        drawn = categories(flat, sample_shape.numel()).clamp(min=0)
         return drawn.T.reshape(Size((*sample_shape, *self._batch_shape)))
 
     def _every(self, sample_shape: Size) -> Tensor:
@@ -213,6 +214,8 @@ class Mixture(Distribution):
 
 class JointMixture(Mixture, Joint):
     """A mixture of rows that know their marginals, and so does it."""
+
+    known_as = "Mixture"
 
     def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of the observed cells: of the mixture of the components' marginals."""

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import register_kl
 
-from latently.probability.distributions.discrete import Relaxed, combinations, open_uniform
+from latently.probability.distributions.discrete import (
+    Relaxed,
+    categories,
+    combinations,
+    open_uniform,
+)
 from latently.probability.distributions.joint import Joint
 
 __all__ = ["OneHot"]
@@ -66,9 +71,10 @@ class OneHot(Joint):
         with torch.no_grad():
             levels = self.log_probs.shape[-1]
             flat = self.probs.reshape(-1, levels)
-            drawn = torch.multinomial(flat, math.prod(sample_shape), replacement=True).T
-            shape = (*sample_shape, *self.log_probs.shape)
-            return F.one_hot(drawn, levels).to(flat.dtype).reshape(shape)
+            drawn = categories(flat, math.prod(sample_shape)).T.unsqueeze(-1)
+            rows = (drawn == torch.arange(levels, device=flat.device)).to(flat.dtype)
+            rows = torch.where(drawn < 0, torch.nan, rows)
+            return rows.reshape(*sample_shape, *self.log_probs.shape)
 
     def relaxed(self, sample_shape: Any, temperature: float | Tensor) -> Relaxed:
         r"""`soft = softmax((h + g) / t)` with Gumbel noise g, `hard` one-hot at its largest."""

@@ -120,10 +120,12 @@ def deviance(weight: Tensor, d: Tensor, log_ratio: Tensor) -> Tensor:
 def poisson_draws(rate: Tensor) -> Tensor:
     """Draws at any rate: above 1e9 of the normal, as torch's own may overflow their integers.
 
-    There the two differ by 3e-5 in any probability, less than float32 resolves of the counts.
+    There the two differ by 3e-5 in any probability, less than float32 resolves of the counts. Of
+    a rate that is NaN, NaN, where torch raises.
     """
     far = rate + rate.sqrt() * torch.randn_like(rate)
-    return torch.where(rate > LARGEST, far.round(), torch.poisson(rate.clamp(max=LARGEST)))
+    near = torch.poisson(rate.clamp(max=LARGEST).nan_to_num(0.0))
+    return torch.where(rate <= LARGEST, near, far.round())
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from latently.probability.families._counts import (
     Counts,
     bounded_log,
     deviance,
+    poisson_draws,
     positive_mean,
     raw_of,
     smallest_count,
@@ -74,7 +75,7 @@ class _Poisson(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws."""
         with torch.no_grad():
-            return torch.poisson(self.rate.expand(*sample_shape, *self._batch_shape))
+            return poisson_draws(self.rate.expand(*sample_shape, *self._batch_shape))
 
     def cdf(self, value: Tensor) -> Tensor:
         """`P(X <= x) = Q(x + 1, lambda)`, a regularised incomplete gamma function."""
