@@ -82,6 +82,11 @@ class DiscretizedLogistic(Distribution):
         """`Var[X]`, exact; the sum runs over the levels."""
         return self._moments()[1]
 
+    @property
+    def values(self) -> Tensor:
+        """All integers it takes."""
+        return torch.arange(self.levels, dtype=self.loc.dtype, device=self.loc.device)
+
     def _moments(self) -> tuple[Tensor, Tensor]:
         def tails(k: Tensor) -> tuple[Tensor, Tensor]:
             a = (k + 0.5 - self.loc) * self.rate

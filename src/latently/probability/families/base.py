@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-__all__ = ["Family"]
+__all__ = ["Family", "levels_in_words"]
 
 
 class Family(nn.Module, ABC):
@@ -74,3 +74,8 @@ class Family(nn.Module, ABC):
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Raw parameters of the best distribution that ignores z; None: leave at zero."""
         return None
+
+
+def levels_in_words(levels: int) -> str:
+    """The support 0 .. levels - 1, in the same words for every family: priors are held to them."""
+    return "0 and 1" if levels == 2 else f"whole numbers 0 to {levels - 1}"

@@ -7,7 +7,7 @@ from torch import Tensor
 from latently.probability.distributions import Bernoulli as BernoulliDistribution
 from latently.probability.distributions import Factorized
 from latently.probability.families._moments import moments, zero_missing
-from latently.probability.families.base import Family
+from latently.probability.families.base import Family, levels_in_words
 
 __all__ = ["Bernoulli"]
 
@@ -43,7 +43,7 @@ class Bernoulli(Family):
 
     @property
     def support(self) -> str:
-        return "0 and 1"
+        return levels_in_words(2)
 
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits of the column means, kept away from 0 and 1 by half a row or 1 in 1,000."""

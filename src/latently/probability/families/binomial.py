@@ -20,7 +20,7 @@ from latently.probability.families._counts import (
     stirling,
 )
 from latently.probability.families._moments import zero_missing
-from latently.probability.families.base import Family
+from latently.probability.families.base import Family, levels_in_words
 
 __all__ = ["Binomial"]
 
@@ -67,7 +67,7 @@ class Binomial(Family):
 
     @property
     def support(self) -> str:
-        return f"whole numbers 0 to {self.levels - 1}"
+        return levels_in_words(self.levels)
 
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits of the shares of successes, with half a success and half a failure added."""

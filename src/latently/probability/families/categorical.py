@@ -10,7 +10,7 @@ from torch import Tensor
 from latently.errors import UserError
 from latently.probability.distributions import Categorical as CategoricalDistribution
 from latently.probability.distributions import Factorized
-from latently.probability.families.base import Family
+from latently.probability.families.base import Family, levels_in_words
 
 __all__ = ["Categorical"]
 
@@ -67,7 +67,7 @@ class Categorical(Family):
 
     @property
     def support(self) -> str:
-        return f"whole numbers 0 to {self.levels - 1}"
+        return levels_in_words(self.levels)
 
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log shares of the levels in each column, with half a row added to every level."""

@@ -12,7 +12,7 @@ from latently.errors import UserError
 from latently.probability.distributions import DiscretizedLogistic as Logistic
 from latently.probability.distributions import Factorized
 from latently.probability.families._moments import moments, split, zero_missing
-from latently.probability.families.base import Family
+from latently.probability.families.base import Family, levels_in_words
 
 __all__ = ["DiscretizedLogistic"]
 
@@ -70,7 +70,7 @@ class DiscretizedLogistic(Family):
 
     @property
     def support(self) -> str:
-        return f"whole numbers 0 to {self.levels - 1}"
+        return levels_in_words(self.levels)
 
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean and scale of each column; a logistic of scale s has deviation pi s / sqrt(3)."""

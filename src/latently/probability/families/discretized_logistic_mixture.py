@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from latently.errors import UserError
 from latently.probability.distributions import DiscretizedLogistic as Logistic
 from latently.probability.distributions import Joint
+from latently.probability.distributions.discrete import categories, combinations
 from latently.probability.distributions.integers import integer_moments
 from latently.probability.families._moments import moments, zero_missing
 from latently.probability.families.discretized_logistic import DiscretizedLogistic
@@ -203,6 +204,7 @@ class PixelMixture(Joint):
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    known_as = "DiscretizedLogisticMixture"
 
     def __init__(
         self, pixels: Pixels, shape: Sequence[int], known: tuple[Tensor, Tensor] | None = None
@@ -248,13 +250,23 @@ class PixelMixture(Joint):
         """Draws: a component for each pixel, then channel by channel."""
         with torch.no_grad():
             n = math.prod(sample_shape)
-            x, seen = self._completed(lambda log_p: torch.multinomial(log_p.exp().T, n, True).T)
+            x, seen = self._completed(lambda p: categories(p.exp().T, n).clamp(min=0).T)
             x = x.expand(n, *x.shape[1:])
             picked = self._picked(x, seen)
             for c in range(x.shape[-2]):
                 drawn = picked.channel(c, x[..., None, :c, :]).sample()[..., 0, :]
                 x = _set(x, c, torch.where(seen[..., c, :], x[..., c, :], drawn))
             return self._whole(x).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
+
+    def states(self) -> Tensor:
+        """Every row, (states, *event).
+
+        Raises:
+            UserError: there are too many.
+        """
+        like, shape = self.pixels.log_weights, self.event_shape
+        values = torch.arange(self.pixels.levels, dtype=like.dtype, device=like.device)
+        return combinations(values, shape.numel()).unflatten(-1, shape)
 
     @property
     def mean(self) -> Tensor:

@@ -16,7 +16,7 @@ from latently.probability.distributions import Factorized
 from latently.probability.distributions.integers import log1mexp
 from latently.probability.families._columns import bounded
 from latently.probability.families._moments import split, zero_missing
-from latently.probability.families.base import Family
+from latently.probability.families.base import Family, levels_in_words
 
 __all__ = ["Ordinal"]
 
@@ -84,7 +84,7 @@ class Ordinal(Family):
 
     @property
     def support(self) -> str:
-        return f"whole numbers 0 to {self.levels - 1}"
+        return levels_in_words(self.levels)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -114,6 +114,7 @@ class _CumulativeLogit(Distribution):
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    known_as = "Ordinal"
 
     def __init__(self, eta: Tensor, log_scale: Tensor | None, steps: Tensor) -> None:
         self.eta, self.steps, self.cuts = eta, steps, steps.cumsum(-1)
