@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Uniform
 
-from latently.errors import UserError
+from latently.errors import UserError, called
 from latently.inference.estimators import Gradient
 from latently.inference.noise import seeded
 from latently.inference.particles import Particles, equal_shares
@@ -119,7 +119,7 @@ class Dequantized(Model):
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
         inner = self.model.likelihood(z, context)
         if not isinstance(inner, Factorized):
-            raise UserError(f"{type(inner).__name__} does not factorize; sample the inner model")
+            raise UserError(f"{called(inner)} does not factorize; sample the inner model")
         return Factorized(Rounded(inner.base, self.levels), inner.ndim)
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
@@ -181,6 +181,8 @@ class Transformed(Model):
             )
         self.model, self.transform, self.shape = model, transform, model.shape
         self.contexts = model.contexts
+        _, support = model.misfit(torch.zeros(1, *model.shape, device=model.device))
+        self.whole = support == "finite numbers"
 
     @property
     def density(self) -> Density | None:  # type: ignore[override]
@@ -219,7 +221,7 @@ class Transformed(Model):
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         inside = self.transform.clip(self._filled(x, None))
         inner, support = self.model.misfit(self.transform.forward(inside), mask)
-        if support != "finite numbers":
+        if not self.whole:
             support = f"{self.transform.support} whose {self.transform} is {support}"
         else:
             support = self.transform.support
@@ -263,11 +265,13 @@ class Transformed(Model):
     def _carried(self, inner: Distribution) -> Factorized:
         if not isinstance(inner, Factorized):
             raise UserError(
-                f"Transformed: {type(inner).__name__} does not factorize over columns; choose a "
+                f"Transformed: {called(inner)} does not factorize over columns; choose a "
                 "likelihood that does, e.g. Normal"
             )
         fill = self._at_zero(self.dtype)
-        return Factorized(Transported(inner.base, self.transform), inner.ndim, fill)
+        return Factorized(
+            Transported(inner.base, self.transform, whole=self.whole), inner.ndim, fill
+        )
 
 
 def _between(x: Tensor, u: Tensor) -> Tensor:
