@@ -1,0 +1,397 @@
+"""Any combination of the registry's members works, or is refused in one line.
+
+A combination is a likelihood, latents, a prior, an objective and rows, each a call as it is
+written on the command line, drawn by seed. One that works fits, scores, draws, encodes,
+reconstructs, imputes and comes back from its file; nothing in between is NaN or outside a
+support. What may be wrong without being NaN is held against what is known: sums over states and
+over all rows, and draws of a posterior and a prior, which must have the densities these say.
+"""
+
+import itertools
+import math
+import random
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from latently import UserError, evaluate, expr, fit, impute, load, save, vae
+from latently.data import Data
+from latently.data.masks import MCAR
+from latently.inference.evidence import Enumeration, ImportanceSampling
+from latently.nets import MLP
+from latently.registry import KINDS, components
+from latently.training import Variational
+
+NAMES = components()
+FAMILIES = {
+    "bits": (
+        *("Bernoulli", "Binomial(levels=2)", "Categorical(levels=2)", "Ordinal(levels=2)"),
+        "Mixture(components=2, of=Bernoulli)",
+    ),
+    "levels": (
+        *("Categorical(levels=4)", "Binomial(levels=4)", "Ordinal(levels=4)"),
+        *("Ordinal(levels=4, scale='cell')", "DiscretizedLogistic(levels=4)"),
+        *("DiscretizedLogisticMixture(levels=4)", "ZeroInflated(base=Binomial(levels=4))"),
+        "Mixture(components=3, of=Categorical(levels=4))",
+    ),
+    "counts": (
+        *("Poisson", "NegativeBinomial", "ZeroInflated", "ZeroInflated(base=Poisson)"),
+        "Mixture(components=2, of=Poisson)",
+    ),
+    "positive": ("Gamma", "LogNormal", "Mixture(components=2, of=Gamma)"),
+    "shares": ("Beta", "Mixture(components=2, of=Beta)"),
+    "grey": ("ContinuousBernoulli",),
+    "simplex": (
+        *("Dirichlet", "LogisticNormal", "LogisticNormal(covariance='diagonal')"),
+        *("Mixture(components=2, of=Dirichlet)", "Mixture(components=2, of=LogisticNormal)"),
+    ),
+    "one-hot": ("OneHot", "Mixture(components=2, of=OneHot)"),
+    "reals": (
+        *("Normal", "FixedNormal", "FixedNormal(std=0.5)", "SharedNormal", "Laplace", "StudentT"),
+        *("SharedNormal(isotropic=True)", "MultivariateNormal", "LowRankMultivariateNormal"),
+        *("LowRankMultivariateNormal(rank=1)", "FlowNormal(flow=MAF(transforms=1), context=2)"),
+        "FlowNormal(flow=RealNVP(transforms=2, hidden=(8,)), context=2)",
+        "FlowNormal(flow=NSF(transforms=1, bins=3), context=0)",
+        *("Mixture", "Mixture(components=2, of=MultivariateNormal)"),
+        *("Mixture(components=2, of=StudentT)", "Mixture(components=2, of=Mixture(components=2))"),
+    ),
+}
+EVERY = tuple(itertools.chain(*FAMILIES.values()))
+FINITE = ("bits", "levels", "one-hot")
+OWN_PRIORS = ("Standard", "Learned", "VampPrior(components=4)")  # follow any posterior
+PRIORS = (
+    *(*OWN_PRIORS, "VampPrior", "StandardNormal", "LearnedNormal", "NormalMixture(components=3)"),
+    *("FlowPrior(flow=MAF(transforms=1))", "FlowPrior(flow=RealNVP(transforms=2, hidden=(8,)))"),
+    *("FlowPrior(flow=NSF(transforms=1, bins=4, coupling=True))", "Learned(net=MLP(hidden=(4,)))"),
+    "LearnedNormal(net=MLP(hidden=()))",
+)
+BOUNDS = (
+    *("ELBO", "ELBO(beta=0.5)", "ELBO(beta=0)", "ELBO(beta=Warmup(then=1.0, steps=2))"),
+    *("ELBO(free_bits=0.1)", "ELBO(free_bits=Cosine(1.0, 0.0))", "ELBO(capacity=1.0)"),
+    *("ELBO(beta=10, capacity=Linear(0.0, 5.0))", "IWAE", "Renyi", "Renyi(alpha=1)"),
+    *("Renyi(alpha=-1.0)", "Renyi(alpha=Linear(-1.0, 1.0))", "CIWAE"),
+    *("CIWAE(beta=Cosine(1.0, 0.0))", "MultiplyIWAE(groups=2)", "MultiplyIWAE"),
+)
+PATHWISE = ("Reparam", "STL", "DReG", "PIWAE(groups=2)", "PIWAE")
+SCORED = ("Score", "VIMCO")
+RELAXED = (
+    *("REBAR", "REBAR(scale=0.5, temperature=Cosine(1.0, 0.1))", "GumbelSoftmax"),
+    *("GumbelSoftmax(temperature=Linear(1.0, 0.1))", "GumbelSoftmax(hard=False)"),
+)
+ESTIMATORS = (*PATHWISE, *SCORED, *RELAXED, "Enumerate")
+OBJECTIVES = (
+    *("TotalCorrelation", "TotalCorrelation(alpha=0.5, beta=Linear(0.0, 5.0), samples=2)"),
+    *("InfoVAE", "InfoVAE(alpha=1.0, kernel=RBF(bandwidth=2.0))"),
+    "InfoVAE(alpha=Linear(0.0, 1.0), samples=2)",
+)
+TRANSFORMS = {
+    "positive": ("Asinh()", "Log()", "Log(shift=1.0)"),
+    "shares": ("Logit()", "Asinh()", "Log()"),
+    "reals": ("Asinh()", "Asinh(scale=2.0)"),
+    "counts": ("Log(shift=1.0)",),
+}
+DRAWS = 5
+
+
+def made(text):
+    """What a call expression makes; a name alone is called without options."""
+    value = expr.build(text, NAMES)
+    return value() if isinstance(value, type | partial) else value
+
+
+def kind_of(family):
+    return next(kind for kind, names in FAMILIES.items() if family in names)
+
+
+def has_path(family):
+    """Whether draws of such latents have a pathwise gradient."""
+    if kind_of(family) in (*FINITE, "counts"):
+        return False
+    of_normals = ("Mixture", "Mixture(components=2, of=MultivariateNormal)")
+    return not family.startswith("Mixture") or family in of_normals
+
+
+def test_every_member_is_tried():
+    flows = " ".join((*EVERY, *PRIORS))
+    tried = {
+        "families": EVERY,
+        "priors": PRIORS,
+        "bounds": BOUNDS,
+        "estimators": ESTIMATORS,
+        "objectives": (*OBJECTIVES, "Variational"),
+        "transforms": itertools.chain(*TRANSFORMS.values()),
+        "flows": [name for name in KINDS["flows"] if name in flows],
+        "kernels": ["RBF", "InverseMultiquadratic"],
+        "schedules": [name for name in KINDS["schedules"] if name in " ".join(BOUNDS)],
+    }
+    for kind, texts in tried.items():
+        names = {text.partition("(")[0] for text in texts}
+        # the default of FlowPrior has no options to name it by
+        assert set(KINDS[kind]) == names, kind
+
+
+def variational(bound, estimator, samples):
+    return Variational(made(bound), made(estimator), samples)
+
+
+def fits_together(*parts):
+    try:
+        variational(*parts)
+    except UserError:
+        return False
+    return True
+
+
+def rows(kind, n, shape, rng):
+    """Random rows that some families hold."""
+    g = rng.normal(size=(n, *shape))
+    return {
+        "bits": lambda: (g > 0) * 1.0,
+        "levels": lambda: np.clip(np.round(g + 1.5), 0, 3),
+        "counts": lambda: rng.poisson(np.exp(0.5 * g + 1)) * (rng.random(g.shape) < 0.8) * 1.0,
+        "positive": lambda: np.exp(2 * g),
+        "shares": lambda: 1 / (1 + np.exp(-2 * g)),
+        "grey": lambda: np.clip(0.5 + g / 2, 0, 1),
+        "simplex": lambda: np.exp(g) / np.exp(g).sum(-1, keepdims=True),
+        "one-hot": lambda: (g == g.max(-1, keepdims=True)) * 1.0,
+        "reals": lambda: 3 * g + 5,
+    }[kind]()
+
+
+class Combination:
+    """A model, rows and an objective; most of its parts fit together, some do not."""
+
+    def __init__(self, seed):
+        self.seed, chance = seed, random.Random(seed)
+        some, often = chance.choice, lambda share: chance.random() < share
+        self.kind = some(sorted(FAMILIES))
+        self.likelihood = some(FAMILIES[self.kind] if often(0.96) else EVERY)
+        self.shape = some([(4,), (4,), (2, 3), (1, 4, 4), (3, 2, 2), (1,)])
+        if self.kind in ("simplex", "one-hot") and often(0.9):
+            self.shape = some([(3,), (2, 3)])
+        if self.likelihood.startswith("DiscretizedLogisticMixture"):
+            self.shape = some([(4,), (1, 4, 4), (3, 2, 2)])
+        self.posterior = some([some(FAMILIES["reals"]), some(EVERY), some(EVERY), "Normal"])
+        self.latents = some([2, 3, 1, (2, 2), (1, 2, 2)])
+        if kind_of(self.posterior) in ("simplex", "one-hot") and often(0.9):
+            self.latents = some([3, (2, 3)])
+        if self.posterior.startswith("DiscretizedLogisticMixture") and often(0.9):
+            self.latents = (1, 2, 2)
+        self.contexts = some([0, 0, 3])
+        self.holes = often(0.35)
+        self.sees_mask = self.holes and often(0.5)
+        self.prior = self._prior(some, often)
+        self.objective = self._objective(some, often)
+        self.transform = None
+        if often(0.1):
+            self.transform = some(TRANSFORMS.get(self.kind, ("Log()",)))
+            if often(0.7):
+                self.likelihood = some(FAMILIES["reals"])
+        self.precision = some(["32-true", "32-true", "64-true"])
+        self.dtype = some([torch.float32, torch.float32, torch.float64])
+
+    def _prior(self, some, often):
+        kind = kind_of(self.posterior)
+        if often(0.05):
+            return some(PRIORS)
+        if kind == "reals" and often(0.7):
+            return some([name for name in PRIORS if self.contexts or "net=" not in name])
+        if often(0.6):
+            return some(OWN_PRIORS)
+        return f"{some(['Standard', 'Learned'])}(family={some(FAMILIES[kind])})"
+
+    def _objective(self, some, often):
+        """As the arguments of `Variational`, or one call."""
+        path = has_path(self.posterior)
+        if often(0.1) and (path or often(0.1)):
+            return (some(OBJECTIVES),)
+        good = PATHWISE if path and often(0.9) else SCORED
+        if self.posterior in ("Bernoulli", "OneHot"):
+            good = (*SCORED, *RELAXED, "Enumerate")
+        elif kind_of(self.posterior) in FINITE:
+            good = (*SCORED, "Enumerate")
+        while True:
+            estimator = some(good if often(0.97) else ESTIMATORS)
+            chosen = some(BOUNDS), estimator, some([1, 2, 3, 4, 8])
+            if often(0.05) or fits_together(*chosen):
+                return chosen
+
+    def made_objective(self):
+        return made(*self.objective) if len(self.objective) == 1 else variational(*self.objective)
+
+    def __repr__(self):
+        return ", ".join(f"{key}={value!r}" for key, value in vars(self).items())
+
+    def model(self):
+        torch.manual_seed(self.seed)
+        return vae(
+            self.shape,
+            latents=self.latents,
+            likelihood=expr.build(self.likelihood, NAMES),
+            posterior=expr.build(self.posterior, NAMES),
+            prior=expr.build(self.prior, NAMES),
+            net=partial(MLP, hidden=(5,)),
+            sees_mask=self.sees_mask,
+            contexts=self.contexts,
+            transform=None if self.transform is None else made(self.transform),
+        )
+
+    def data(self, n=12):
+        rng = np.random.default_rng(self.seed)
+        x = torch.tensor(rows(self.kind, n, self.shape, rng), dtype=self.dtype)
+        if self.kind == "simplex":
+            x = x / x.sum(-1, keepdim=True)
+        mask = torch.tensor(rng.random(x.shape) < 0.7) if self.holes else None
+        x = x if mask is None else torch.where(mask, x, 0)
+        context = torch.eye(3)[torch.arange(n) % 3] if self.contexts else None
+        return Data(x, "Normal", "rows", mask, context)
+
+
+def unless_refused(word, call, *arguments):
+    """What a call gives; None where it is refused for a reason that has a word in it."""
+    try:
+        return call(*arguments)
+    except UserError as error:
+        if word in str(error):
+            return None
+        raise
+
+
+def works(combination, path):
+    """Walks through all that a model is for; raises what it meets."""
+    model, data = combination.model(), combination.data()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    result = fit(
+        model,
+        data,
+        combination.made_objective(),
+        steps=3,
+        batch_size=6,
+        precision=combination.precision,
+        device="cpu",
+        progress=False,
+    )
+    for row in result.history:
+        assert row["non_finite"] == 0, row
+        assert all(map(math.isfinite, row.values())), row
+    now = dict(model.named_parameters())
+    assert all(p.isfinite().all() for p in [*now.values(), *model.buffers()])
+    moved = [not torch.equal(now[name], p.to(now[name])) for name, p in before.items()]
+    nets = ["encoder.net" in name for name in before]
+    assert any(itertools.compress(moved, nets)), "the encoder learned nothing"
+    four = data.rows(slice(0, 4))
+    agrees_with_itself(model, four)
+    answers(model, four)
+    fills(model, four)
+    comes_back(model, four, path)
+
+
+def scores(model, data, samples=20):
+    found = evaluate(model, data, ImportanceSampling(samples))
+    assert not found.values.isnan().any()
+    assert (found.values < math.inf).all()
+    assert found.values.isfinite().all() or any("log p(x) = " in w for w in found.warnings)
+    return found
+
+
+def agrees_with_itself(model, data):
+    """The sum over states, where there are few, against draws; the closed KL against its draws."""
+    summed = unless_refused("enumerated", evaluate, model, data, Enumeration())
+    if summed is not None:
+        exact = summed.values
+        drawn = scores(model, data, 1000)
+        error = drawn.mc_variance.sqrt() + 2e-3
+        assert (drawn.values < exact + 6 * error).all()
+        light = drawn.k_hat < 0.5
+        assert (drawn.values > exact - 6 * error - 0.05)[light].all()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        p = model.infer(data.x, 1000, data.mask, data.context)
+    if p.kl[0] is not None:
+        kl, cost = p.kl[0][0], (p.log_q[0] - p.log_prior[0]).double()
+        assert (kl > -1e-4).all()
+        error = 6 * cost.std(0) / math.sqrt(1000) + 1e-3 + 1e-4 * kl
+        assert ((cost.mean(0) - kl).abs() < error).all(), (cost.mean(0), kl)
+
+
+def answers(model, data):
+    """Draws, codes and reconstructions."""
+    context = None if data.context is None else data.context[:1]
+    x = model.sample(DRAWS, context, seed=0)
+    assert x.shape == (DRAWS, *data.shape)
+    assert not model.misfit(x)[0].any(), x
+    (z,) = model.encode(data.x, data.mask, data.context)
+    assert z.isfinite().all()
+    again = model.reconstruct(data.x, data.mask, data.context)
+    assert again.shape == data.x.shape
+    assert again.isfinite().all()
+
+
+def fills(model, data):
+    """Imputations within the support, beside cells that stay; refused where holes are."""
+    holed = data if data.mask is not None else data.hidden(MCAR(0.4))
+    if data.mask is None and unless_refused("cannot leave out", scores, model, holed) is None:
+        return  # with holes of its own the fit refused it
+    scores(model, holed)
+    found = impute(model, holed, draws=3, samples=30, sweeps=2)
+    for x in found.draws:
+        assert not model.misfit(x)[0].any(), x
+        assert torch.equal(x[holed.mask], holed.x[holed.mask])
+    for values in (found.mean, found.std, found.quantiles):
+        assert values.isfinite().all()
+
+
+def comes_back(model, data, path):
+    save(model, path / "m.safetensors", data=data)
+    back = load(path / "m.safetensors")
+    assert torch.equal(*(scores(m, data).values for m in (model, back)))
+    context = None if data.context is None else data.context[:1]
+    assert torch.equal(*(m.sample(DRAWS, context, seed=0) for m in (model, back)))
+
+
+@pytest.fixture(scope="session")
+def outcomes():
+    """How many combinations worked, and the refusals of the others."""
+    return {"worked": 0, "refused": []}
+
+
+def walk(seed, path, outcomes):
+    combination = Combination(seed)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            works(combination, path)
+    except UserError as error:
+        message = str(error)
+        assert message.isprintable(), message
+        assert not any(word in message for word in ("tensor(", " _", "object at")), message
+        outcomes["refused"].append(message)
+    except BaseException as error:
+        error.add_note(repr(combination))
+        raise
+    else:
+        outcomes["worked"] += 1
+
+
+@pytest.mark.parametrize("start", range(0, 160, 10))
+def test_combinations(start, tmp_path, outcomes):
+    for seed in range(start, start + 10):
+        walk(seed, tmp_path, outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(1000, 1600, 25))
+def test_more_combinations(start, tmp_path, outcomes):
+    for seed in range(start, start + 25):
+        walk(seed, tmp_path, outcomes)
+
+
+def test_most_combinations_worked(outcomes):
+    count = outcomes["worked"] + len(outcomes["refused"])
+    if count < 160:
+        pytest.skip("only some combinations were tried")
+    assert outcomes["worked"] > count / 2
+    assert len({message[:20] for message in outcomes["refused"]}) >= 5
