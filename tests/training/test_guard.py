@@ -93,7 +93,7 @@ def test_a_limit_that_leaves_out_every_step_ends_the_run(refused):
 
 def test_bad_steps_in_a_row_end_the_run_and_leave_the_last_good_checkpoint(tmp_path, refused):
     path, bad = tmp_path / "run.ckpt", Spoiled(lambda t: t >= 30, **NAN)
-    with refused("non-finite in epoch 2", "last 30 of 60 steps", "bound is nan", str(path)):
+    with refused("non-finite in epoch 2", "last 30 of 60 steps", "objective is nan", str(path)):
         fit(
             model_of(),
             numbers(400),
@@ -147,7 +147,7 @@ def test_a_run_with_bad_steps_between_good_ones_goes_on():
     [
         ("reconstruction", "reconstruction is -inf"),
         ("kl", "KL is -inf"),
-        ("bound", "bound is -inf"),
+        ("bound", "objective is -inf"),
     ],
 )
 def test_the_term_is_named(term, words, refused):

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from latently import (
+    CIWAE,
     ELBO,
     IWAE,
     RBF,
     Data,
     Dequantized,
+    GumbelSoftmax,
     InfoVAE,
     InverseMultiquadratic,
     Linear,
@@ -466,13 +468,13 @@ def test_a_wasserstein_autoencoder_trains():
 def test_it_trains_and_the_curves_show_what_is_maximised(objective):
     model, data = vae((6,), latents=2, net=TINY), bits()
     found = fit(model, data, objective, validation=bits(70), epochs=6, batch_size=50, **QUIET)
-    assert found.history[-1]["bound"] > found.history[0]["bound"]
+    assert found.history[-1]["objective"] > found.history[0]["objective"]
     assert found.history[-1]["validation"] > found.history[0]["validation"]
     plain = fit(
         vae((6,), latents=2, net=TINY), data, Variational(), epochs=1, batch_size=50, **QUIET
     )
     row = found.history[-1]
-    assert row["bound"] != pytest.approx(row["reconstruction"] - row["kl"], abs=1e-4)
+    assert row["objective"] != pytest.approx(row["reconstruction"] - row["kl"], abs=1e-4)
     shown = plain.history[-1]
     assert shown["bound"] == pytest.approx(shown["reconstruction"] - shown["kl"], abs=1e-4)
 
@@ -561,5 +563,47 @@ def test_other_bounds_train(bound):
     found = fit(
         vae((6,), latents=2, net=TINY), bits(), Variational(bound, samples=4), epochs=4, **QUIET
     )
-    values = np.array([row["bound"] for row in found.history])
+    called = "bound" if bound.is_bound else "objective"
+    values = np.array([row[called] for row in found.history])
     assert values[-1] > values[0]
+
+
+# What is called a bound.
+
+BOUNDS = [
+    Variational(),
+    Variational(IWAE(), samples=5),
+    Variational(CIWAE(beta=Linear(1.0, 0.0)), samples=5),
+    Variational(Renyi(alpha=0.5), samples=5),
+    Variational(estimator=GumbelSoftmax()),
+    TotalCorrelation(1.0, 1.0, 1.0),
+    InfoVAE(alpha=0.0, weight=1.0),
+]
+NO_BOUNDS = [
+    Variational(ELBO(beta=0.5)),
+    Variational(ELBO(beta=Linear(0.0, 1.0))),
+    Variational(ELBO(free_bits=0.25)),
+    Variational(ELBO(beta=100.0, capacity=5.0)),
+    Variational(Renyi(alpha=-1.0), samples=5),
+    Variational(Renyi(alpha=Linear(1.0, 0.0)), samples=5),
+    Variational(estimator=GumbelSoftmax(hard=False)),
+    TotalCorrelation(),
+    InfoVAE(),
+]
+
+
+@pytest.mark.parametrize("objective", [*BOUNDS, *NO_BOUNDS], ids=str)
+def test_only_a_bound_is_called_one(objective):
+    assert objective.is_bound is (objective in BOUNDS)
+
+
+@pytest.mark.parametrize("objective", [BOUNDS[0], NO_BOUNDS[2]], ids=["bound", "none"])
+def test_the_history_names_what_was_maximised(objective, capsys):
+    data = Data(torch.randn(20, 3), "Normal", "rows")
+    found = fit(vae((3,), likelihood=Normal), data, objective, epochs=1, device="cpu")
+    name, other = ("bound", "objective") if objective.is_bound else ("objective", "bound")
+    assert name in found.history[-1]
+    assert other not in found.history[-1]
+    shown = capsys.readouterr().err
+    assert f"{name} -" in shown
+    assert f"{other} -" not in shown

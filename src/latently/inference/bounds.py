@@ -27,6 +27,11 @@ class Bound(ABC):
         """The bound, (B,); `log_w` of shape (K, B) replaces the particles' own where given."""
 
     @property
+    def is_bound(self) -> bool:
+        """Whether its mean over draws is a lower bound of log p(x), for every row and step."""
+        return True
+
+    @property
     def couples(self) -> bool:
         """Whether the value of a row depends on the other rows of its batch."""
         return False
@@ -105,6 +110,10 @@ class ELBO(Bound):
         return p.average(p.log_lik - beta * p.divergence)
 
     @property
+    def is_bound(self) -> bool:
+        return self == ELBO()
+
+    @property
     def couples(self) -> bool:
         return self._has_free_bits or self.capacity is not None
 
@@ -157,6 +166,10 @@ class Renyi(Bound):
 
     def __post_init__(self) -> None:
         check_number(self, "alpha")
+
+    @property
+    def is_bound(self) -> bool:
+        return isinstance(self.alpha, int | float) and self.alpha >= 0
 
     def __call__(self, p: Particles, log_w: Tensor | None = None) -> Tensor:
         _check_resolved(self)

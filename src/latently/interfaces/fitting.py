@@ -251,6 +251,8 @@ def _objective(objective: Objective) -> str:
     if not isinstance(objective, Variational):
         return expr.show(objective)
     many = f"{objective.samples} sample{'s' * (objective.samples > 1)}"
+    if objective.estimator.gradient == "exact":
+        many = "all states"
     return f"{expr.show(objective.bound)} by {expr.show(objective.estimator)}, {many}"
 
 
@@ -269,9 +271,10 @@ def summary(result: Fit, out: Path) -> str:
     if "pass" in last:
         reached = f"log p(x) {last['log_prob']:.4f} nats in {last['pass']:.0f} passes"
     else:
-        reached = f"bound {last.get('bound', float('nan')):.2f} nats"
+        name = "bound" if "bound" in last else "objective"
+        reached = f"{name} {last.get(name, math.nan):.2f} nats"
         if "validation" in last:
             reached += f", validation {last['validation']:.2f}"
-        epochs = int(last.get("epoch", 0))
-        reached += f" after {epochs} epoch{'s' * (epochs != 1)}; kept: {result.kept}"
+        step, epoch = (int(last.get(key, 0)) for key in ("step", "epoch"))
+        reached += f" after {step:,} steps, in epoch {epoch}; kept: {result.kept}"
     return f"{reached} ({result.seconds:.1f} s)\nwrote {out}"

@@ -186,7 +186,11 @@ def _fit_passes(
     show: bool,
 ) -> Fit:
     began, history, last, gain = time.monotonic(), [], -math.inf, math.inf
-    with Bar(most, "pass", show=show) as bar, _caught() as caught, Stop() as stop:
+    with (
+        Bar(most, "pass", value="log p(x)", show=show) as bar,
+        _caught() as caught,
+        Stop() as stop,
+    ):
         for number, value in enumerate(_solved(passes), 1):
             now = float(value)
             if not math.isfinite(now):

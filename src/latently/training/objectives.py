@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from latently.errors import UserError
+from latently.errors import UserError, called
 from latently.inference.bounds import ELBO, Bound
-from latently.inference.estimators import Estimator, Reparam
+from latently.inference.estimators import Estimator, GumbelSoftmax, Reparam
 from latently.inference.kernels import InverseMultiquadratic, Kernel, mmd
 from latently.inference.options import check_count, check_number
 from latently.inference.particles import Particles
@@ -28,7 +28,8 @@ __all__ = ["InfoVAE", "Objective", "Terms", "TotalCorrelation", "Variational"]
 class Terms(NamedTuple):
     """Per-example results of an objective, each (B,), in nats.
 
-    `bound` is what is maximised; the other two are the shares that curves show.
+    `bound` is what is maximised, a bound of log p(x) if the objective `is_bound`; the other two
+    are the shares that curves show.
     """
 
     bound: Tensor
@@ -56,6 +57,11 @@ class Objective(ABC):
         total: int,
     ) -> Terms:
         """The terms at a 0-d `step` of a run of `total` steps."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether its mean is a lower bound of log p(x), at every step: else none is claimed."""
+        return False
 
     @property
     def couples(self) -> bool:
@@ -127,6 +133,11 @@ class Variational(Objective):
         p = model.infer(x, self.samples, mask, context, **how)
         surrogate, p = estimator(bound, p), estimator.drawn(p)
         return _terms(surrogate, p)
+
+    @property
+    def is_bound(self) -> bool:
+        relaxed = isinstance(self.estimator, GumbelSoftmax) and not self.estimator.hard
+        return self.bound.is_bound and not relaxed
 
     @property
     def couples(self) -> bool:
@@ -243,6 +254,10 @@ class TotalCorrelation(_OfBatch):
         cost = cost + (weights.alpha - gamma) * information + (weights.beta - gamma) * correlation
         return _terms(p.average(p.log_lik - cost), p)
 
+    @property
+    def is_bound(self) -> bool:
+        return (self.alpha, self.beta, self.gamma) == (1, 1, 1)
+
     def of_rows(self, rows: int) -> TotalCorrelation:
         return self if self.rows is not None else dataclasses.replace(self, rows=max(rows, 2))
 
@@ -318,6 +333,10 @@ class InfoVAE(_OfBatch):
         cost = cost + (weights.alpha + weights.weight - 1) * apart
         return _terms(p.average(p.log_lik - cost), p)
 
+    @property
+    def is_bound(self) -> bool:
+        return (self.alpha, self.weight) == (0, 1)
+
     def size(self, rows: int, cells: int, latents: int) -> int:
         return super().size(rows, cells, latents) + 10 * self.samples * rows**2
 
@@ -352,7 +371,7 @@ def aggregate_log_prob(
     if not isinstance(q, Factorized):
         raise UserError(
             "TotalCorrelation needs a posterior of independent coordinates, such as Normal; this "
-            f"one is {type(q).__name__}"
+            f"one is {called(q)}"
         )
     lead, batch, every = z.shape[:2], z.shape[1], q.batch_shape[0]
     rows = batch if rows is None else rows

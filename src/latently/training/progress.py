@@ -1,4 +1,4 @@
-"""The progress bar: steps/s, bound and time left; plain lines where there is no terminal."""
+"""The progress bar: steps/s, what is reached and time left; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Bar"]
 
-_REFRESH = 0.2  # seconds between two looks at the bound; each look waits for the device
+_REFRESH = 0.2  # seconds between two looks at the value; each look waits for the device
 _LINES = 10.0  # seconds between two plain lines
 
 
@@ -22,12 +22,16 @@ class Bar:
         total: number of steps.
         unit: what one step is called.
         done: steps done before.
+        value: what the value of a step is called.
         show: False: silent.
     """
 
-    def __init__(self, total: int, unit: str, done: int = 0, *, show: bool = True) -> None:
+    def __init__(
+        self, total: int, unit: str, done: int = 0, *, value: str = "bound", show: bool = True
+    ) -> None:
         self.total, self.unit, self.done, self.first = total, unit, done, done
         self.units = f"{unit}es" if unit.endswith("s") else f"{unit}s"
+        self.value = value
         self.show, self.live = show, show and sys.stderr.isatty()
         self._rich: Any = None
         self._line = ""
@@ -51,16 +55,16 @@ class Bar:
         if self._rich is not None:
             self._rich.stop()
 
-    def update(self, done: int, bound: Tensor | float | None) -> None:
-        """Shows that `done` steps are done; the bound is read only when it is shown."""
+    def update(self, done: int, value: Tensor | float | None) -> None:
+        """Shows that `done` steps are done; the value is read only when it is shown."""
         self.done = done
         now = time.monotonic()
         apart = _REFRESH if self.live else _LINES
         if not self.show or (now - self._last < apart and done != self.total):
             return
         rate = self._rate_until(done, now)
-        value = "" if bound is None else f"bound {float(bound):.2f}  "
-        text = f"{value}{rate:.0f} {self.units}/s{self._line}"
+        reached = "" if value is None else f"{self.value} {float(value):.2f}  "
+        text = f"{reached}{rate:.0f} {self.units}/s{self._line}"
         if self._rich is not None:
             self._rich.update(self._task, completed=done, note=text)
         else:
@@ -82,7 +86,7 @@ class Bar:
 
     def epoch(self, row: dict[str, float]) -> None:
         """Adds the results of an epoch to what the next update shows."""
-        self._line = f"  epoch {row['epoch']}: {row['bound']:.2f}"
+        self._line = f"  epoch {row['epoch']}: {row[self.value]:.2f}"
         if "validation" in row:
             self._line += f", validation {row['validation']:.2f}"
 

@@ -78,7 +78,8 @@ class Run:
             optimizer_state=state,
             **options,
         )
-        with Bar(total, "step", self.progress.step, show=show) as bar, Stop() as stop:
+        bar = Bar(total, "step", self.progress.step, value=self._maximised, show=show)
+        with bar, Stop() as stop:
             self._loop(steps, stop, bar, seconds_apart)
         self._end()
 
@@ -104,6 +105,11 @@ class Run:
         values = [row.get("validation", 0.0) for row in self.progress.history]
         if bad := sum(not math.isfinite(value) for value in values):
             yield f"the validation value was not finite after {bad} of {len(values)} epochs"
+
+    @property
+    def _maximised(self) -> str:
+        """What the history calls the value that is maximised."""
+        return "bound" if self.objective.is_bound else "objective"
 
     def _counted(self, name: str) -> int:
         return int(sum(row[name] for row in self.progress.history))
@@ -197,7 +203,8 @@ class Run:
             "epoch": step.epoch,
             "step": step.index,
             "seconds": round(self.progress.seconds, 3),
-            **{name: means.pop(name) for name in ("bound", "reconstruction", "kl")},
+            self._maximised: means.pop("bound"),
+            **{name: means.pop(name) for name in ("reconstruction", "kl")},
             "learning_rate": step.learning_rate,
         }
         if self.validation is not None:

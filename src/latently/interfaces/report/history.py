@@ -18,7 +18,8 @@ __all__ = ["counts", "curves", "small_curves"]
 
 _SHOWN = 0.8  # share of the epochs, the last ones, that the y-axis is fitted to
 _PANELS = (
-    ("bound", "Bound", "validation"),
+    ("bound", "Bound on log p(x)", "validation"),
+    ("objective", "Objective, no bound on log p(x)", "validation"),
     ("reconstruction", "Reconstruction, E log p(x|z)", ""),
     ("kl", "KL(q || p)", ""),
 )
@@ -30,7 +31,7 @@ _COUNTED = (
 
 
 def curves(history: Sequence[Mapping[str, Any]], name: str, index: int, kept: str) -> list[Markup]:
-    """Training curves of one model: a panel each for the bound, reconstruction and KL.
+    """Training curves of one model: a panel each for what was maximised, reconstruction and KL.
 
     A closed-form fit has one panel, log p(x) by pass, and none if there was one pass only.
     """
@@ -41,7 +42,7 @@ def curves(history: Sequence[Mapping[str, Any]], name: str, index: int, kept: st
     best = _best_epoch(history) if "best" in kept else None
     for key, title, second in _PANELS:
         lines = {"training": _line(history, "epoch", key)}
-        if second:
+        if second and any(key in row for row in history):
             lines[second] = _line(history, "epoch", second)
         lines = {label: line for label, line in lines.items() if len(line[0])}
         if lines:
