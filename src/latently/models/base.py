@@ -16,7 +16,7 @@ from latently.inference.estimators import Gradient
 from latently.inference.imputation import SWEEPS, imputed_rows
 from latently.inference.noise import seeded
 from latently.inference.particles import Particles
-from latently.probability.conditional import Draw, draw, draw_mean
+from latently.probability.conditional import Draw, draw, draw_centre, draw_mean
 
 __all__ = ["Density", "Model"]
 
@@ -222,8 +222,8 @@ class Model(nn.Module, ABC):
     def reconstruct(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> Tensor:
-        """The mean of p(x|z) at the posterior mean, (B, *shape)."""
-        z = tuple(layer[None] for layer in self.encode(x, mask, context))
+        """The mean of p(x|z) at the posterior mean, of discrete latents the mode, (B, *shape)."""
+        z = self.infer(x, 1, mask, context, draw=draw_centre).z
         return self.likelihood(z, context).mean[0]
 
     @torch.no_grad()

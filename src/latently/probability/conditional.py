@@ -14,7 +14,7 @@ from torch.func import functional_call
 from latently.errors import UserError
 from latently.probability.families.base import Family
 
-__all__ = ["Conditional", "Draw", "check_context", "draw", "draw_mean", "flat_call"]
+__all__ = ["Conditional", "Draw", "check_context", "draw", "draw_centre", "draw_mean", "flat_call"]
 
 Draw = Callable[[Distribution, int], Tensor]
 
@@ -27,9 +27,19 @@ def draw(distribution: Distribution, samples: int) -> Tensor:
 
 
 def draw_mean(distribution: Distribution, samples: int) -> Tensor:
-    """The mean in place of every draw: what `encode` and `reconstruct` use."""
+    """The mean in place of every draw: what `encode` uses."""
     mean = distribution.mean
     return mean.expand(samples, *mean.shape)
+
+
+def draw_centre(distribution: Distribution, samples: int) -> Tensor:
+    """A value in place of every draw: what `reconstruct` uses.
+
+    The mean where draws have a pathwise gradient, else the mode: the mean of discrete latents is
+    no value of theirs, and no decoder has met it.
+    """
+    centre = distribution.mean if distribution.has_rsample else distribution.mode
+    return centre.expand(samples, *centre.shape)
 
 
 def flat_call(net: nn.Module, x: Tensor, ndim: int) -> Tensor:

@@ -135,7 +135,7 @@ def test_strips_show_what_was_seen_and_what_was_not(digits):
     made = holes(digits, Box(0.25), 0)
     found = filled(at, made)
     assert [name for _, name in found.heads] == [
-        *("data", "seen", "draw 1", "draw 2", "draw 3", "draw 4", "mean", "spread")
+        *("data", "seen", "draw 1", "2", "3", "4", "mean", "spread")
     ]
     for i, (first, draws, mean, spread) in enumerate(strips):
         mask = made.data.mask[i]

@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from latently.data import Data
 from latently.errors import UserError
 from latently.inference.evidence import Evidence
 from latently.interfaces.report import Entry, write_report
+from latently.interfaces.report.figures import _edges
 from latently.interfaces.report.latents import latent_layers
 from latently.interfaces.report.numbers import decimals, error, plain, significant
 from latently.interfaces.report.tables import rankings
@@ -234,3 +236,12 @@ def test_numbers():
     assert significant(0.0) == "0"
     assert significant(1e-9) == "1.00e−9"
     assert significant(100.0) == "100"
+
+
+def test_bars_of_counts_split_no_number():
+    counts = np.arange(60) % 7
+    assert _edges(counts, [counts + 2], None).tolist() == [k - 0.5 for k in range(10)]
+    wide = _edges(1000 * counts, [1000 * counts], None)
+    assert set(np.diff(wide)) == {250}
+    assert all(edge % 1 == 0.5 for edge in wide)
+    assert len(_edges(counts + 0.25, [counts], None)) == 25

@@ -65,7 +65,7 @@ def test_principal_axes_are_those_of_the_covariance():
 def test_two_latents_are_the_axes_of_their_plane(flat):
     (plane,) = planes(flat)
     assert plane.shares is None
-    assert plane.circle
+    assert plane.prior == "circle"
     assert plane.rows == 60
     (figure,) = plane.figures
     dots = re.findall(r'<path class="dots" d="([^"]*)"', figure)

@@ -15,10 +15,12 @@ from latently.interfaces.report.tables import Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["bars", "forest", "marginal", "recovered"]
 
 _MARKERS = {"exact": "o", "lower_bound": ">", "estimate": "D"}
+_BINS = 24  # of a histogram
 _FEW = 20  # values too few for a histogram: each is a line
 
 
@@ -91,33 +93,62 @@ def _widen(axes: Axes, centres: Sequence[float]) -> None:
 
 
 def bars(layer: Layer, name: str, index: int) -> Markup:
-    """KL of each latent, or the variance of its posterior mean where KL is unknown; sorted."""
+    """KL of each latent, or the variance of its posterior mean where KL is unknown; sorted.
+
+    Of a single row of shares or categories: how much of the rows each of them takes.
+    """
+    if layer.use is not None and layer.units == 1:
+        return _use(layer, name, index)
     shown = layer.activity if layer.kl is None else layer.kl
     if shown is None:
         return Markup("")
     values, order = shown.sort(descending=True)
     active = layer.active
     used = np.ones(len(values), bool) if active is None else active[order].numpy()
+    what = "variance of E[z|x] over rows" if layer.kl is None else "KL, nats"
+    unit = "latent" if layer.use is None else "variable"
+    figure, axes = _sorted(values.numpy(), order.numpy(), used, unit, index)
+    axes.set_ylabel(what, color=MUTED)
+    told = f"{what} of {len(values)} {unit}s, sorted, from {values[0]:.2f} to {values[-1]:.4f}"
+    return svg(figure, f"{name}: {told}", index)
+
+
+def _use(layer: Layer, name: str, index: int) -> Markup:
+    """The mean over rows of each share or category, with a line where the prior has it."""
+    assert layer.use is not None
+    assert layer.used is not None
+    values, order = layer.use[0].sort(descending=True)
+    unit = {"categories": "category", "shares": "share"}[layer.kind]
+    figure, axes = _sorted(
+        values.numpy(), order.numpy(), layer.used[0, order].numpy(), unit, index
+    )
+    if layer.expected is not None:
+        x = np.arange(1, len(values) + 1)
+        ends = x - 0.41, x + 0.41
+        axes.hlines(layer.expected[0, order].numpy(), *ends, color=INK, linewidth=1.2)
+    axes.set_ylabel("mean over rows", color=MUTED)
+    told = f"mean over rows of {len(values)} {unit} values, sorted"
+    return svg(figure, f"{name}: {told}, from {values[0]:.3f} to {values[-1]:.4f}", index)
+
+
+def _sorted(
+    values: np.ndarray, order: np.ndarray, used: np.ndarray, unit: str, index: int
+) -> tuple[Figure, Axes]:
+    """Bars in the order given, those not in use grey, with their numbers while they are few."""
     figure, axes = panel()
     x = np.arange(1, len(values) + 1)
     width = 0.82 if len(x) <= 64 else 1.0
-    drawn = axes.bar(x, values.numpy(), width=width, color=series(index))
-    for bar, here in zip(drawn, used, strict=True):
+    for bar, here in zip(axes.bar(x, values, width=width, color=series(index)), used, strict=True):
         if not here:
             bar.set(color=MUTED, alpha=0.5)
     axes.set_xlim(0.3, len(x) + 0.7)
     axes.set_ylim(bottom=0)
-    if len(x) <= 20:
-        axes.set_xticks(x, [str(int(i)) for i in order])
-    else:
-        axes.set_xticks([])
-    what = "variance of E[z|x] over rows" if layer.kl is None else "KL, nats"
-    axes.set_ylabel(what, color=MUTED)
-    axes.set_xlabel(
-        f"latent{' number' if len(x) <= 20 else f's, {len(x)}'}, sorted", color=MUTED, fontsize=10
-    )
-    alt = f"{name}: {what} of {len(x)} latents, sorted, from {values[0]:.2f} to {values[-1]:.4f}"
-    return svg(figure, alt, index)
+    few = len(x) <= 16
+    axes.set_xticks(x if few else [], [str(int(i)) for i in order] if few else [])
+    plural = "categories" if unit == "category" else f"{unit}s"
+    about = f"{unit} number" if few else f"{len(x)} {plural}"
+    axes.set_xlabel(f"{about}, sorted", color=MUTED, fontsize=10)
+    return figure, axes
 
 
 def marginal(
@@ -191,7 +222,10 @@ def _edges(data: np.ndarray, draws: Sequence[np.ndarray], levels: int | None) ->
     high = max([*(e[1] for e in ends), *([data.max()] if len(data) else [])], default=1.0)
     if not high > low:
         low, high = low - 0.5, high + 0.5
-    return np.linspace(low, high, 25)
+    if all((values == values.round()).all() for values in (data, *draws)):
+        width = max(1, math.ceil((high - low) / _BINS))  # whole numbers, none of them split
+        return np.arange(math.floor(low), high + width + 1, width) - 0.5
+    return np.linspace(low, high, _BINS + 1)
 
 
 def _short(text: str, length: int) -> str:

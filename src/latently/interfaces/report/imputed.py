@@ -176,7 +176,7 @@ def _strips(subject: Subject, made: Holes, found: Imputation, bare: Filled) -> F
         alt = f"{subject.name}: row {row} with holes, {_DRAWS} imputations, mean and spread"
         strips.append(Strip(f"row {row}", subject.label(row), frame.strip(groups, alt)))
     names = [["seen"] if made.truth is None else ["data", "seen"]]
-    names += [[f"draw {k + 1}" for k in range(_DRAWS)], ["mean"], ["spread"]]
+    names += [["draw 1", *(str(k + 1) for k in range(1, _DRAWS))], ["mean"], ["spread"]]
     return replace(
         bare,
         strips=tuple(strips),

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from latently.interfaces.report.density import Regions, is_standard, only_prior, regions
 from latently.interfaces.report.groups import Grouping, groupings
-from latently.interfaces.report.latents import Layer, prior_of
+from latently.interfaces.report.latents import Layer
 from latently.interfaces.report.subject import Subject
-from latently.interfaces.report.svg import INK, MUTED, panel, places, series, svg
-from latently.probability.distributions import Factorized, StandardNormal
+from latently.interfaces.report.svg import FAINT, INK, MUTED, panel, places, series, svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Plane", "planes", "principal"]
 
 _PRIOR_RADIUS = math.sqrt(-2 * math.log(0.05))  # holds 95 % of N(0, I) in the plane
 _LAYERS = 3
 _SIZE = (430.0, 400.0)  # CSS pixels
+_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])  # of three shares
 SHAPES = "●▲■"
 
 
@@ -33,7 +40,9 @@ class Plane:
         rows: points.
         size: latents of the layer.
         shares: of the variance of all latents, one per axis; None where the axes are the latents.
-        circle: the circle that holds 95 % of a standard normal prior is drawn.
+        prior: what is drawn of the prior: "circle", that holds 95 % of a standard normal,
+            "contours" with draws, "draws" alone, or "" for nothing.
+        triangle: the points are shares of three, drawn in the triangle of all that sum to one.
         figures: one per grouping.
         groups: the groupings.
     """
@@ -42,7 +51,8 @@ class Plane:
     rows: int
     size: int
     shares: tuple[float, float] | None
-    circle: bool
+    prior: str
+    triangle: bool
     figures: tuple[Markup, ...]
     groups: tuple[Grouping, ...]
 
@@ -51,22 +61,52 @@ def planes(subject: Subject) -> list[Plane]:
     """A plane for each layer of two latents or more whose posterior means differ."""
     drawn = []
     for number, layer in enumerate(subject.layers[:_LAYERS], 1):
-        if layer.size > 1 and layer.rows > 2 and float(layer.flat.std(0).max()) > 1e-6:
+        apart = layer.rows > 2 and float(layer.flat.std(0).max()) > 1e-6
+        if apart and layer.size > (1 if layer.use is None else 2):  # two shares are one number
             drawn.append(_plane(subject, layer, number if len(subject.layers) > 1 else 0))
     return drawn
 
 
 def _plane(subject: Subject, layer: Layer, number: int) -> Plane:
-    points, shares = (layer.flat, None) if layer.size == 2 else principal(layer.flat)
-    circle = shares is None and _standard(subject)
-    names = [f"latent {j}" for j in (0, 1)]
-    if shares is not None:
-        percent = [f"{100 * share:.0f} % of the variance" for share in shares]
-        names = [f"{axis} axis, {p}" for axis, p in zip(("first", "second"), percent, strict=True)]
+    triangle = layer.size == 3 and layer.use is not None and layer.units == 1
+    points, shares, names = _points(layer, triangle)
+    circle = layer.size == 2 and is_standard(only_prior(subject))
+    found = None if circle or layer.size != 2 else regions(subject, points)
     groups = groupings(subject.data, layer.rows)
     alt = f"{subject.name}{f', layer {number}' if number else ''}: posterior means"
-    figures = [_scatter(points.numpy(), g, names, circle, alt, subject.index) for g in groups]
-    return Plane(number, layer.rows, layer.size, shares, circle, tuple(figures), tuple(groups))
+    ground = partial(_ground, circle=circle, found=found, corners=names if triangle else ())
+    axes = ("", "") if triangle else names
+    figures = [_scatter(points.numpy(), g, axes, ground, alt, subject.index) for g in groups]
+    drawn = "" if found is None else "contours" if found.heights else "draws"
+    return Plane(
+        layer=number,
+        rows=layer.rows,
+        size=layer.size,
+        shares=shares,
+        prior="circle" if circle else drawn,
+        triangle=triangle,
+        figures=tuple(figures),
+        groups=tuple(groups),
+    )
+
+
+def _points(
+    layer: Layer, triangle: bool
+) -> tuple[Tensor, tuple[float, float] | None, tuple[str, ...]]:
+    """Places (n, 2), shares of the variance where they are projections, names of the axes."""
+    if triangle:
+        word = "category" if layer.kind == "categories" else "share"
+        return (
+            layer.flat @ torch.from_numpy(_CORNERS),
+            None,
+            tuple(f"{word} {j}" for j in range(3)),
+        )
+    if layer.size == 2:
+        return layer.flat, None, ("latent 0", "latent 1")
+    points, shares = principal(layer.flat)
+    percent = [f"{100 * share:.0f} % of the variance" for share in shares]
+    names = (f"{axis} axis, {p}" for axis, p in zip(("first", "second"), percent, strict=True))
+    return points, shares, tuple(names)
 
 
 def principal(z: Tensor) -> tuple[Tensor, tuple[float, float]]:
@@ -85,35 +125,41 @@ def principal(z: Tensor) -> tuple[Tensor, tuple[float, float]]:
     return centred @ (top * largest.sign()).T, (float(share[0]), float(share[1]))
 
 
-def _standard(subject: Subject) -> bool:
-    """Whether the prior of the only layer is the standard normal."""
-    if subject.only_layer is None:
-        return False
-    context = subject.context(slice(0, 1))
-    context = None if context is None else context.to(subject.model.device)
-    with torch.no_grad():
-        prior = prior_of(subject.model, context)
-    if not isinstance(prior, Factorized):
-        return False
-    base = prior.base
-    if isinstance(base, StandardNormal):
-        return True
-    parts = (getattr(base, "loc", None), getattr(base, "log_scale", None))
-    return all(isinstance(part, Tensor) and not part.any() for part in parts)
+def _ground(axes: Axes, *, circle: bool, found: Regions | None, corners: Sequence[str]) -> None:
+    """What lies under the points: the prior, or the triangle of three shares."""
+    dashed: dict[str, Any] = {"linestyle": (0, (3, 3)), "linewidth": 0.9}
+    if circle:
+        turn = np.linspace(0, 2 * np.pi, 73)
+        x, y = _PRIOR_RADIUS * np.cos(turn), _PRIOR_RADIUS * np.sin(turn)
+        axes.plot(x, y, color=MUTED, **dashed)
+    if found is not None:
+        axes.plot(*found.draws.T, ".", color=FAINT, markersize=3, zorder=0)
+        if found.heights:
+            lines = axes.contour(
+                found.x, found.y, found.log_p, found.heights, colors=MUTED, linewidths=0.9
+            )
+            lines.set_linestyle([dashed["linestyle"], "solid"])
+    if corners:
+        axes.plot(*np.vstack([_CORNERS, _CORNERS[:1]]).T, color=MUTED, linewidth=0.9)
+        for (x, y), name, side in zip(_CORNERS, corners, ("top", "top", "bottom"), strict=True):
+            axes.text(x, y, name, color=MUTED, fontsize=10, ha="center", va=side)
+        axes.set_axis_off()
 
 
 def _scatter(
-    points: np.ndarray, groups: Grouping, names: list[str], circle: bool, alt: str, key: int
+    points: np.ndarray,
+    groups: Grouping,
+    names: Sequence[str],
+    ground: Callable[[Axes], None],
+    alt: str,
+    key: int,
 ) -> Markup:
     """A scatter whose points are one path per group, a few bytes each."""
     figure, axes = panel(*_SIZE)
     axes.grid(visible=False)
     axes.set_aspect("equal", adjustable="datalim")
     axes.plot(points[:, 0], points[:, 1], linestyle="none")  # fits the axes to the points
-    if circle:
-        turn = np.linspace(0, 2 * np.pi, 73)
-        x, y = _PRIOR_RADIUS * np.cos(turn), _PRIOR_RADIUS * np.sin(turn)
-        axes.plot(x, y, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    ground(axes)
     axes.locator_params(nbins=6)
     axes.set_xlabel(names[0], color=MUTED, fontsize=10)
     axes.set_ylabel(names[1], color=MUTED, fontsize=10)
@@ -126,7 +172,8 @@ def _scatter(
     if len(members) > 1 and not groups.ordered:
         drawn += [_named(xy, name) for xy, name in zip(members, groups.names, strict=True)]
     by = f" by {groups.title}" if groups.title else ""
-    told = f"{alt} of {len(points)} rows{by}; {names[0]} against {names[1]}"
+    against = f"; {names[0]} against {names[1]}" if names[0] else ", in the triangle of shares"
+    told = f"{alt} of {len(points)} rows{by}{against}"
     return svg(figure, told, key, Markup("".join(drawn)))
 
 

@@ -19,7 +19,7 @@ from latently.io import Saved
 
 __all__ = ["Entry", "call_of", "facts", "headline", "history_of", "lines", "record"]
 
-_TOLD = {"history", "kept", "seconds", "objective", "warnings"}
+_TOLD = {"history", "kept", "seconds", "objective", "warnings", "data", "version"}
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Subject:
         family = getattr(getattr(self.model, "decoder", None), "family", None)
         return self.data.levels == 2 or isinstance(family, Categorical)
 
-    def context(self, rows: Tensor | slice) -> Tensor | None:
+    def context(self, rows: Tensor | slice | list[int]) -> Tensor | None:
         """The context of some rows."""
         return None if self.data.context is None else self.data.context[rows]
 

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from latently.interfaces.report.frame import Picture
-from latently.interfaces.report.latents import ACTIVE, prior_of
+from latently.interfaces.report.latents import prior_of
 from latently.interfaces.report.numbers import plain, significant
+from latently.interfaces.report.paths import between, moves, told
 from latently.interfaces.report.subject import Subject, shown_context, shuffled
 from latently.probability.distributions import Factorized
 
 __all__ = ["Manifold", "Strip", "Walk", "interpolations", "manifold", "traversals"]
 
-_MOST = 8  # latents traversed
-_STOPS = 9  # from -3 to 3 standard deviations
-_REACH = 3.0
 _PAIRS = 6  # interpolations
 _STEPS = 8
 _SIDE = 15  # means a side of the grid over a latent plane
@@ -42,15 +40,19 @@ class Walk:
         strips: from top to bottom.
         heads: what stands above them, with its place in percent of the width.
         start: the row whose latents are held, in words, "" if there is none.
+        how: how latents are moved, in words.
         by_kl: the strips say what each latent costs.
         context: a context was held.
+        switches: discrete latents switch one after the other.
     """
 
     strips: tuple[Strip, ...]
     heads: tuple[tuple[float, str], ...]
     start: str = ""
+    how: str = ""
     by_kl: bool = False
     context: bool = False
+    switches: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,52 +75,39 @@ class Manifold:
 
 
 def traversals(subject: Subject) -> Walk | None:
-    """The most active latents, each moved while the others stay at the posterior mean of a row.
-
-    A latent moves through `mean + t sd`, t from -3 to 3, with the mean and the standard
-    deviation of its posterior means over rows.
-    """
+    """The most active latents, each moved while the others stay as they are in a row."""
     layer, frame = subject.only_layer, subject.frame
     if frame is None or layer is None or layer.activity is None:
         return None
-    latents = [int(j) for j in layer.order if layer.activity[j] > ACTIVE][:_MOST]
     row = int(shuffled(layer.rows, subject.seed, "traversals")[0])
-    z, where = layer.flat, torch.linspace(-_REACH, _REACH, _STOPS, dtype=torch.float64)
-    walked = z[row].repeat(len(latents), _STOPS, 1)
-    for number, j in enumerate(latents):
-        walked[number, :, j] = z[:, j].mean() + where * z[:, j].std()
-    if not latents:
+    paths, stops = moves(layer, row)
+    if not paths:
         return None
-    context = subject.context(slice(row, row + 1))
-    means = subject.means(walked.reshape(-1, *layer.means.shape[1:]), context)
+    means = subject.means(torch.cat([path.z for path in paths]), subject.context([row]))
     if means is None:
         return None
-    strips = [
-        Strip(
-            f"latent {j}",
-            f"KL {plain(float(layer.kl[j]))}" if layer.kl is not None else "",
-            frame.strip([images], f"{subject.name}: means of p(x|z) as latent {j} moves"),
-        )
-        for j, images in zip(latents, means.unflatten(0, (-1, _STOPS)), strict=True)
-    ]
-    heads = frame.heads([[significant(float(t)) for t in where]])
-    return Walk(tuple(strips), heads, _called(subject, row), layer.kl is not None)
+    by_kl = layer.kl is not None and layer.kind != "shares"
+    strips = []
+    for path, images in zip(paths, means.unflatten(0, (len(paths), -1)), strict=True):
+        cost = f"KL {plain(float(layer.kl[path.unit]))}" if by_kl else ""  # type: ignore[index]
+        alt = f"{subject.name}: means of p(x|z) as {path.name} moves"
+        strips.append(Strip(path.name, cost, frame.strip([images], alt)))
+    start = _called(subject, row) if layer.units > 1 or layer.kind == "shares" else ""
+    return Walk(tuple(strips), frame.heads([stops]), start, told(layer, len(strips)), by_kl)
 
 
 def interpolations(subject: Subject) -> Walk | None:
-    """Pairs of rows drawn by seed, and the means of p(x|z) on the straight line between.
+    """Pairs of rows drawn by seed, and the means of p(x|z) on the way from one to the other.
 
     Under a context both rows of a pair have the same one, if there are two such rows; it is held.
     """
     layer, frame, data = subject.only_layer, subject.frame, subject.data
     if frame is None or layer is None or layer.rows < 2:
         return None
-    share = torch.linspace(0, 1, _STEPS, dtype=torch.float64)
-    share = share.view(-1, *(1,) * (layer.means.dim() - 1))
     strips = []
     for a, b in _partners(subject, layer.rows):
-        z = (1 - share) * layer.means[a] + share * layer.means[b]
-        means = subject.means(z, subject.context(slice(a, a + 1)))
+        z = between(layer, a, b, _STEPS)
+        means = None if z is None else subject.means(z, subject.context([a]))
         if means is None:
             return None
         ends = data.x[[a, b]].double()
@@ -128,13 +117,14 @@ def interpolations(subject: Subject) -> Walk | None:
         picture = frame.strip([ends[:1], means, ends[1:]], alt)
         strips.append(Strip(f"row {a} to {b}", _labels(subject, a, b), picture))
     heads = frame.heads([["row"], ["mean", *[""] * (_STEPS - 2), "mean"], ["row"]])
-    return Walk(tuple(strips), heads, context=data.context is not None)
+    switches = layer.kind in ("categories", "levels")
+    return Walk(tuple(strips), heads, context=data.context is not None, switches=switches)
 
 
 def manifold(subject: Subject) -> Manifold | None:
     """The means of p(x|z) over a plane of latents, for images under a model with two latents."""
     layer, frame = subject.only_layer, subject.frame
-    if frame is None or layer is None or layer.size != 2:
+    if frame is None or layer is None or layer.size != 2 or layer.kind not in ("real", "range"):
         return None
     side = max(3, min(_SIDE, math.isqrt(_GRID_VALUES // math.prod(frame.shape))))
     context = subject.context(slice(0, 1))

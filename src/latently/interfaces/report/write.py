@@ -26,8 +26,8 @@ from latently.interfaces.report import (
     walks,
 )
 from latently.interfaces.report.frame import Frame
-from latently.interfaces.report.latents import ACTIVE, Layer, latent_layers
-from latently.interfaces.report.numbers import plain
+from latently.interfaces.report.latents import ACTIVE, DRAWS, Layer, latent_layers
+from latently.interfaces.report.numbers import decimals, error, plain
 from latently.interfaces.report.record import (
     Entry,
     call_of,
@@ -106,6 +106,7 @@ def write_report(
         rebuilt=len(rows),
         seed=seed,
         active=ACTIVE,
+        kl_draws=DRAWS,
         shapes=plane.SHAPES,
         k_hat_limit=K_HAT_LIMIT,
         one=len(entries) == 1,
@@ -205,12 +206,27 @@ def _layer(layer: Layer, name: str, index: int) -> dict[str, Any]:
     active = layer.active
     return {
         "figure": figures.bars(layer, name, index),
-        "size": layer.size,
+        "kind": layer.kind,
+        "units": layer.units,
         "rows": layer.rows,
         "active": None if active is None else int(active.sum()),
-        "total": None if layer.kl is None else plain(float(layer.kl.sum())),
+        "levels": 0 if layer.use is None else layer.use.shape[1],
+        "used": 0 if layer.used is None else int(layer.used.sum()),
+        "expected": layer.expected is not None,
+        "split": layer.kl is not None,
+        "cost": _cost(layer),
         "marginal": layer.marginal,
     }
+
+
+def _cost(layer: Layer) -> str:
+    """What all latents cost together, with its sign."""
+    if layer.cost is None:
+        return ""
+    if layer.cost.error is None:
+        return f"= {plain(layer.cost.nats)}"
+    digits = decimals(layer.cost.error)
+    return f"≈ {plain(layer.cost.nats, digits)} {error(layer.cost.error)}"
 
 
 def _histograms(subjects: Sequence[Subject], data: Data) -> dict[str, Any]:
