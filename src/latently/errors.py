@@ -27,10 +27,10 @@ def called(distribution: Any) -> str:
     >>> called(Ordinal((3,))(torch.zeros(3)))
     'Ordinal'
     """
-    named = getattr(distribution, "known_as", "")
-    if not named and hasattr(base := getattr(distribution, "base", None), "log_prob"):
-        return called(base)
-    return named or type(distribution).__name__.lstrip("_")
+    name: str = getattr(distribution, "known_as", type(distribution).__name__)
+    if hasattr(distribution, "base") and not name.startswith("_"):  # a wrapper: of cells, of units
+        return called(distribution.base)
+    return name.lstrip("_")
 
 
 class Interrupted(KeyboardInterrupt):

@@ -11,6 +11,7 @@ import itertools
 import math
 import random
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -395,3 +396,271 @@ def test_most_combinations_worked(outcomes):
         pytest.skip("only some combinations were tried")
     assert outcomes["worked"] > count / 2
     assert len({message[:20] for message in outcomes["refused"]}) >= 5
+
+
+# Draws and densities.
+
+
+def pairs(posterior):
+    """The priors of a posterior's latents: all of its kind, and those that follow it."""
+    kind = kind_of(posterior)
+    own = [f"Standard(family={family})" for family in FAMILIES[kind]]
+    return [*OWN_PRIORS, *own, *(p for p in PRIORS if kind == "reals" and "net=" not in p)]
+
+
+@pytest.mark.parametrize("posterior", EVERY)
+def test_draws_have_the_density_that_is_said(posterior):
+    """`E_m[q / m] = E_m[p / m] = 1` over draws of `m = (q + p) / 2`, whose weights are below 2.
+
+    If this holds for q and p, weights p / q are what evidence takes them for.
+    """
+    latents = (1, 2, 2) if posterior.startswith("DiscretizedLogisticMixture") else (3,)
+    x = (torch.rand(1, 3) < 0.5).double()
+    for prior in dict.fromkeys(pairs(posterior)):
+        torch.manual_seed(0)
+        model = vae(
+            (3,),
+            latents=latents,
+            posterior=expr.build(posterior, NAMES),
+            prior=expr.build(prior, NAMES),
+            net=partial(MLP, hidden=(4,)),
+        ).double()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+            q, p = model.encoder(model.decoder.family.embed(x)), model.prior()
+            weights = []
+            for z in (q.sample((1000,)), p.sample((1000, 1))):
+                log_q, log_p = q.log_prob(z), p.log_prob(z)
+                log_m = torch.logaddexp(log_q, log_p) - math.log(2)
+                weights.append(torch.stack([log_q - log_m, log_p - log_m]).exp())
+        mean = sum(w.mean(1) for w in weights) / 2
+        error = sum(w.var(1) / w.shape[1] for w in weights).sqrt() / 2
+        assert ((mean - 1).abs() < 5 * error + 1e-6).all(), (prior, mean, error)
+
+
+COUNTED = {
+    "Bernoulli": list(itertools.product([0, 1], repeat=3)),
+    "OneHot": [[a, b] for a in np.eye(3) for b in np.eye(3)],
+    **{name: list(itertools.product(range(4), repeat=2)) for name in FAMILIES["levels"]},
+}
+
+
+@pytest.mark.parametrize("likelihood", COUNTED)
+@pytest.mark.parametrize(
+    "posterior", ["OneHot", "Ordinal(levels=3)", "DiscretizedLogistic(levels=2)"]
+)
+def test_evidence_of_all_rows_sums_to_one(posterior, likelihood):
+    x = torch.tensor(np.array(COUNTED[likelihood]), dtype=torch.float64)
+    model = vae(
+        x.shape[1:],
+        latents=(3,),
+        likelihood=expr.build(likelihood, NAMES),
+        posterior=expr.build(posterior, NAMES),
+        prior=NAMES["Learned"],
+        net=partial(MLP, hidden=(4,)),
+    ).double()
+    data = Data(x, "Bernoulli", "rows")
+    exact = evaluate(model, data, Enumeration()).values
+    assert float(exact.exp().sum()) == pytest.approx(1, abs=1e-9)
+    drawn = evaluate(model, data, ImportanceSampling(4000))
+    assert ((drawn.values - exact).abs() < 6 * drawn.mc_variance.sqrt() + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "bound", ["ELBO", "IWAE", "Renyi", "Renyi(alpha=1)", "CIWAE", "MultiplyIWAE(groups=2)"]
+)
+def test_bounds_are_below_the_evidence(gaussian_vae, bound):
+    linear = gaussian_vae(shift=0.3, widen=0.2)
+    p = linear.model.infer(linear.x, 8 * 500)
+    parts = [p.only(slice(k, k + 8)) for k in range(0, 8 * 500, 8)]
+    values = torch.stack([made(bound)(part) for part in parts])
+    error = values.std(0) / math.sqrt(len(values))
+    assert (values.mean(0) < linear.log_p + 5 * error).all()
+
+
+# What the walk met.
+
+
+def test_a_model_in_float64_comes_back_to_the_last_bit(tmp_path):
+    """Tensors of a file stand at any address, and products of them had another last bit."""
+    x = torch.randn(20, 5, dtype=torch.float64)
+    likelihood = partial(NAMES["LowRankMultivariateNormal"], rank=1)  # with a constant of its own
+    model = vae((5,), latents=3, likelihood=likelihood, net=partial(MLP, hidden=(7, 9)))
+    data = Data(x, "Normal", "rows")
+    fit(model, data, steps=3, precision="64-true", device="cpu", progress=False)
+    comes_back(model, data, tmp_path)
+    save(model, tmp_path / "m.safetensors")
+    back = load(tmp_path / "m.safetensors")
+    assert all(p.data_ptr() % 64 == 0 for p in back.parameters())
+
+
+def test_imputations_stay_within_the_support_and_finite():
+    """A draw of `1 - 1e-9` in float64 was 1 in the float32 of the rows, which `Beta` excludes."""
+    x = torch.full((1, 2), 0.5)
+    data = Data(x, "Beta", "rows", torch.tensor([[True, False]]))
+    model = vae((2,), latents=1, likelihood=NAMES["Beta"]).double()
+    with torch.no_grad():
+        for p in model.decoder.parameters():
+            p.zero_()
+        model.decoder.offset.copy_(torch.tensor([0.0, 40.0, 0.0, 0.0]))
+    found = impute(model, data, draws=50, samples=50)
+    assert not any(model.misfit(drawn)[0].any() for drawn in found.draws)
+    wide = vae((2,), latents=1, likelihood=NAMES["LogNormal"])
+    with torch.no_grad():
+        wide.decoder.offset.copy_(torch.tensor([80.0, 80.0, 3.0, 3.0]))
+    found = impute(wide, replace(data, x=torch.ones(1, 2)), draws=50, samples=50)
+    assert found.mean.isfinite().all()
+    assert found.std.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "posterior",
+    [
+        *("DiscretizedLogistic(levels=3)", "DiscretizedLogisticMixture(levels=3)"),
+        "Mixture(of=DiscretizedLogistic(levels=3))",
+    ],
+)
+def test_discretized_logistics_are_enumerated(posterior):
+    """They were said to take infinitely many values."""
+    model = vae((3,), latents=2, posterior=expr.build(posterior, NAMES), prior=NAMES["Standard"])
+    q = model.encoder(torch.zeros(5, 3))
+    assert q.states().shape == (9, 2)
+    probabilities = q.log_prob(q.states()[:, None]).exp()
+    torch.testing.assert_close(probabilities.sum(0), torch.ones(5))
+    fit(
+        model,
+        Data((torch.rand(9, 3) < 0.5) * 1.0, "Bernoulli", "rows"),
+        variational("ELBO", "Enumerate", 1),
+        steps=2,
+        device="cpu",
+        progress=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("posterior", "estimator"),
+    [
+        *(("OneHot", "Score"), ("OneHot", "GumbelSoftmax"), ("Categorical(levels=3)", "VIMCO")),
+        *(("Poisson", "Score"), ("Mixture", "Reparam"), ("Mixture(of=Laplace)", "Score")),
+    ],
+)
+@pytest.mark.parametrize("rate", [1e20, 1e38])
+def test_a_fit_that_blows_up_says_so(refused, posterior, estimator, rate):
+    """Draws of probabilities that are NaN were an error of torch."""
+    model = vae(
+        (4,),
+        latents=4,
+        likelihood=NAMES["Normal"],
+        posterior=expr.build(posterior, NAMES),
+        prior=NAMES["Standard"],
+    )
+    data = Data(torch.randn(200, 4), "Normal", "rows")
+    with refused("training became non-finite"):
+        fit(
+            model,
+            data,
+            variational("ELBO", estimator, 2),
+            steps=40,
+            batch_size=10,
+            learning_rate=rate,
+            optimizer=torch.optim.SGD,
+            device="cpu",
+            progress=False,
+        )
+
+
+@pytest.mark.parametrize(
+    ("family", "transform"),
+    [
+        *(("Beta", "Asinh()"), ("ContinuousBernoulli", "Asinh()")),
+        *(("Beta", "Logit()"), ("Normal", "Logit()")),
+    ],
+)
+def test_moments_through_a_transform_are_those_of_draws(family, transform):
+    """The rule asked for densities outside the inner support: NaN, or worse, a number."""
+    model = vae((2,), likelihood=NAMES[family], latents=1, transform=made(transform)).double()
+    with torch.no_grad():
+        z = (torch.zeros(1, 1, 1).double(),)
+        d = model.likelihood(z)
+        x = d.sample((100_000,))
+    error = x.std(0) / math.sqrt(len(x))
+    assert ((x.mean(0) - d.mean).abs() < 5 * error + 1e-3).all()
+    assert ((x.var(0) / d.variance - 1).abs() < 0.1).all()
+
+
+@pytest.mark.parametrize("family", [f for f in EVERY if not f.startswith("Mixture")])
+def test_refusals_call_latents_as_the_user_did(refused, family):
+    if family in ("Bernoulli", "OneHot"):
+        pytest.skip("these have what is asked for")
+    latents = (1, 2, 2) if family.startswith("DiscretizedLogisticMixture") else (3,)
+    model = vae(
+        (3,), latents=latents, posterior=expr.build(family, NAMES), prior=NAMES["Standard"]
+    )
+    data = Data(torch.ones(4, 3), "Bernoulli", "rows")
+    name = family.partition("(")[0]
+    if name in ("FixedNormal", "SharedNormal"):
+        name = "Normal"
+    with refused(f"{name} has no continuous relaxation"):
+        fit(model, data, variational("ELBO", "GumbelSoftmax", 1), steps=1, progress=False)
+
+
+def test_refusals_print_no_tensors(refused):
+    model = vae((3,), latents=2, prior=NAMES["NormalMixture"])
+    data = Data(torch.ones(4, 3), "Bernoulli", "rows")
+    with refused("free_bits or a capacity", "closed form"):
+        fit(
+            model,
+            data,
+            variational("ELBO(capacity=Linear(0.0, 5.0))", "Score", 2),
+            steps=1,
+            progress=False,
+        )
+
+
+@pytest.mark.parametrize("posterior", FAMILIES["bits"])
+def test_priors_of_two_levels_fit_each_other(posterior):
+    """Bernoulli latents are "0 and 1", and those of two levels were "0 to 1"."""
+    for family in (*FAMILIES["bits"], "DiscretizedLogistic(levels=2)"):
+        prior = expr.build(f"Learned(family={family})", NAMES)
+        vae((3,), latents=2, posterior=expr.build(posterior, NAMES), prior=prior)
+
+
+@pytest.mark.parametrize("posterior", [f for f in EVERY if f.startswith("Mixture")])
+def test_mixtures_have_a_mode(posterior):
+    model = vae(
+        (3,), latents=(3,), posterior=expr.build(posterior, NAMES), prior=NAMES["Standard"]
+    )
+    assert model.encoder(torch.zeros(2, 3)).mode.isfinite().all()
+
+
+# The command line.
+
+
+@pytest.mark.parametrize("seed", range(300, 316))
+def test_the_command_line(judge, out, tmp_path, seed):
+    """Exit 0, or 2 with one line and nothing left behind: `judge` holds calls to that."""
+    combination = Combination(seed)
+    data = combination.data()
+    x = data.x.numpy() if data.mask is None else np.where(data.mask, data.x, np.nan)
+    np.savez(tmp_path / "x.npz", x=x, kind=np.arange(len(x)) % 3)
+    flags = {
+        "data": tmp_path / "x.npz",
+        "likelihood": combination.likelihood,
+        "posterior": combination.posterior,
+        "latents": combination.latents,
+        "prior": combination.prior,
+        "net": "MLP(hidden=(4,))",
+        "steps": 2,
+        "precision": combination.precision,
+        "out": out / "m.safetensors",
+    }
+    names = (
+        ("objective",) if len(combination.objective) == 1 else ("bound", "estimator", "samples")
+    )
+    flags |= dict(zip(names, combination.objective, strict=True))
+    if combination.contexts:
+        flags["context"] = "kind"
+    if combination.transform:
+        flags["transform"] = combination.transform
+    judge("fit", "vae", *(f"--{name}={value}" for name, value in flags.items()), "--quiet")

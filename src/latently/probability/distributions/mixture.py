@@ -141,9 +141,12 @@ class Mixture(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest, under the mixture, of the components' modes, (*batch, *event)."""
+        """The likeliest, under the mixture, of the components' modes, (*batch, *event).
+
+        Of their means, where the modes are not known.
+        """
         shape = (*self._batch_shape, self.log_weights.shape[-1], *self.event_shape)
-        modes = self.components.mode.expand(shape)
+        modes = _peaks(self.components).expand(shape)
         best = self.log_prob(modes.movedim(self._axis, 0)).argmax(0)
         index = best.view(*best.shape, 1, *self._ones)
         index = index.expand(*best.shape, 1, *self.event_shape)
@@ -235,6 +238,14 @@ class JointMixture(Mixture, Joint):
             return _by_products(normal, value, mask)
         apart = None if mask is None else mask.unsqueeze(self._axis)
         return cast(Joint, self.components).log_prob(value.unsqueeze(self._axis), apart)
+
+
+def _peaks(components: Distribution) -> Tensor:
+    """Modes, or means where torch's word is that no mode is known."""
+    try:
+        return components.mode
+    except NotImplementedError:
+        return components.mean
 
 
 def _shared_normals(components: Distribution) -> Normal | None:
