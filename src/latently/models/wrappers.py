@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import Distribution, Uniform
 
 from latently.errors import UserError, called
@@ -14,10 +15,22 @@ from latently.inference.noise import seeded
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Density, Model
 from latently.probability.conditional import Draw, draw
-from latently.probability.distributions import Factorized, Rounded
+from latently.probability.distributions import Factorized, Relaxed, Rounded
 from latently.probability.transforms import Transform, Transported
 
 __all__ = ["Dequantized", "Transformed"]
+
+
+_PROBES = 67  # values between 0 and the levels that an inner model is asked for
+
+
+class _Noise(Uniform):
+    """U(0, 1) that any estimator can draw: it has no parameters, and is its own relaxation."""
+
+    def relaxed(self, sample_shape: Any, temperature: float | Tensor) -> Relaxed:
+        """One draw, in all roles."""
+        u = self.sample(Size(sample_shape))
+        return Relaxed(u, u, u)
 
 
 class Dequantized(Model):
@@ -33,8 +46,8 @@ class Dequantized(Model):
         levels: the integers are 0 .. levels - 1.
 
     Raises:
-        UserError: fewer than 2 levels, an inner model of discrete values, or one whose transform
-            does not hold all of 0 to levels.
+        UserError: fewer than 2 levels, an inner model of discrete values, or one that does not
+            hold all of 0 to levels.
     """
 
     density = "bound"
@@ -53,6 +66,14 @@ class Dequantized(Model):
                     f"Dequantized: {model.transform} holds {model.transform.support}, and x + u "
                     f"lies between 0 and levels={levels}; choose e.g. Logit(high={levels})"
                 )
+        inside = torch.linspace(0, levels, _PROBES, device="cpu")[1:-1]
+        row = inside.view(-1, *(1,) * len(model.shape)).expand(-1, *model.shape)
+        bad, support = model.misfit(row)
+        if bool(bad.any()):
+            raise UserError(
+                f"Dequantized: {type(model).__name__} holds {support}, and x + u lies anywhere "
+                f"between 0 and levels={levels}; choose a likelihood that holds it, e.g. Normal"
+            )
         self.model, self.levels, self.shape = model, levels, model.shape
         self.contexts = model.contexts
 
@@ -74,18 +95,17 @@ class Dequantized(Model):
             )
         lead = (samples if z is None or not z else len(z[0]), len(x))
         x = x.to(self.model.dtype)
-        noise = Uniform(torch.zeros_like(x), torch.ones_like(x), validate_args=False)
-        u = draw(noise, lead[0])
+        u = draw(_Noise(torch.zeros_like(x), torch.ones_like(x), validate_args=False), lead[0])
+        if len(u) != lead[0]:
+            raise UserError(
+                "Dequantized: this estimator adds draws of its own, which have no noise to go "
+                "with them; choose another"
+            )
         drawn: list[Tensor] = []
 
         def draw_inner(q: Distribution, samples: int) -> Tensor:
             """Keeps the (K, B, *Z) view that log_w descends from: estimators act on it."""
             found = draw(q, samples)
-            if len(found) != samples:
-                raise UserError(
-                    "Dequantized: this estimator adds draws of its own, which have no noise to go "
-                    "with them; choose another"
-                )
             drawn.append(found[0].unflatten(0, lead))
             return drawn[-1].flatten(0, 1)[None]
 

@@ -22,6 +22,7 @@ from latently import UserError, evaluate, expr, fit, impute, load, save, vae
 from latently.data import Data
 from latently.data.masks import MCAR
 from latently.inference.evidence import Enumeration, ImportanceSampling
+from latently.models import Dequantized
 from latently.nets import MLP
 from latently.registry import KINDS, components
 from latently.training import Variational
@@ -632,6 +633,41 @@ def test_mixtures_have_a_mode(posterior):
         (3,), latents=(3,), posterior=expr.build(posterior, NAMES), prior=NAMES["Standard"]
     )
     assert model.encoder(torch.zeros(2, 3)).mode.isfinite().all()
+
+
+def dequantized(posterior="OneHot", **options):
+    latents = {"posterior": expr.build(posterior, NAMES), "prior": NAMES["Standard"]}
+    return Dequantized(vae((4,), latents=3, **latents, **options), levels=4)
+
+
+@pytest.mark.parametrize("estimator", ["GumbelSoftmax", "Score", "VIMCO"])
+def test_noise_can_be_drawn_by_any_estimator(estimator):
+    """Relaxations were refused: "Uniform has no continuous relaxation"."""
+    model = dequantized(likelihood=NAMES["Normal"])
+    data = Data(torch.randint(4, (12, 4)).float(), "Normal", "rows")
+    objective = variational("ELBO", estimator, 2)
+    history = fit(model, data, objective, steps=3, device="cpu", progress=False).history
+    assert history[-1]["non_finite"] == 0
+    assert model.model.encoder.net.layers[0].weight.grad.any()
+
+
+def test_an_estimator_with_draws_of_its_own_has_no_noise(refused):
+    model = dequantized(likelihood=NAMES["Normal"])
+    data = Data(torch.randint(4, (12, 4)).float(), "Normal", "rows")
+    with refused("adds draws of its own"):
+        fit(model, data, variational("ELBO", "REBAR", 2), steps=1, device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("options", [{"likelihood": "Beta"}, {"transform": "Logit(high=4)"}])
+def test_what_is_dequantized_must_hold_all_between(refused, options):
+    """The fit was said to blow up; the data are what the likelihood does not hold."""
+    options = {"likelihood": "Gamma", **options}
+    likelihood, transform = options["likelihood"], options.get("transform")
+    with refused("Dequantized", "between 0 and levels=4"):
+        dequantized(
+            likelihood=NAMES[likelihood], transform=None if transform is None else made(transform)
+        )
+    dequantized(likelihood=NAMES["Gamma"])
 
 
 # The command line.
