@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from latently import Data, __version__
+from latently import Data, __version__, expr
 from latently.interfaces.opening import _fitted_to
+from latently.interfaces.verbs import list_kind
 from latently.io import load
-from latently.registry import KINDS
+from latently.registry import KINDS, components, names
 from latently.training.files import named_tensors
 
 FIELDS = (
@@ -270,3 +271,22 @@ def test_rows_of_the_fit_are_known_by_name(fitted, here, overlap):
     data = replace(Data.from_array([[0.5]]), protocol=here)
     saved = SimpleNamespace(data={"protocol": fitted})
     assert _fitted_to(saved, data) is overlap
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_member_is_told_by_the_call_that_names_it(kind):
+    for name, member in KINDS[kind].items():
+        call, blank, *about = list_kind(kind, name).splitlines()
+        assert blank == ""
+        assert about[0] == names(kind)[name]
+        assert not any(line.startswith(">>>") for line in about)
+        if kind != "recipes" and "=..." not in call:  # it has to be said
+            assert expr.build(call, {**components(), name: member}) is not None
+
+
+def test_a_member_that_is_not_there_is_refused(cli, rejected):
+    assert cli("list", "families", "Mixture").out.startswith("Mixture(components=5, of=Normal)")
+    assert cli("list", "schedules", "Warmup").out.startswith("Warmup(then=..., steps=None)")
+    rejected(["list", "priors", "Vamp"], "no 'Vamp' among priors; did you mean VampPrior?")
+    rejected(["list", "data", "digits"], "'data' has no members with options")
+    rejected(["list", "prior", "VampPrior"], "did you mean priors?")

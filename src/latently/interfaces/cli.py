@@ -94,7 +94,10 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def latently(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="say which")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="print the version"
+        ),
     ] = False,
 ) -> None:
     """Deep latent variable models, where every number says what it is."""
@@ -168,7 +171,7 @@ def compare(
 def sample(
     model: ModelPath,
     out: Out,
-    n: Annotated[int, typer.Option("-n", parser=_whole, metavar="INT", help="how many")] = 64,
+    n: Annotated[int, typer.Option("-n", parser=_whole, metavar="INT", help="rows to draw")] = 64,
     context: Annotated[
         str | None,
         typer.Option("--context", help="of a conditional model: 7, each, or 0.5,2"),
@@ -248,10 +251,12 @@ def impute(
     ] = 1000,
     sweeps: Annotated[
         int,
-        typer.Option("--sweeps", parser=_whole, metavar="INT", help="most moves of the particles"),
+        typer.Option(
+            "--sweeps", parser=_whole, metavar="INT", help="most rounds of refining the particles"
+        ),
     ] = 10,
     quantiles: Annotated[
-        str, typer.Option("--quantiles", help="of every missing cell, in .npz")
+        str, typer.Option("--quantiles", help="quantiles of every missing cell, for .npz")
     ] = "0.05,0.5,0.95",
     fill: Annotated[
         str, typer.Option("--fill", help="what .csv and .npy hold: draws, mean, median or mode")
@@ -320,11 +325,14 @@ def list_(
         str | None,
         typer.Argument(help="recipes, families, priors, bounds, estimators, nets, data, ..."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="one of them: its options and what it does")
+    ] = None,
 ) -> None:
-    """List what there is of a kind, or the kinds."""
+    """List the kinds of parts, those of a KIND, or the options of one by NAME."""
     from latently.interfaces import verbs
 
-    print(verbs.list_kind(kind))
+    print(verbs.list_kind(kind, name))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from latently import data as data_floor
+from latently import expr
 from latently._version import __version__
 from latently.data import Data
 from latently.data.contexts import Context
@@ -36,6 +38,9 @@ __all__ = [
     "show",
     "training_seconds",
 ]
+
+# arguments that models and training fill in themselves
+_RESOLVED = ("shape", "z_shape", "encoder", "in_shape", "out_shape", "contexts", "params", "lr")
 
 
 def evaluate_model(
@@ -216,8 +221,10 @@ def training_seconds(path: str) -> float:
     return float(describe(Path(path))[0].get("training", {}).get("seconds", 0.0))
 
 
-def list_kind(kind: str | None) -> str:
-    """Members of a registry with a line each, or the kinds there are."""
+def list_kind(kind: str | None, name: str | None = None) -> str:
+    """The kinds there are, members of one with a line each, or all that is said of one member."""
+    if name is not None and kind is not None:
+        return _member(kind, name)
     if kind is None:
         return "\n".join(f"latently list {known}" for known in (*KINDS, "data", "cards"))
     if kind == "data":
@@ -232,6 +239,33 @@ def list_kind(kind: str | None) -> str:
         raise UserError(f"unknown kind {kind!r}; {closest(kind, [*KINDS, 'data', 'cards'])}")
     width = max(map(len, members))
     return "\n".join(f"{name:<{width}}  {about}".rstrip() for name, about in members.items())
+
+
+def _member(kind: str, name: str) -> str:
+    """The options of a member with their defaults, and its documentation.
+
+    Raises:
+        UserError: there is no such member, or members of the kind have no options.
+    """
+    if kind not in KINDS:
+        fix = closest(kind, KINDS) if kind not in ("data", "cards") else "give the kind alone"
+        raise UserError(f"{kind!r} has no members with options; {fix}")
+    if name not in KINDS[kind]:
+        raise UserError(f"no {name!r} among {kind}; {closest(name, KINDS[kind])}")
+    member = KINDS[kind][name]
+    parameters = inspect.signature(member).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    options = [_option(p) for p in named if p.name not in _RESOLVED]
+    about = inspect.getdoc(member) or ""
+    if not member.__module__.startswith("latently"):
+        about = about.split("\n", 1)[0]  # of torch, whose own pages say the rest
+    return f"{name}({', '.join(options)})\n\n{about.partition('>>>')[0].strip()}"
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return f"{parameter.name}=..."
+    return f"{parameter.name}={expr.show(parameter.default)}"
 
 
 def _layers(saved: Saved, data: Data) -> list[Tensor]:

@@ -100,7 +100,7 @@ def fit(
             memory.
         learning_rate: a number or a schedule over the run.
         optimizer: constructor `(parameters, lr=...) -> Optimizer`, e.g. AdamW.
-        clip: largest global norm of a gradient, longer ones are shortened to it; default: any.
+        clip: largest global norm of a gradient, longer ones are shortened to it; default: none.
         skip: leave out a step whose gradient norm exceeds this; default: none.
         ema: decay, e.g. 0.999, of a moving average of the weights, which is then what is
             validated and kept; default: no average.
@@ -110,7 +110,7 @@ def fit(
         seed: seed of everything random.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "32-true", "64-true", "bf16-mixed", "bf16-true", or "16-mixed" on CUDA.
-        compile: compile the step.
+        compile: compile the training step by `torch.compile`.
         initialise: set scales and starting points from the data; False goes on from the model as
             it is.
         checkpoint: file that lets a stopped run continue; removed by the caller.

@@ -136,6 +136,8 @@ def _curve(
     if best is not None:
         axes.axvline(best, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), label="kept")
     _clip(axes, list(lines.values()))
+    if all(len(x) == 1 for x, _ in lines.values()):
+        axes.set_xlim(0, 2 * max(x[0] for x, _ in lines.values()))  # no ticks between epochs
     axes.set_title(title, loc="left", color=INK, fontsize=11, parse_math=False)
     axes.set_xlabel(axis, color=MUTED)
     axes.set_ylabel("nats", color=MUTED)
