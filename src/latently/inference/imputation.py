@@ -246,9 +246,7 @@ def impute_row(
 
 def _narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
     """The nearest numbers of a type; the largest, where they are beyond it."""
-    most = torch.finfo(dtype).max
-    if torch.finfo(values.dtype).max <= most:
-        return values.to(dtype)
+    most = min(torch.finfo(kind).max for kind in (dtype, values.dtype))
     return values.clamp(-most, most).to(dtype)
 
 

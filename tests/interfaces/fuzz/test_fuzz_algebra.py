@@ -508,11 +508,12 @@ def test_imputations_stay_within_the_support_and_finite():
     found = impute(model, data, draws=50, samples=50)
     assert not any(model.misfit(drawn)[0].any() for drawn in found.draws)
     wide = vae((2,), latents=1, likelihood=NAMES["LogNormal"])
-    with torch.no_grad():
-        wide.decoder.offset.copy_(torch.tensor([80.0, 80.0, 3.0, 3.0]))
-    found = impute(wide, replace(data, x=torch.ones(1, 2)), draws=50, samples=50)
-    assert found.mean.isfinite().all()
-    assert found.std.isfinite().all()
+    for dtype, offset in ((torch.float32, 80.0), (torch.float64, 600.0)):
+        wide.decoder.offset.copy_(torch.tensor([offset, offset, 3.0, 3.0]))
+        rows = replace(data, x=torch.ones(1, 2, dtype=dtype))
+        found = impute(wide, rows, draws=50, samples=50)
+        assert found.mean.isfinite().all()
+        assert found.std.isfinite().all()
 
 
 @pytest.mark.parametrize(
