@@ -179,7 +179,7 @@ def test_unknown_names_list_the_closest(refused):
 
 def test_arguments_are_checked_when_read_not_when_used(refused):
     with refused("ELBO"):
-        build("ELBO(1, 2)", NAMES)
+        build("ELBO(1, 2, 3, 4)", NAMES)
     with refused("beta=-1"):
         build("ELBO(beta=-1)", NAMES)
     with refused("MLP", "hidden"):  # sizes are the recipe's to give

@@ -38,7 +38,8 @@ __all__ = [
 # What draws an estimator needs, and what to do where it has others.
 REPARAMETERISED = (
     "reparameterised draws, and this posterior has none",
-    "choose a posterior such as Normal, or estimator=Score",
+    "choose a posterior such as Normal, or an estimator for draws without a path: Score or VIMCO, "
+    "and for discrete latents Enumerate, REBAR or GumbelSoftmax, too",
 )
 RELAXED = ("relaxed draws", "infer with draw=estimator.draw, as Variational does")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from latently.errors import UserError
+from latently.errors import UserError, called
 from latently.inference._surrogates import (
     RELAXED,
     REPARAMETERISED,
@@ -504,8 +504,8 @@ def all_states(q: Distribution) -> Tensor:
     """
     if not hasattr(q, "states"):
         raise UserError(
-            f"{type(q).__name__} takes infinitely many values, which cannot be enumerated; choose "
-            "a posterior such as OneHot or Bernoulli, or another estimator"
+            f"{called(q)} takes infinitely many values, which cannot be enumerated; choose a "
+            "posterior such as OneHot or Bernoulli, or draws: another estimator or method"
         )
     states = q.states()
     batch = q.batch_shape
