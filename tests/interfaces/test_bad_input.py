@@ -232,7 +232,7 @@ VERBS = {
     "report " + M + " {made}/real.safetensors --data digits --out {tmp}/r.html": "rows of shape",
     "list recipe": "unknown kind 'recipe'; did you mean recipes?",
     "list data more": "'data' has no members with options",
-    "reproduce nope": "no card 'nope'; known: digits-fa32",
+    "reproduce nope": "no card 'nope'; known: digits-best, digits-fa32",
     "reproduce digits-vae --out {made}/real.npz --quick": "is a file, not a folder",
     "demo --out {made}/real.npz": "is a file, not a folder",
     "demo --out=": "names no folder",
