@@ -133,7 +133,56 @@ class Standard(Prior):
         return self.family.support
 
 
-class Learned(Prior):
+class _Given(nn.Module):
+    """A distribution with free parameters h, or with `h = net(c)` given a context."""
+
+    def __init__(
+        self,
+        who: str,
+        family: Family,
+        contexts: int,
+        net: Callable[..., nn.Module] | None,
+    ) -> None:
+        super().__init__()
+        self.who, self.contexts = who, contexts
+        if contexts:
+            self.map = Conditional(net or _AFFINE, family, contexts=contexts)
+            return
+        if net is not None:
+            raise UserError(f"{who}: net has no effect without a context; leave it out")
+        self.family, self.h = family, nn.Parameter(torch.zeros(family.param_shape))
+
+    def forward(self, context: Tensor | None) -> Distribution:
+        check_context(context, self.contexts, self.who)
+        return self.family(self.h) if context is None else self.map(context)
+
+    @property
+    def support(self) -> str:
+        return (self.map if self.contexts else self).family.support
+
+
+class _OfFamily(Prior):
+    """A prior of one family, whose raw parameters are free or a map of the context."""
+
+    def __init__(
+        self,
+        family: Family,
+        encoder: Conditional | None,
+        net: Callable[..., nn.Module] | None,
+    ) -> None:
+        super().__init__()
+        self.given = _Given(type(self).__name__, family, _width(encoder), net)
+        self.contexts = self.given.contexts
+
+    def forward(self, context: Tensor | None = None) -> Distribution:
+        return self.given(context)
+
+    @property
+    def support(self) -> str:
+        return self.given.support
+
+
+class Learned(_OfFamily):
     r"""A family with learned parameters: `p(z|c) = family(z; h(c))`.
 
     Without a context h is a free parameter that starts at 0; with one it is a map of the context,
@@ -162,21 +211,10 @@ class Learned(Prior):
         family: Callable[..., Family] | None = None,
         net: Callable[..., nn.Module] | None = None,
     ) -> None:
-        super().__init__()
-        made = _family("Learned", z_shape, encoder, family)
-        start = torch.zeros(made.param_shape)
-        self.given = _Given("Learned", made, start, _width(encoder), net)
-        self.contexts = self.given.contexts
-
-    def forward(self, context: Tensor | None = None) -> Distribution:
-        return self.given(context)
-
-    @property
-    def support(self) -> str:
-        return self.given.support
+        super().__init__(_family("Learned", z_shape, encoder, family), encoder, net)
 
 
-class LearnedNormal(Prior):
+class LearnedNormal(_OfFamily):
     r"""A normal with learned parameters: `p(z|c) = N(z; mu(c), diag sigma(c)^2)`.
 
     Without a context mu and sigma are free parameters that start at 0 and 1; with one, mu and
@@ -204,22 +242,10 @@ class LearnedNormal(Prior):
         *,
         net: Callable[..., nn.Module] | None = None,
     ) -> None:
-        super().__init__()
-        family = Normal(z_shape)
-        family.unscaled()
-        start = torch.zeros(family.param_shape)
-        self.given = _Given("LearnedNormal", family, start, _width(encoder), net)
-        self.contexts = self.given.contexts
-
-    def forward(self, context: Tensor | None = None) -> Distribution:
-        return self.given(context)
-
-    @property
-    def support(self) -> str:
-        return self.given.support
+        super().__init__(_family("LearnedNormal", z_shape, encoder, Normal), encoder, net)
 
 
-class NormalMixture(Prior):
+class NormalMixture(_OfFamily):
     r"""A mixture of normals, `p(z|c) = sum_k pi_k(c) N(z; mu_k(c), diag sigma_k(c)^2)`.
 
     Weights, means and deviations are free parameters, or a map of the context. It starts with
@@ -251,20 +277,9 @@ class NormalMixture(Prior):
         components: int = 10,
         net: Callable[..., nn.Module] | None = None,
     ) -> None:
-        super().__init__()
         _check_components("NormalMixture", components)
-        family = Mixture(z_shape, components=components)
-        family.unscaled()
-        start = torch.zeros(family.param_shape)
-        self.given = _Given("NormalMixture", family, start, _width(encoder), net)
-        self.contexts = self.given.contexts
-
-    def forward(self, context: Tensor | None = None) -> Distribution:
-        return self.given(context)
-
-    @property
-    def support(self) -> str:
-        return self.given.support
+        mixed = partial(Mixture, components=components)
+        super().__init__(_family("NormalMixture", z_shape, encoder, mixed), encoder, net)
 
 
 class VampPrior(Prior):
@@ -362,37 +377,6 @@ class FlowPrior(Prior):
     @property
     def support(self) -> str:
         return "finite numbers"
-
-
-class _Given(nn.Module):
-    """A distribution with free parameters h, or with `h = start + net(c)` given a context."""
-
-    def __init__(
-        self,
-        who: str,
-        family: Family,
-        start: Tensor,
-        contexts: int,
-        net: Callable[..., nn.Module] | None,
-    ) -> None:
-        super().__init__()
-        self.who, self.contexts = who, contexts
-        if not contexts:
-            if net is not None:
-                raise UserError(f"{who}: net has no effect without a context; leave it out")
-            self.family, self.h = family, nn.Parameter(start)
-            return
-        self.map = Conditional(net or _AFFINE, family, contexts=contexts)
-        with torch.no_grad():
-            self.map.initialise(start)
-
-    def forward(self, context: Tensor | None) -> Distribution:
-        check_context(context, self.contexts, self.who)
-        return self.family(self.h) if context is None else self.map(context)
-
-    @property
-    def support(self) -> str:
-        return (self.map if self.contexts else self).family.support
 
 
 def _family(
