@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from latently.probability.distributions.joint import Factorized, Joint
-from latently.probability.distributions.normal import Normal
+from latently.probability.distributions.normal import Normal, Scaled
 
 __all__ = ["LowRankMultivariateNormal", "MultivariateNormal", "ScaledJoint"]
 
@@ -279,7 +279,7 @@ class LowRankMultivariateNormal(_Gaussian):
         return loadings, torch.linalg.cholesky_ex(eye + loadings.mT @ loadings).L
 
 
-class ScaledJoint(Joint):
+class ScaledJoint(Scaled, Joint):
     """`x = loc + scale u` with u from a joint distribution: column scaling, with its Jacobian.
 
     The difference `x - loc` is taken in the wider type of both, then cast to the base's.
@@ -287,63 +287,24 @@ class ScaledJoint(Joint):
 
     def __init__(self, base: Joint, loc: Tensor, scale: Tensor) -> None:
         self.base, self.loc, self.scale = base, loc, scale
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws carry a pathwise gradient."""
-        return self.base.has_rsample
+        Distribution.__init__(self, base.batch_shape, base.event_shape, validate_args=False)
 
     def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of the observed cells in data units, in nats."""
-        log_p = self.base.log_prob(self._unit(value), mask)
+        log_p = cast(Joint, self.base).log_prob(self._unit(value), mask)
         log_scale = self.scale.log()
         seen = log_scale if mask is None else torch.where(mask, log_scale, 0.0)
         return log_p - seen.flatten(-len(self.event_shape)).sum(-1).to(log_p.dtype)
 
     def given(self, value: Tensor, mask: Tensor) -> ScaledJoint:
         """The base given the observed cells, scaled likewise."""
-        given = cast(Joint, self.base.given(self._unit(value), mask))
+        given = cast(Joint, cast(Joint, self.base).given(self._unit(value), mask))
         return ScaledJoint(given, self.loc, self.scale)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws with a pathwise gradient."""
-        return self.loc + self.scale * self.base.rsample(torch.Size(sample_shape))
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws."""
-        return self.loc + self.scale * self.base.sample(torch.Size(sample_shape))
 
     def entropy(self) -> Tensor:
         """Entropy, in nats."""
         entropy = self.base.entropy()
         return entropy + self.scale.log().sum().to(entropy.dtype)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= x)` of each cell."""
-        return self.base.cdf(self._unit(value))
-
-    def icdf(self, q: Tensor) -> Tensor:
-        """Quantiles of each cell."""
-        return self.loc + self.scale * self.base.icdf(q)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean."""
-        return self.loc + self.scale * self.base.mean
-
-    @property
-    def mode(self) -> Tensor:
-        """Mode."""
-        return self.loc + self.scale * self.base.mode
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of each cell."""
-        return self.scale.square() * self.base.variance
-
-    def _unit(self, value: Tensor) -> Tensor:
-        return ((value - self.loc) / self.scale).to(self.base.mean.dtype)
 
 
 @register_kl(_Gaussian, _Gaussian)
