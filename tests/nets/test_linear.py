@@ -13,14 +13,14 @@ def reference(layer, x):
     return nn.functional.linear(x, layer.weight, layer.bias)
 
 
-@pytest.fixture
-def layer():
+@pytest.fixture(params=[(7, 5), (5, 7)], ids=["narrows", "widens"])
+def layer(request):
     torch.manual_seed(0)
-    return Linear(7, 5)
+    return Linear(*request.param)
 
 
 def test_values_and_first_gradients(layer):
-    x = torch.randn(11, 7, requires_grad=True)
+    x = torch.randn(11, layer.in_features, requires_grad=True)
     inputs = (x, layer.weight, layer.bias)
     found = torch.autograd.grad(layer(x).square().sum(), inputs)
     expected = torch.autograd.grad(reference(layer, x).square().sum(), inputs)
@@ -31,7 +31,7 @@ def test_values_and_first_gradients(layer):
 
 def test_second_gradients(layer):
     """A contractive penalty differentiates a gradient."""
-    x = torch.randn(11, 7, requires_grad=True)
+    x = torch.randn(11, layer.in_features, requires_grad=True)
 
     def penalty(y):
         (slope,) = torch.autograd.grad(y.tanh().sum(), x, create_graph=True)
@@ -64,7 +64,7 @@ def test_dropout_still_drops():
 
 def test_steps_aside(layer, monkeypatch):
     """Other types, functorch transforms and machines without oneDNN take torch's own path."""
-    x = torch.randn(4, 7)
+    x = torch.randn(4, layer.in_features)
     expected = reference(layer, x)
     monkeypatch.setattr(_linear, "_product", lambda: None)
     assert torch.equal(layer(x), expected)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.stats import chi2
 
 from latently.probability.distributions import (
@@ -156,6 +157,54 @@ def test_bernoulli_sums_to_one_at_any_logit(dtype):
     assert log_p.isfinite().all()
     assert gradient.isfinite().all()
     assert log_p.double().logsumexp(0).abs().max() < tolerance(dtype)
+
+
+@pytest.mark.parametrize("cells", [1, 2, 5, 33, 784])
+def test_total_of_bernoulli_is_the_sum_of_its_cells(cells):
+    torch.manual_seed(0)
+    d = Bernoulli(100 * torch.randn(3, 4, cells).double())
+    x = torch.randint(0, 2, (4, cells)).double()
+    torch.testing.assert_close(d.total_log_prob(x, 1), d.log_prob(x).sum(-1))
+    torch.testing.assert_close(d.total_log_prob(x, 2), d.log_prob(x).flatten(-2).sum(-1))
+
+
+def test_total_of_bernoulli_is_finite_at_any_float_logit():
+    h = torch.tensor([-3e38, -1e4, 0.0, 1e4, 3e38], requires_grad=True)
+    value = Bernoulli(h).total_log_prob(torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]), 1)
+    torch.testing.assert_close(value.item(), -math.log(2))
+    (slope,) = torch.autograd.grad(value, h)
+    torch.testing.assert_close(slope, torch.tensor([0.0, 0.0, 0.5, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("logits", "values"), [((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (3, 4)), ((4,), (2, 3, 4))]
+)
+def test_total_of_bernoulli_has_gradients_of_two_orders(logits, values):
+    torch.manual_seed(0)
+    h = torch.randn(logits, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(values, dtype=torch.float64, requires_grad=True)
+
+    def total(h, x):
+        return Bernoulli(h).total_log_prob(x, 1)
+
+    assert torch.autograd.gradcheck(total, (h, x))
+    assert torch.autograd.gradgradcheck(total, (h, x))
+    expected = torch.autograd.grad((x * h - F.softplus(h)).sum(), (h, x))
+    found = torch.autograd.grad(total(h, x).sum(), (h, x))
+    torch.testing.assert_close(found, expected)
+
+
+def test_total_of_bernoulli_under_function_transforms():
+    torch.manual_seed(0)
+    h, x = torch.randn(6, 4), torch.randint(0, 2, (4,)).float()
+
+    def total(h):
+        return Bernoulli(h).total_log_prob(x, 1)
+
+    slopes = torch.func.vmap(torch.func.grad(total))(h)
+    torch.testing.assert_close(slopes, x - h.sigmoid())
+    curvature = torch.func.hessian(total)(h[0])
+    torch.testing.assert_close(curvature, -(h[0].sigmoid() * (-h[0]).sigmoid()).diag())
 
 
 def test_bernoulli_moments_quantiles_and_mode():

@@ -95,11 +95,18 @@ class _Affine(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
         return (
             _product_of(g, weight.t()) if of_x else None,
-            _product_of(g.t(), x.t()) if of_weight else None,
+            _gradient_of_weight(g, x) if of_weight else None,
             g.sum(0) if of_bias else None,
             None,
             None,
         )
+
+
+def _gradient_of_weight(g: Tensor, x: Tensor) -> Tensor:
+    """`g' x`, (out, in). oneDNN copies the left factor to turn it: let that be the narrower."""
+    if g.shape[1] <= x.shape[1]:
+        return _product_of(g.t(), x.t())
+    return _product_of(x.t(), g.t()).t()
 
 
 def _product_of(x: Tensor, weight: Tensor) -> Tensor:

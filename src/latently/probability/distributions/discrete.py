@@ -61,14 +61,11 @@ class Bernoulli(TorchBernoulli):
         return value * self.logits - F.softplus(self.logits)
 
     def total_log_prob(self, value: Tensor, ndim: int) -> Tensor:
-        r"""`log_prob` summed over the last axes, at half the cost.
-
-        `sum softplus(h) = sum max(h, 0) - log prod sigmoid(|h|)`: factors between 1/2 and 1, of
-        which 32 at a time are multiplied before one logarithm is taken.
-        """
-        h = self.logits.flatten(-ndim)
-        rest = (value.flatten(-ndim) * h).sub_(h.relu())
-        return rest.sum(-1) + _log_product(h.abs().sigmoid_())
+        """`log_prob` summed over the last axes, at half the cost; its gradient too."""
+        h, x = self.logits.flatten(-ndim), value.flatten(-ndim)
+        if torch.compiler.is_compiling():  # fuses by itself, and better
+            return (x * h - F.softplus(h)).sum(-1)
+        return _TotalLogProb.apply(h, x)
 
     def relaxed(self, sample_shape: Any, temperature: float | Tensor) -> Relaxed:
         r"""`soft = sigmoid((h + logit u) / t)`, `hard = 1` where it exceeds 1/2."""
@@ -99,6 +96,53 @@ class Bernoulli(TorchBernoulli):
     def icdf(self, q: Tensor) -> Tensor:
         """The smallest value whose cdf reaches `q`."""
         return (q > 1 - self.probs).to(self.logits.dtype)
+
+
+class _TotalLogProb(torch.autograd.Function):
+    r"""`sum_j x_j h_j - softplus(h_j)`; the gradient of h is `x - sigmoid(h)`, that of x is h.
+
+    `softplus(h) = (h + |h|) / 2 - log sigmoid(|h|)`: factors between 1/2 and 1, of which 32 at a
+    time are multiplied before one logarithm is taken. Nothing but h and x is kept, and the
+    backward pass makes one array of the size of h.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(h: Tensor, x: Tensor) -> Tensor:
+        size = h.abs()
+        rest = ((x - 0.5) * h).sub_(size, alpha=0.5)
+        return rest.sum(-1) + _log_product(size.sigmoid_())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (h, x), (of_h, of_x) = ctx.saved_tensors, tangents
+        return ((x - h.sigmoid()) * of_h + h * of_x).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        h, x = ctx.saved_tensors
+        g = gradients[0].unsqueeze(-1)
+        of_h, of_x = ctx.needs_input_grad
+        return (
+            _misses(h, x, g).sum_to_size(h.shape) if of_h else None,
+            (h * g).sum_to_size(x.shape) if of_x else None,
+        )
+
+
+def _misses(h: Tensor, x: Tensor, g: Tensor) -> Tensor:
+    """`(x - sigmoid(h)) g`: in one array, unless a second derivative or `vmap` may follow."""
+    p = h.sigmoid()
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return (x - p) * g
+    if p.shape != torch.broadcast_shapes(h.shape, x.shape):
+        return (x - p).mul_(g)
+    return p.neg_().add_(x).mul_(g)
 
 
 class Categorical(Distribution):

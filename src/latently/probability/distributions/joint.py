@@ -60,7 +60,7 @@ class Factorized(Joint):
     def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of the observed coordinates, summed over the event, in nats."""
         if mask is None:
-            if isinstance(self.base, Bernoulli) and self.ndim and not torch.is_grad_enabled():
+            if isinstance(self.base, Bernoulli) and self.ndim:
                 return self.base.total_log_prob(value, self.ndim)
             return _sum_last(self.base.log_prob(value), self.ndim)
         fill = torch.as_tensor(self.fill, dtype=value.dtype, device=value.device)
