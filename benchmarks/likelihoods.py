@@ -28,7 +28,7 @@ from latently.inference import ImportanceSampling
 from latently.inference.noise import seeded
 from latently.registry import components
 
-COUNTS = ("Poisson", "NegativeBinomial", "ZeroInflated(base=Poisson)", "ZeroInflated")
+COUNTS = ("Poisson", "NegativeBinomial", "ZeroInflated(family=Poisson)", "ZeroInflated")
 REAL = ("Normal", "Laplace", "StudentT", "LowRankMultivariateNormal", "MultivariateNormal")
 LATENTS, EPOCHS, ROWS, SAMPLES = 8, 60, 5000, 500
 

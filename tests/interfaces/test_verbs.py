@@ -285,7 +285,9 @@ def test_every_member_is_told_by_the_call_that_names_it(kind):
 
 
 def test_a_member_that_is_not_there_is_refused(cli, rejected):
-    assert cli("list", "families", "Mixture").out.startswith("Mixture(components=5, of=Normal)")
+    assert cli("list", "families", "Mixture").out.startswith(
+        "Mixture(components=5, family=Normal)"
+    )
     assert cli("list", "schedules", "Warmup").out.startswith("Warmup(then=..., steps=None)")
     rejected(["list", "priors", "Vamp"], "no 'Vamp' among priors; did you mean VampPrior?")
     rejected(["list", "data", "digits"], "'data' has no members with options")

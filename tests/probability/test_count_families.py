@@ -36,10 +36,10 @@ FORMS = {
     "Poisson": (Poisson, 200),
     "NegativeBinomial": (NegativeBinomial, 4000),
     "NegativeBinomial cell": (PER_CELL, 4000),
-    "ZIP": (partial(ZeroInflated, base=Poisson), 200),
-    "ZINB": (partial(ZeroInflated, base=PER_CELL), 4000),
-    "ZIB": (partial(ZeroInflated, base=partial(Binomial, levels=30)), 30),
-    "ZI Ordinal": (partial(ZeroInflated, base=partial(Ordinal, levels=4)), 4),
+    "ZIP": (partial(ZeroInflated, family=Poisson), 200),
+    "ZINB": (partial(ZeroInflated, family=PER_CELL), 4000),
+    "ZIB": (partial(ZeroInflated, family=partial(Binomial, levels=30)), 30),
+    "ZI Ordinal": (partial(ZeroInflated, family=partial(Ordinal, levels=4)), 4),
     "Binomial": (partial(Binomial, levels=12), 12),
     "Binomial 2": (Binomial, 2),
     "Ordinal": (partial(Ordinal, levels=6), 6),
@@ -194,7 +194,7 @@ def test_binomial_of_one_trial_is_bernoulli():
 
 def test_zero_inflation_by_hand():
     share, rate, theta = 0.3, 2.0, 0.7
-    zip_ = ZeroInflated((1,), base=Poisson)
+    zip_ = ZeroInflated((1,), family=Poisson)
     d = zip_(torch.cat([double(share).logit(), raw([rate])]))
     x = torch.arange(60, dtype=torch.float64)
     p = (1 - share) * torch.as_tensor(scipy.stats.poisson.pmf(x, rate))
@@ -202,27 +202,27 @@ def test_zero_inflation_by_hand():
     torch.testing.assert_close(d.log_prob(x[:, None]).exp(), p, rtol=1e-11, atol=1e-300)
     assert float(d.mean) == pytest.approx(0.7 * 2)
     assert float(d.variance) == pytest.approx(float(p @ x**2 - (p @ x) ** 2))
-    zinb = ZeroInflated((1,), base=PER_CELL)
+    zinb = ZeroInflated((1,), family=PER_CELL)
     d = zinb(torch.cat([double(share).logit(), raw([rate]), raw([theta])]))
     p = (1 - share) * torch.as_tensor(scipy.stats.nbinom.pmf(x, theta, theta / (theta + rate)))
     p[0] += share
     torch.testing.assert_close(d.log_prob(x[:, None]).exp(), p, rtol=1e-11, atol=1e-300)
 
 
-@pytest.mark.parametrize("base", [Poisson, PER_CELL, partial(Binomial, levels=9)])
-def test_zero_inflation_is_its_base_or_nothing_at_its_ends(base):
-    family = ZeroInflated((1,), base=base).double()
-    rest = 0.3 * torch.ones(family.base.param_shape).double()
+@pytest.mark.parametrize("kind", [Poisson, PER_CELL, partial(Binomial, levels=9)])
+def test_zero_inflation_is_its_family_or_nothing_at_its_ends(kind):
+    family = ZeroInflated((1,), family=kind).double()
+    rest = 0.3 * torch.ones(family.family.param_shape).double()
     x = torch.arange(9, dtype=torch.float64)[:, None]
     none, all_ = (family(torch.cat([double(a), rest])).log_prob(x) for a in (-800.0, 800.0))
-    torch.testing.assert_close(none, family.base(rest).log_prob(x), rtol=1e-14, atol=0)
+    torch.testing.assert_close(none, family.family(rest).log_prob(x), rtol=1e-14, atol=0)
     assert float(all_[0]) == 0
-    torch.testing.assert_close(all_[1:], family.base(rest).log_prob(x[1:]) - 800)
+    torch.testing.assert_close(all_[1:], family.family(rest).log_prob(x[1:]) - 800)
 
 
 def test_parameters_pack_the_cells_of_each_kind_one_after_the_other():
     shape = (2, 3)
-    family = ZeroInflated(shape, base=PER_CELL).double()
+    family = ZeroInflated(shape, family=PER_CELL).double()
     assert family.param_shape == (6, 3)
     logits, log_mean, log_theta = h = torch.randn(3, *shape).double()
     d = family(h.flatten(0, 1))
@@ -233,15 +233,15 @@ def test_parameters_pack_the_cells_of_each_kind_one_after_the_other():
     torch.testing.assert_close(d.variance, wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("base", [Normal, Normal((3,)), OneHot, 5, Data, torch.nn.Linear])
-def test_zero_inflation_refuses_what_has_no_zeros_to_inflate(base, refused):
+@pytest.mark.parametrize("kind", [Normal, Normal((3,)), OneHot, 5, Data, torch.nn.Linear])
+def test_zero_inflation_refuses_what_has_no_zeros_to_inflate(kind, refused):
     with refused("ZeroInflated", "Poisson, NegativeBinomial or Binomial"):
-        ZeroInflated((3,), base=base)
+        ZeroInflated((3,), family=kind)
 
 
-@pytest.mark.parametrize("base", [Bernoulli, DiscretizedLogistic, Categorical, ZeroInflated])
-def test_zero_inflation_takes_any_counts(base):
-    family = ZeroInflated((3,), base=base)
+@pytest.mark.parametrize("kind", [Bernoulli, DiscretizedLogistic, Categorical, ZeroInflated])
+def test_zero_inflation_takes_any_counts(kind):
+    family = ZeroInflated((3,), family=kind)
     d = family(torch.zeros(5, *family.param_shape))
     assert d.log_prob(torch.zeros(5, 3)).isfinite().all()
 
@@ -591,7 +591,7 @@ def test_kl_is_the_sum_over_counts(make):
     [
         partial(Binomial, levels=3),
         partial(Ordinal, levels=3),
-        partial(ZeroInflated, base=partial(Binomial, levels=3)),
+        partial(ZeroInflated, family=partial(Binomial, levels=3)),
     ],
 )
 def test_levels_as_latents_can_be_enumerated(make):

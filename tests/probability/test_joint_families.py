@@ -281,8 +281,8 @@ def test_float32_normals_keep_their_digits_where_scales_differ():
         MultivariateNormal,
         LowRankMultivariateNormal,
         Mixture,
-        partial(Mixture, of=MultivariateNormal),
-        partial(Mixture, of=LowRankMultivariateNormal),
+        partial(Mixture, family=MultivariateNormal),
+        partial(Mixture, family=LowRankMultivariateNormal),
     ],
 )
 def test_float64_rows_meet_float32_parameters(kind):

@@ -51,9 +51,9 @@ def quadrature(log_density, lows, highs, points=401):
     return p, grid, cell
 
 
-@pytest.mark.parametrize("of", [NormalFamily, MultivariateNormal, LowRankMultivariateNormal])
-def test_mixture_integrates_to_one_in_two_dimensions(of):
-    family = Mixture((2,), components=3, of=of).double()
+@pytest.mark.parametrize("kind", [NormalFamily, MultivariateNormal, LowRankMultivariateNormal])
+def test_mixture_integrates_to_one_in_two_dimensions(kind):
+    family = Mixture((2,), components=3, family=kind).double()
     d = family(0.4 * torch.randn(family.param_shape).double())
     reach = float(9 * d.components.variance.max().sqrt() + d.components.mean.abs().max())
     p, grid, cell = quadrature(d.log_prob, [-reach] * 2, [reach] * 2, points=1001)
@@ -72,15 +72,15 @@ def all_rows(values, cells):
 
 
 @pytest.mark.parametrize(
-    ("of", "values"),
+    ("kind", "values"),
     [
         (Bernoulli, [0, 1]),
         (partial(Categorical, levels=3), [0, 1, 2]),
         (partial(DiscretizedLogistic, levels=4), [0, 1, 2, 3]),
     ],
 )
-def test_discrete_mixture_is_the_sum_over_what_is_missing(of, values):
-    family = Mixture((3,), components=2, of=of).double()
+def test_discrete_mixture_is_the_sum_over_what_is_missing(kind, values):
+    family = Mixture((3,), components=2, family=kind).double()
     assert family.discrete
     assert family.support == family.family.support
     d = family(torch.randn(family.param_shape).double())
@@ -102,7 +102,7 @@ def test_discrete_mixture_is_the_sum_over_what_is_missing(of, values):
 
 
 def test_mixture_of_one_hot_rows_conditions_exactly():
-    family = Mixture((3,), components=2, of=OneHot).double()
+    family = Mixture((3,), components=2, family=OneHot).double()
     d = family(torch.randn(8).double())
     rows = torch.eye(3).double()
     p = d.log_prob(rows).exp()
@@ -133,9 +133,9 @@ def test_weights_given_a_row_are_its_responsibilities():
         close(given.log_weights[b], log_p.log_softmax(-1))
 
 
-@pytest.mark.parametrize("of", [NormalFamily, Bernoulli, partial(DiscretizedLogistic, levels=9)])
-def test_mixture_quantiles_invert_the_cdf(of):
-    family = Mixture((2,), components=3, of=of).double()
+@pytest.mark.parametrize("kind", [NormalFamily, Bernoulli, partial(DiscretizedLogistic, levels=9)])
+def test_mixture_quantiles_invert_the_cdf(kind):
+    family = Mixture((2,), components=3, family=kind).double()
     d = family(torch.randn(4, *family.param_shape).double())
     q = torch.linspace(0.001, 0.999, 41).double().view(-1, 1, 1)
     x = d.icdf(q)
@@ -144,7 +144,7 @@ def test_mixture_quantiles_invert_the_cdf(of):
         close(d.cdf(x), q.expand_as(x))
         return
     values = torch.arange(9).double().view(-1, 1, 1, 1)
-    values = values[:2] if of is Bernoulli else values
+    values = values[:2] if kind is Bernoulli else values
     reached = d.cdf(values.expand(-1, 41, 4, 2)) >= q
     close(x, reached.long().argmax(0))
 
@@ -231,9 +231,9 @@ def expected(family, h, f):
     return (p * f(grid)).sum() * cell
 
 
-@pytest.mark.parametrize("of", [NormalFamily, MultivariateNormal])
-def test_implicit_gradient_of_an_expectation_is_unbiased(of):
-    family = Mixture((2,), components=3, of=of).double()
+@pytest.mark.parametrize("kind", [NormalFamily, MultivariateNormal])
+def test_implicit_gradient_of_an_expectation_is_unbiased(kind):
+    family = Mixture((2,), components=3, family=kind).double()
     family.unscaled()
     h = (0.7 * torch.randn(family.param_shape)).double()
 
@@ -251,8 +251,8 @@ def test_implicit_gradient_of_an_expectation_is_unbiased(of):
 
 def test_implicit_jacobian_is_that_of_the_conditional_cdfs():
     """Moving theta and z together along dz/dtheta leaves every conditional cdf as it was."""
-    for of in (NormalFamily, MultivariateNormal):
-        family = Mixture((3,), components=2, of=of).double()
+    for kind in (NormalFamily, MultivariateNormal):
+        family = Mixture((3,), components=2, family=kind).double()
         family.unscaled()
         h = torch.randn(family.param_shape).double()
 
@@ -281,12 +281,12 @@ def test_implicit_jacobian_is_that_of_the_conditional_cdfs():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mixture_draws_are_finite_at_extreme_parameters(dtype):
-    for of in (NormalFamily, MultivariateNormal):
-        family = Mixture((3,), components=3, of=of).to(dtype)
+    for kind in (NormalFamily, MultivariateNormal):
+        family = Mixture((3,), components=3, family=kind).to(dtype)
         family.unscaled()
         for scale in (1.0, 10.0, 100.0, 1e4):
             h = scale * torch.randn(50, *family.param_shape).to(dtype)
-            if of is MultivariateNormal:
+            if kind is MultivariateNormal:
                 h = h.clamp(-100, 100)
             h.requires_grad_(True)
             z = family(h).rsample((20,))
@@ -310,8 +310,8 @@ def test_a_single_component_moves_as_a_normal_does():
 
 def test_which_mixtures_have_pathwise_draws(refused):
     wanted = {NormalFamily: True, MultivariateNormal: True, LowRankMultivariateNormal: False}
-    for of, has in {**wanted, Bernoulli: False, Dirichlet: False}.items():
-        family = Mixture((2,), of=of)
+    for kind, has in {**wanted, Bernoulli: False, Dirichlet: False}.items():
+        family = Mixture((2,), family=kind)
         family.unscaled()
         d = family(torch.zeros(family.param_shape))
         assert d.has_rsample is has
@@ -320,7 +320,7 @@ def test_which_mixtures_have_pathwise_draws(refused):
 
 
 def test_a_mixture_of_rows_without_marginals_has_none():
-    d = Mixture((3,), components=2, of=LogisticNormal)(torch.randn(12))
+    d = Mixture((3,), components=2, family=LogisticNormal)(torch.randn(12))
     assert type(d) is MixtureDistribution
     assert not hasattr(d, "given")
 
@@ -341,21 +341,21 @@ def test_components_start_apart_and_make_up_a_standard_normal():
     assert Standard((4,), family=Mixture)().log_prob(torch.zeros(4)).isfinite()
 
 
-@pytest.mark.parametrize("of", [NormalFamily, SharedNormal, MultivariateNormal])
-def test_marginal_of_a_mixture_finds_groups(of):
-    kind = torch.randint(0, 3, (900,))
+@pytest.mark.parametrize("kind", [NormalFamily, SharedNormal, MultivariateNormal])
+def test_marginal_of_a_mixture_finds_groups(kind):
+    group = torch.randint(0, 3, (900,))
     centre = torch.tensor([[0.0, 0.0], [8.0, -8.0], [-8.0, -8.0]]).double()
-    x = 1e3 + 5 * (centre[kind] + torch.randn(900, 2).double())
+    x = 1e3 + 5 * (centre[group] + torch.randn(900, 2).double())
     mask = torch.rand(900, 2) < 0.9
     mask[:, 0] |= ~mask.any(1)
-    family = Mixture((2,), components=8, of=of).double()  # eight random rows miss no group
+    family = Mixture((2,), components=8, family=kind).double()  # eight random rows miss no group
     family.initialise(x, mask)
     h = family.marginal(torch.where(mask, x, math.nan), mask)
     apart = torch.cdist(1e3 + 5 * centre, family(h).components.mean.detach())
     assert (apart.min(1).values < 10).all()  # two deviations of a group
-    if of is SharedNormal:  # its deviation is no part of h
+    if kind is SharedNormal:  # its deviation is no part of h
         return
-    single = of((2,)).double()
+    single = kind((2,)).double()
     single.initialise(x)
     best = single(torch.zeros(single.param_shape).double()).log_prob(x).mean()
     assert family(h).log_prob(x).mean() > best + 0.3
@@ -364,10 +364,9 @@ def test_marginal_of_a_mixture_finds_groups(of):
 def test_options_of_mixtures_are_checked(refused):
     with refused("components=0"):
         Mixture((2,), components=0)
-    with refused("is no family"):
-        Mixture((2,), of=torch.nn.ReLU)
-    with refused("is no family"):
-        Mixture((2,), of=3)
+    for wrong in (torch.nn.ReLU, NormalFamily((2,)), partial(torch.nn.Linear, bias=False), len, 3):
+        with refused("Mixture: family=", "is no constructor of a family", "family=Normal"):
+            Mixture((2,), family=wrong)
     with refused("rank=0"):
         LowRankMultivariateNormal((2,), rank=0)
     with refused("covariance='half'"):
@@ -378,8 +377,8 @@ def test_options_of_mixtures_are_checked(refused):
 
 def test_components_without_rows_start_apart_from_each_other():
     x = torch.tensor([0.0, 1.0]).double().repeat(20).view(40, 1).expand(40, 3)
-    for of in (Bernoulli, NormalFamily):
-        family = Mixture((3,), components=6, of=of).double()  # of two kinds of rows
+    for kind in (Bernoulli, NormalFamily):
+        family = Mixture((3,), components=6, family=kind).double()  # of two kinds of rows
         family.initialise(x)
         means = family(family.marginal(x)).components.mean
         assert torch.pdist(means).min() > 1e-3

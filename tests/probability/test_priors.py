@@ -8,7 +8,14 @@ from latently.nets import MLP
 from latently.probability.conditional import Conditional
 from latently.probability.distributions import analytic_kl
 from latently.probability.families import Bernoulli, Normal
-from latently.probability.priors import LearnedNormal, NormalMixture, StandardNormal, VampPrior
+from latently.probability.priors import (
+    Learned,
+    LearnedNormal,
+    NormalMixture,
+    Standard,
+    StandardNormal,
+    VampPrior,
+)
 
 
 def encoder(*inputs, latents=2, contexts=0):
@@ -273,3 +280,10 @@ def test_learned_priors_check_their_options(refused):
     for kind in (LearnedNormal, NormalMixture):
         with refused(kind.__name__, "net", "context"):
             kind((2,), encoder(), net=MLP)
+
+
+@pytest.mark.parametrize("prior", [Standard, Learned])
+def test_a_prior_refuses_what_constructs_no_family(prior, refused):
+    for wrong in (torch.nn.ReLU, Normal((2,)), 3):
+        with refused(f"{prior.__name__}: family=", "is no constructor of a family"):
+            prior((2,), family=wrong)

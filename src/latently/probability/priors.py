@@ -24,6 +24,7 @@ from latently.probability.distributions import Factorized
 from latently.probability.distributions import StandardNormal as StandardNormalDistribution
 from latently.probability.distributions.mixture import Mixture as MixtureDistribution
 from latently.probability.distributions.mixture import mixture
+from latently.probability.families._inner import inner
 from latently.probability.families.base import Family
 from latently.probability.families.mixture import Mixture
 from latently.probability.families.normal import Normal
@@ -101,10 +102,10 @@ class Standard(Prior):
     Args:
         z_shape: shape of one latent.
         encoder: the model's encoder, whose family is taken.
-        family: another family, over the same latents; None: the posterior's.
+        family: constructor of another family, over the same latents; None: the posterior's.
 
     Raises:
-        UserError: neither an encoder nor a family.
+        UserError: `family` is no such constructor, or neither it nor an encoder is there.
 
     >>> from latently.probability.families import OneHot
     >>> Standard((4,), family=OneHot)().mean
@@ -191,12 +192,12 @@ class Learned(_OfFamily):
     Args:
         z_shape: shape of one latent.
         encoder: the model's encoder, whose family and `contexts` are read.
-        family: another family, over the same latents; None: the posterior's.
+        family: constructor of another family, over the same latents; None: the posterior's.
         net: network from the context to h; None: an affine map.
 
     Raises:
-        UserError: neither an encoder nor a family, or a `net` without a context; when called, a
-            context missing or of another width.
+        UserError: `family` is no such constructor, or neither it nor an encoder is there, or a
+            `net` without a context; when called, a context missing or of another width.
 
     >>> from latently.probability.families import OneHot
     >>> sum(p.numel() for p in Learned((4,), family=OneHot).parameters())
@@ -387,7 +388,7 @@ def _family(
 ) -> Family:
     """A family of its own, or a copy of the posterior's."""
     if family is not None:
-        made = family(tuple(z_shape))
+        made = inner(who, family, z_shape)
     elif encoder is not None:
         made = copy.deepcopy(encoder.family)
     else:

@@ -31,34 +31,36 @@ NAMES = components()
 FAMILIES = {
     "bits": (
         *("Bernoulli", "Binomial(levels=2)", "Categorical(levels=2)", "Ordinal(levels=2)"),
-        "Mixture(components=2, of=Bernoulli)",
+        "Mixture(components=2, family=Bernoulli)",
     ),
     "levels": (
         *("Categorical(levels=4)", "Binomial(levels=4)", "Ordinal(levels=4)"),
         *("Ordinal(levels=4, scale='cell')", "DiscretizedLogistic(levels=4)"),
-        *("DiscretizedLogisticMixture(levels=4)", "ZeroInflated(base=Binomial(levels=4))"),
-        "Mixture(components=3, of=Categorical(levels=4))",
+        *("DiscretizedLogisticMixture(levels=4)", "ZeroInflated(family=Binomial(levels=4))"),
+        "Mixture(components=3, family=Categorical(levels=4))",
     ),
     "counts": (
-        *("Poisson", "NegativeBinomial", "ZeroInflated", "ZeroInflated(base=Poisson)"),
-        "Mixture(components=2, of=Poisson)",
+        *("Poisson", "NegativeBinomial", "ZeroInflated", "ZeroInflated(family=Poisson)"),
+        "Mixture(components=2, family=Poisson)",
     ),
-    "positive": ("Gamma", "LogNormal", "Mixture(components=2, of=Gamma)"),
-    "shares": ("Beta", "Mixture(components=2, of=Beta)"),
+    "positive": ("Gamma", "LogNormal", "Mixture(components=2, family=Gamma)"),
+    "shares": ("Beta", "Mixture(components=2, family=Beta)"),
     "grey": ("ContinuousBernoulli",),
     "simplex": (
         *("Dirichlet", "LogisticNormal", "LogisticNormal(covariance='diagonal')"),
-        *("Mixture(components=2, of=Dirichlet)", "Mixture(components=2, of=LogisticNormal)"),
+        "Mixture(components=2, family=Dirichlet)",
+        "Mixture(components=2, family=LogisticNormal)",
     ),
-    "one-hot": ("OneHot", "Mixture(components=2, of=OneHot)"),
+    "one-hot": ("OneHot", "Mixture(components=2, family=OneHot)"),
     "reals": (
         *("Normal", "FixedNormal", "FixedNormal(std=0.5)", "SharedNormal", "Laplace", "StudentT"),
         *("SharedNormal(isotropic=True)", "MultivariateNormal", "LowRankMultivariateNormal"),
         *("LowRankMultivariateNormal(rank=1)", "FlowNormal(flow=MAF(transforms=1), context=2)"),
         "FlowNormal(flow=RealNVP(transforms=2, hidden=(8,)), context=2)",
         "FlowNormal(flow=NSF(transforms=1, bins=3), context=0)",
-        *("Mixture", "Mixture(components=2, of=MultivariateNormal)"),
-        *("Mixture(components=2, of=StudentT)", "Mixture(components=2, of=Mixture(components=2))"),
+        *("Mixture", "Mixture(components=2, family=MultivariateNormal)"),
+        "Mixture(components=2, family=StudentT)",
+        "Mixture(components=2, family=Mixture(components=2))",
     ),
 }
 EVERY = tuple(itertools.chain(*FAMILIES.values()))
@@ -112,7 +114,7 @@ def has_path(family):
     """Whether draws of such latents have a pathwise gradient."""
     if kind_of(family) in (*FINITE, "counts"):
         return False
-    of_normals = ("Mixture", "Mixture(components=2, of=MultivariateNormal)")
+    of_normals = ("Mixture", "Mixture(components=2, family=MultivariateNormal)")
     return not family.startswith("Mixture") or family in of_normals
 
 
@@ -520,7 +522,7 @@ def test_imputations_stay_within_the_support_and_finite():
     "posterior",
     [
         *("DiscretizedLogistic(levels=3)", "DiscretizedLogisticMixture(levels=3)"),
-        "Mixture(of=DiscretizedLogistic(levels=3))",
+        "Mixture(family=DiscretizedLogistic(levels=3))",
     ],
 )
 def test_discretized_logistics_are_enumerated(posterior):
@@ -544,7 +546,7 @@ def test_discretized_logistics_are_enumerated(posterior):
     ("posterior", "estimator"),
     [
         *(("OneHot", "Score"), ("OneHot", "GumbelSoftmax"), ("Categorical(levels=3)", "VIMCO")),
-        *(("Poisson", "Score"), ("Mixture", "Reparam"), ("Mixture(of=Laplace)", "Score")),
+        *(("Poisson", "Score"), ("Mixture", "Reparam"), ("Mixture(family=Laplace)", "Score")),
     ],
 )
 @pytest.mark.parametrize("rate", [1e20, 1e38])

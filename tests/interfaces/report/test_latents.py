@@ -50,7 +50,7 @@ KINDS = {
     "real": [Normal, Laplace, MultivariateNormal, Mixture],
     "range": [Beta, Gamma, LogNormal, ContinuousBernoulli],
     "shares": [Dirichlet, LogisticNormal],
-    "categories": [OneHot, partial(Mixture, of=OneHot, components=2)],
+    "categories": [OneHot, partial(Mixture, family=OneHot, components=2)],
     "levels": [Bernoulli, partial(Categorical, levels=4), Poisson],
 }
 PAIRS = [(kind, family) for kind, members in KINDS.items() for family in members]

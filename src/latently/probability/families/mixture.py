@@ -12,6 +12,7 @@ from latently.errors import UserError
 from latently.probability.distributions.mixture import Mixture as MixtureDistribution
 from latently.probability.distributions.mixture import mixture
 from latently.probability.families._gaussian import standardised, unbounded
+from latently.probability.families._inner import inner
 from latently.probability.families.base import Family
 from latently.probability.families.normal import FixedNormal, Normal, SharedNormal
 
@@ -36,10 +37,10 @@ class Mixture(Family):
     Args:
         shape: event shape; `param_shape` is (K + K P,) for components of P raw parameters.
         components: K, at least 1.
-        of: the components' family: any, options included.
+        family: constructor of the components' family: any, options included.
 
     Raises:
-        UserError: fewer than 1 component, or `of` is no family.
+        UserError: fewer than 1 component, or `family` is no such constructor.
 
     >>> import torch
     >>> family = Mixture((2,), components=3)
@@ -50,17 +51,14 @@ class Mixture(Family):
     start: Tensor
 
     def __init__(
-        self, shape: Sequence[int], *, components: int = 5, of: Callable[..., Family] = Normal
+        self, shape: Sequence[int], *, components: int = 5, family: Callable[..., Family] = Normal
     ) -> None:
         super().__init__(shape)
         if not isinstance(components, int) or components < 1:
             raise UserError(f"Mixture: components={components!r} must be at least 1")
-        family = of(self.shape) if callable(of) else of
-        if not isinstance(family, Family):
-            raise UserError(f"Mixture: of={of!r} is no family; give e.g. of=Normal")
-        self.family, self.components = family, components
-        self.discrete = family.discrete
-        self.register_buffer("start", _spread(family, components))
+        self.family, self.components = inner("Mixture", family, self.shape), components
+        self.discrete = self.family.discrete
+        self.register_buffer("start", _spread(self.family, components))
 
     @property
     def param_shape(self) -> tuple[int, ...]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Size, Tensor, nn
+from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from latently.errors import UserError
 from latently.probability.distributions import Factorized
+from latently.probability.families._inner import inner, refusal
 from latently.probability.families.base import Family
 from latently.probability.families.negative_binomial import NegativeBinomial
 
@@ -21,30 +20,33 @@ __all__ = ["ZeroInflated"]
 
 _ROWS = 500  # rows that the starting excess of zeros is read from
 _SHARES = 6  # of the zeros that may be in excess, tried for a start
+_WANTED = (
+    "a family of independent counts from 0 on; choose e.g. Poisson, NegativeBinomial or Binomial"
+)
 
 
 class ZeroInflated(Family):
     r"""A family of counts that are 0 with probability pi whatever it says: ZIP, ZINB, ...
 
-        P(0) = pi + (1 - pi) P_base(0),    P(x) = (1 - pi) P_base(x) for x > 0
+        P(0) = pi + (1 - pi) P_f(0),    P(x) = (1 - pi) P_f(x) for x > 0
 
-    The raw parameters are (logit pi, h of the base), logit pi one for each cell, packed on the
-    first axis. In text, `ZeroInflated(base=Poisson)`. Sources: Lambert, "Zero-Inflated Poisson
-    Regression, with an Application to Defects in Manufacturing", 1992; with negative binomials,
-    Greene, "Accounting for Excess Zeros and Sample Selection in Poisson and Negative Binomial
-    Regression Models", 1994.
+    with the family's `P_f`. The raw parameters are (logit pi, h of the family), logit pi one for
+    each cell, packed on the first axis. In text, `ZeroInflated(family=Poisson)`. Sources: Lambert,
+    "Zero-Inflated Poisson Regression, with an Application to Defects in Manufacturing", 1992; with
+    negative binomials, Greene, "Accounting for Excess Zeros and Sample Selection in Poisson and
+    Negative Binomial Regression Models", 1994.
 
     Args:
-        shape: event shape (C, *S); `param_shape` is C longer on the first axis than the base's.
-        base: constructor of a family of independent counts from 0 on: `Poisson`,
+        shape: event shape (C, *S); `param_shape` is C longer on the first axis than the family's.
+        family: constructor of a family of independent counts from 0 on: `Poisson`,
             `NegativeBinomial`, `Binomial`, ...
 
     Raises:
-        UserError: the base is no such family.
+        UserError: `family` is no such constructor.
 
     >>> import torch
     >>> from latently.probability.families import Poisson
-    >>> family = ZeroInflated((1,), base=Poisson)
+    >>> family = ZeroInflated((1,), family=Poisson)
     >>> family(torch.zeros(2)).log_prob(torch.zeros(1)).exp()  # (1 + 1 / e) / 2
     tensor(0.6839)
     """
@@ -52,63 +54,61 @@ class ZeroInflated(Family):
     discrete: bool = True
 
     def __init__(
-        self, shape: Sequence[int], *, base: Callable[..., Family] = NegativeBinomial
+        self, shape: Sequence[int], *, family: Callable[..., Family] = NegativeBinomial
     ) -> None:
         super().__init__(shape)
-        if not _constructs(base):
-            raise _refusal(base)
-        self.base = base(self.shape)
-        if not _counts_from_zero(self.base):
-            raise _refusal(base)
+        self.family = inner("ZeroInflated", family, self.shape, _WANTED)
+        if not _counts_from_zero(self.family):
+            raise refusal("ZeroInflated", family, _WANTED)
 
     @property
     def param_shape(self) -> tuple[int, ...]:
-        return (self.shape[0] + self.base.param_shape[0], *self.shape[1:])
+        return (self.shape[0] + self.family.param_shape[0], *self.shape[1:])
 
     @property
     def embed_shape(self) -> tuple[int, ...]:
-        return self.base.embed_shape
+        return self.family.embed_shape
 
     @property
     def support(self) -> str:
-        return self.base.support
+        return self.family.support
 
     def forward(self, h: Tensor) -> Factorized:
-        sizes = [self.shape[0], self.base.param_shape[0]]
+        sizes = [self.shape[0], self.family.param_shape[0]]
         logits, rest = h.split(sizes, -len(self.shape))
-        return Factorized(_ZeroInflated(logits, self.base(rest).base), len(self.shape))
+        return Factorized(_ZeroInflated(logits, self.family(rest).base), len(self.shape))
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.base.embed(x, mask)
+        return self.family.embed(x, mask)
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.base.misfit(x, mask)
+        return self.family.misfit(x, mask)
 
     def unscaled(self) -> None:
-        self.base.unscaled()
+        self.family.unscaled()
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Sets the base from the counts without their excess of zeros."""
-        self.base.initialise(x, _without(x, mask, self._excess(x, mask)))
+        """Sets the family from the counts without their excess of zeros."""
+        self.family.initialise(x, _without(x, mask, self._excess(x, mask)))
 
     @torch.no_grad()
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits of the excess of zeros in each column, and the best base for the others."""
-        return _raw(self.base, x, mask, self._excess(x, mask))
+        """Logits of the excess of zeros in each column, and the family's best for the others."""
+        return _raw(self.family, x, mask, self._excess(x, mask))
 
     def _excess(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Which share of its zeros the base is best spared in each column, of a few shares."""
+        """Which share of its zeros the family is best spared in each column, of a few shares."""
         rows = slice(None, None, -(-len(x) // _ROWS))
         x, seen = x[rows], _seen(x, mask)[rows]
-        trial = ZeroInflated(self.shape, base=lambda _: copy.deepcopy(self.base))
+        trial = ZeroInflated(self.shape, family=lambda _: copy.deepcopy(self.family))
         excess = x.new_zeros(self.shape, dtype=torch.float64)
         best = torch.full_like(excess, -torch.inf)
         for share in torch.linspace(0, 1, _SHARES, dtype=torch.float64, device=x.device):
             tried = share.expand(self.shape)
-            trial.base.initialise(x, _without(x, seen, tried))
-            base = trial(_raw(trial.base, x, seen, tried)).base
-            terms = base.log_prob(torch.where(seen, x, 0.0).double())
+            trial.family.initialise(x, _without(x, seen, tried))
+            found = trial(_raw(trial.family, x, seen, tried)).base
+            terms = found.log_prob(torch.where(seen, x, 0.0).double())
             log_lik = torch.where(seen, terms, 0.0).sum(0)
             excess = torch.where(log_lik > best, tried, excess)
             best = log_lik.maximum(best)
@@ -125,30 +125,14 @@ def _without(x: Tensor, mask: Tensor | None, excess: Tensor) -> Tensor:
     return _seen(x, mask) & ~(zeros & (zeros.cumsum(0) <= excess * zeros.sum(0)))
 
 
-def _raw(base: Family, x: Tensor, mask: Tensor | None, excess: Tensor) -> Tensor:
+def _raw(family: Family, x: Tensor, mask: Tensor | None, excess: Tensor) -> Tensor:
     """Raw parameters given the share of the zeros that is in excess."""
     seen = _seen(x, mask)
     share = excess * ((x == 0) & seen).sum(0) / seen.sum(0).clamp(min=1)
     margin = max(0.5 / len(x), 1e-3)
     logits = share.clamp(margin, 1 - margin).logit()
-    h = base.marginal(x, _without(x, seen, excess))
-    return torch.cat([logits, x.new_zeros(base.param_shape) if h is None else h])
-
-
-def _refusal(base: Any) -> UserError:
-    base = base.func if isinstance(base, partial) else base
-    return UserError(
-        f"ZeroInflated: base={getattr(base, '__name__', base)} is no constructor of a family of "
-        "independent counts from 0 on; choose e.g. Poisson, NegativeBinomial or Binomial"
-    )
-
-
-def _constructs(base: Any) -> bool:
-    """Whether something is a constructor, and of a family if it is a class."""
-    base = base.func if isinstance(base, partial) else base
-    if isinstance(base, type):
-        return issubclass(base, Family)
-    return callable(base) and not isinstance(base, nn.Module)
+    h = family.marginal(x, _without(x, seen, excess))
+    return torch.cat([logits, x.new_zeros(family.param_shape) if h is None else h])
 
 
 def _counts_from_zero(family: Family) -> bool:
