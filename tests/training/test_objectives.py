@@ -43,7 +43,7 @@ from latently.probability.families import Bernoulli, Normal, SharedNormal
 from latently.probability.priors import LearnedNormal, NormalMixture, Standard
 from latently.probability.transforms import Log
 from latently.registry import components
-from latently.training.objectives import aggregate_log_prob
+from latently.training.objectives.total_correlation import aggregate_log_prob
 
 QUIET = {"progress": False, "device": "cpu"}
 TINY = partial(MLP, hidden=(6,), activation=torch.nn.Tanh)

@@ -72,12 +72,17 @@ class Estimator(ABC):
             "any".
         unbiased: whether the mean of its gradient is the gradient of the bound's mean.
         least: fewest draws per row.
+        relaxes: whether particles are relaxed draws, whose values make no bound.
     """
 
     gradient: ClassVar[Gradient] = "total"
     latents: ClassVar[Latents] = "continuous"
     unbiased: ClassVar[bool] = True
     least: ClassVar[int] = 1
+
+    @property
+    def relaxes(self) -> bool:
+        return False
 
     @abstractmethod
     def __call__(self, bound: Bound, p: Particles) -> Tensor:
@@ -449,6 +454,10 @@ class GumbelSoftmax(Estimator):
     def __post_init__(self) -> None:
         check_temperature("GumbelSoftmax", self.temperature)
 
+    @property
+    def relaxes(self) -> bool:
+        return not self.hard
+
     def __call__(self, bound: Bound, p: Particles) -> Tensor:
         check_path("GumbelSoftmax", p, RELAXED)
         return bound(p)
@@ -494,6 +503,14 @@ class Enumerate(Estimator):
                 f"Enumerate makes {bound} log p(x) itself, whatever q: the encoder would learn "
                 "nothing; use bound=ELBO, or CIWAE, which has a share of it"
             )
+
+
+def count_states(q: Distribution) -> int | None:
+    """How many states `all_states` gives; None where it gives none: they are too many."""
+    try:
+        return len(all_states(q))
+    except UserError:
+        return None
 
 
 def all_states(q: Distribution) -> Tensor:

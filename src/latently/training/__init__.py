@@ -3,13 +3,10 @@
 from latently.training.average import Average
 from latently.training.fit import Fit, fit
 from latently.training.loop import Step, train
-from latently.training.objectives import (
-    InfoVAE,
-    Objective,
-    Terms,
-    TotalCorrelation,
-    Variational,
-)
+from latently.training.objectives.base import Objective, Terms
+from latently.training.objectives.info_vae import InfoVAE
+from latently.training.objectives.total_correlation import TotalCorrelation
+from latently.training.objectives.variational import Variational
 
 __all__ = [
     "Average",

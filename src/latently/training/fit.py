@@ -25,7 +25,8 @@ from latently.probability.choice import families_for
 from latently.training.average import check_decay
 from latently.training.files import locked
 from latently.training.loop import BatchOrder, check_pieces
-from latently.training.objectives import Objective, Variational
+from latently.training.objectives.base import Objective
+from latently.training.objectives.variational import Variational
 from latently.training.progress import Bar
 from latently.training.run import BLOCK, Run, Stop, write_csv
 from latently.training.update import check_limits

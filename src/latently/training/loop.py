@@ -25,7 +25,8 @@ from latently.errors import UserError, closest
 from latently.inference.noise import derive, seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
-from latently.training.objectives import Objective, Variational
+from latently.training.objectives.base import Objective
+from latently.training.objectives.variational import Variational
 from latently.training.update import Update, check_limits
 
 __all__ = ["DEVICES", "PRECISIONS", "BatchOrder", "Loss", "Step", "train"]
@@ -198,6 +199,7 @@ def train(
     check_pieces(order, accumulate)
     objective = (objective or Variational()).of_rows(len(data))
     check_coupling(objective, accumulate)
+    objective.check_model(model)
     check_limits(clip, skip)
     fabric = _fabric(device, precision)
     parameters = [p for p in model.parameters() if p.requires_grad]

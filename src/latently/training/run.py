@@ -27,7 +27,7 @@ from latently.training.checkpoint import Progress, load_checkpoint, save_checkpo
 from latently.training.files import atomic_write, named_tensors, set_tensors
 from latently.training.guard import PATIENCE, Tally, cause, extreme
 from latently.training.loop import BatchOrder, Step, run_length, train
-from latently.training.objectives import Objective
+from latently.training.objectives.base import Objective
 from latently.training.progress import Bar
 
 __all__ = ["BLOCK", "Run", "Stop", "write_csv"]

@@ -1,0 +1,77 @@
+"""Objectives: what a training step maximises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from latently.inference.particles import Particles
+
+__all__ = ["Objective", "Terms", "terms_of"]
+
+
+class Terms(NamedTuple):
+    """Per-example results of an objective, each (B,), in nats.
+
+    `bound` is what is maximised, a bound of log p(x) if the objective `is_bound`; the other two
+    are the shares that curves show.
+    """
+
+    bound: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+class Objective(ABC):
+    """A number per example to maximise, as a function of model, data and step.
+
+    Attributes:
+        samples: draws per row.
+    """
+
+    samples: int = 1
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        mask: Tensor | None,
+        context: Tensor | None,
+        step: Tensor,
+        total: int,
+    ) -> Terms:
+        """The terms at a 0-d `step` of a run of `total` steps."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether its mean is a lower bound of log p(x), at every step: else none is claimed."""
+        return False
+
+    @property
+    def couples(self) -> bool:
+        """Whether the terms of a row depend on the other rows of its batch."""
+        return False
+
+    def of_rows(self, rows: int) -> Objective:
+        """This objective for batches of a data set of so many rows."""
+        return self
+
+    def check_rows(self, rows: int) -> None:
+        """Raises UserError for a batch of too few rows."""
+        return None
+
+    def check_model(self, model: Any) -> None:
+        """Raises UserError for a model that it cannot train, before the first step."""
+        return None
+
+    def size(self, rows: int, cells: int, latents: int) -> int:
+        """Numbers that a step holds at once, in its order of magnitude."""
+        return self.samples * rows * cells
+
+
+def terms_of(bound: Tensor, p: Particles) -> Terms:
+    """The terms of a bound on particles, with the shares that its curves show."""
+    return Terms(bound, p.average(p.log_lik.detach()), p.average(p.divergence.detach()))
