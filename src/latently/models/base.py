@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
@@ -59,6 +60,7 @@ class Model(nn.Module, ABC):
         gradient: Gradient = "total",
         z: tuple[Tensor, ...] | None = None,
         draw: Draw = draw,
+        local: tuple[Tensor, ...] | None = None,
     ) -> Particles:
         """Latents of x with their log-weights.
 
@@ -70,6 +72,7 @@ class Model(nn.Module, ABC):
             gradient: "total", or "path" to hold q's parameters constant in `log q`.
             z: latents to score instead of drawing.
             draw: how to draw from a distribution; `draw_mean` takes its mean.
+            local: what to add to the raw parameters of q for every row, as `local` makes them.
 
         Returns:
             `Particles` with terms of shape (K, B).
@@ -173,6 +176,30 @@ class Model(nn.Module, ABC):
         model has no closed form, and imputation resamples particles.
         """
         return None
+
+    def latent_states(self) -> int | None:
+        """How many values the latents of one row have, all layers together.
+
+        A number says that `infer` can be given all of them as draws, and evidence is then summed
+        exactly where they are few. None: infinitely many, or more than are ever enumerated.
+        """
+        return None
+
+    def local(self, rows: int) -> tuple[Tensor, ...]:
+        """Local parameters of so many rows, all zero, one (rows, *H) per latent layer.
+
+        They are offsets of the raw parameters of `q(z_l | z_<l, x)`: `infer(x, local=...)` scores
+        a q of each row's own instead of the encoder's. () where q is exact already.
+        """
+        return ()
+
+    def inference_parameters(self) -> list[nn.Parameter]:
+        """The parameters that q alone has: p(x, z) stays as it is when they move."""
+        return []
+
+    def latent_constraints(self) -> tuple[Constraint | None, ...]:
+        """Where the latents of each layer lie, as torch names it; None where they are counted."""
+        return ()
 
     def complaints(self) -> tuple[str, ...]:
         """What a reader should know of the fitted parameters, a line each."""

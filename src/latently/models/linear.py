@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, constraints
+from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
@@ -103,7 +104,10 @@ class LinearGaussian(Model):
         gradient: Gradient = "total",
         z: tuple[Tensor, ...] | None = None,
         draw: Draw = draw,
+        local: tuple[Tensor, ...] | None = None,
     ) -> Particles:
+        if local:
+            raise UserError(f"{type(self).__name__} infers exactly; there is nothing to refine")
         x = x.to(self.dtype)
         q = self.posterior(x, mask, context)
         (z0,) = (draw(q, samples),) if z is None else z
@@ -117,6 +121,9 @@ class LinearGaussian(Model):
             kl=(None,),  # the draw of log q - log p makes log_w exact; the closed form would not
             log_pi=equal_shares(log_lik),
         )
+
+    def latent_constraints(self) -> tuple[Constraint | None, ...]:
+        return (constraints.real,)
 
     def posterior(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None

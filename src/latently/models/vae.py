@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
-from latently.inference.estimators import Gradient
+from latently.inference.estimators import Gradient, count_states
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
 from latently.probability.conditional import Conditional, Draw, draw
@@ -65,8 +66,10 @@ class VAE(Model):
         gradient: Gradient = "total",
         z: tuple[Tensor, ...] | None = None,
         draw: Draw = draw,
+        local: tuple[Tensor, ...] | None = None,
     ) -> Particles:
         h = self.encoder.params(*self._seen(x, mask), context)
+        h = h if local is None else h + local[0]
         q, prior = self.encoder.family(h), self.prior(context)
         (z0,) = (draw(q, samples),) if z is None else z
         log_q = self.encoder.held_log_prob(h, z0) if gradient == "path" else q.log_prob(z0)
@@ -93,6 +96,19 @@ class VAE(Model):
 
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
         return self.decoder(self.encoder.family.embed(z[0]), context)
+
+    def latent_states(self) -> int | None:
+        return count_states(self.encoder.family(self.encoder.offset[None]))
+
+    def local(self, rows: int) -> tuple[Tensor, ...]:
+        return (self.encoder.offset.new_zeros(rows, *self.encoder.family.param_shape),)
+
+    def inference_parameters(self) -> list[nn.Parameter]:
+        shared = {id(p) for part in (self.decoder, self.prior) for p in part.parameters()}
+        return [p for p in self.encoder.parameters() if id(p) not in shared]
+
+    def latent_constraints(self) -> tuple[Constraint | None, ...]:
+        return (self.encoder.family.constraint,)
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         return self.decoder.family.misfit(x, mask), self.decoder.family.support

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Uniform
+from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError, called
 from latently.inference.estimators import Gradient
@@ -87,6 +88,7 @@ class Dequantized(Model):
         gradient: Gradient = "total",
         z: tuple[Tensor, ...] | None = None,
         draw: Draw = draw,
+        local: tuple[Tensor, ...] | None = None,
     ) -> Particles:
         if gradient == "exact":
             raise UserError(
@@ -117,6 +119,7 @@ class Dequantized(Model):
             gradient=gradient,
             z=None if z is None else tuple(layer.flatten(0, 1)[None] for layer in z),
             draw=draw_inner,
+            local=None if local is None else tuple(_repeat(own, lead) for own in local),
         )
         log_lik = p.log_lik.view(lead)
         return Particles(
@@ -141,6 +144,15 @@ class Dequantized(Model):
         if not isinstance(inner, Factorized):
             raise UserError(f"{called(inner)} does not factorize; sample the inner model")
         return Factorized(Rounded(inner.base, self.levels), inner.ndim)
+
+    def local(self, rows: int) -> tuple[Tensor, ...]:
+        return self.model.local(rows)
+
+    def inference_parameters(self) -> list[nn.Parameter]:
+        return self.model.inference_parameters()
+
+    def latent_constraints(self) -> tuple[Constraint | None, ...]:
+        return self.model.latent_constraints()
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         bad = (x != x.round()) | (x < 0) | (x > self.levels - 1)
@@ -219,9 +231,11 @@ class Transformed(Model):
         gradient: Gradient = "total",
         z: tuple[Tensor, ...] | None = None,
         draw: Draw = draw,
+        local: tuple[Tensor, ...] | None = None,
     ) -> Particles:
         y = self._forward(x, mask)
-        p = self.model.infer(y, samples, mask, context, gradient=gradient, z=z, draw=draw)
+        how: dict[str, Any] = {"gradient": gradient, "z": z, "draw": draw, "local": local}
+        p = self.model.infer(y, samples, mask, context, **how)
         return p._replace(log_lik=p.log_lik + self._log_slopes(x, mask).to(p.log_lik.dtype))
 
     def latents(
@@ -237,6 +251,18 @@ class Transformed(Model):
     ) -> Factorized | None:
         known = self.model.predictive(self._forward(x, mask), mask, context)
         return None if known is None else self._carried(known)
+
+    def latent_states(self) -> int | None:
+        return self.model.latent_states()
+
+    def local(self, rows: int) -> tuple[Tensor, ...]:
+        return self.model.local(rows)
+
+    def inference_parameters(self) -> list[nn.Parameter]:
+        return self.model.inference_parameters()
+
+    def latent_constraints(self) -> tuple[Constraint | None, ...]:
+        return self.model.latent_constraints()
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         inside = self.transform.clip(self._filled(x, None))
@@ -300,7 +326,7 @@ def _between(x: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(x + u, least), torch.nextafter(x + 1, x))
 
 
-def _repeat(tensor: Tensor | None, lead: tuple[int, int]) -> Tensor | None:
+def _repeat(tensor: Any, lead: tuple[int, int]) -> Any:
     if tensor is None:
         return None
     return tensor.expand(lead[0], *tensor.shape).flatten(0, 1)

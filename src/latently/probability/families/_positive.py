@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from latently.probability.families._columns import Columns
 
@@ -22,6 +24,10 @@ class Positive(Columns):
     @property
     def support(self) -> str:
         return "numbers above 0"
+
+    @property
+    def constraint(self) -> Constraint:
+        return constraints.positive
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Sets `loc`, `scale` to mean and deviation of log x; a constant column keeps 1."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
 from latently.probability.families._moments import zero_missing
@@ -45,6 +47,10 @@ class Simplex(Family):
     @property
     def support(self) -> str:
         return "rows above 0 that sum to 1"
+
+    @property
+    def constraint(self) -> Constraint:
+        return constraints.simplex
 
 
 def between(h: Tensor, low: float, high: float) -> Tensor:

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
+from torch.distributions.constraints import Constraint
 
 __all__ = ["Family", "levels_in_words"]
 
@@ -57,6 +58,11 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def support(self) -> str:
         """The support in words, for error messages."""
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """The support as torch names it, with its map from the whole line; None if counted."""
+        return None if self.discrete else constraints.real
 
     @property
     def embed_shape(self) -> tuple[int, ...]:

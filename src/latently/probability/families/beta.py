@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, register_kl
+from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions.constraints import Constraint
 
 from latently.probability.distributions import Factorized
 from latently.probability.families._columns import Columns
@@ -70,6 +71,10 @@ class Beta(Columns):
     @property
     def support(self) -> str:
         return "numbers between 0 and 1, both excluded"
+
+    @property
+    def constraint(self) -> Constraint:
+        return constraints.unit_interval
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Sets `loc`, `scale` to mean and deviation of logit x; a constant column keeps 1."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, register_kl
+from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions.constraints import Constraint
 
 from latently.probability.distributions import Factorized
 from latently.probability.distributions.discrete import open_uniform
@@ -53,6 +54,10 @@ class ContinuousBernoulli(Family):
     @property
     def support(self) -> str:
         return "numbers from 0 to 1"
+
+    @property
+    def constraint(self) -> Constraint:
+        return constraints.unit_interval
 
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The maximum of the likelihood: the logit whose mean is the column's, by bisection."""

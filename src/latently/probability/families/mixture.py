@@ -7,6 +7,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
 from latently.probability.distributions.mixture import Mixture as MixtureDistribution
@@ -71,6 +72,10 @@ class Mixture(Family):
     @property
     def support(self) -> str:
         return self.family.support
+
+    @property
+    def constraint(self) -> Constraint | None:
+        return self.family.constraint
 
     def forward(self, h: Tensor) -> MixtureDistribution:
         logits, raw = h.split([self.components, h.shape[-1] - self.components], -1)
