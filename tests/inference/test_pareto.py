@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import genpareto
 
+from latently import Data, ImportanceSampling, evaluate, impute, vae
 from latently.inference.pareto import pareto_k, tail_length
 
 
@@ -37,8 +38,34 @@ def test_light_tails_are_below_and_heavy_tails_above_the_limit():
     assert pareto_k(tops(6 * rng.normal(size=(20, 5000)))).min() > 0.7
 
 
-def test_constant_weights_have_no_tail():
-    assert pareto_k(tops(np.full((2, 500), -3.0))).tolist() == [-math.inf] * 2
+def test_equal_weights_have_no_tail():
+    assert pareto_k(tops(np.full((2, 500), -3.0))).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [50, 1000, 5000])
+@pytest.mark.parametrize("log_w", [-0.1, -100.0, -1e4])
+@pytest.mark.parametrize("share", [1e-3, 0.01, 0.5])
+def test_the_rounding_of_equal_weights_is_no_tail(size, log_w, share):
+    rng, rows = np.random.default_rng(0), np.full((50, size), log_w, np.float32)
+    steps = rng.integers(1, 3, rows.shape) * (rng.random(rows.shape) < share)
+    rounded = rows + np.spacing(rows) * steps.astype(np.float32)
+    assert (rounded != rows).any()
+    assert (pareto_k(tops(rounded.astype(np.float64))) == 0).all()
+
+
+def test_bounded_weights_are_as_good_as_equal_ones():
+    w = genpareto(-0.5).rvs((20, 5000), random_state=np.random.default_rng(1))
+    assert (pareto_k(tops(np.log(w))) == 0).all()
+
+
+def test_one_weight_that_stands_out_is_a_tail_however_equal_the_others():
+    log_w = np.zeros((1, 5000))
+    log_w[0, :50] = np.linspace(0.1, 5, 50)
+    assert float(pareto_k(tops(log_w))) > 0.7
+
+
+def test_a_row_without_weights_has_no_number():
+    assert pareto_k(tops(np.full((1, 500), -np.inf))).isnan().all()
 
 
 def test_ties_and_a_single_large_weight_stay_numbers():
@@ -53,3 +80,32 @@ def test_tail_length_is_min_of_a_fifth_and_three_roots():
     assert tail_length(100) == 20
     assert tail_length(1) == tail_length(20) == 0
     assert tail_length(25) == 5
+
+
+@pytest.fixture
+def collapsed():
+    """A VAE in float32 whose latents say nothing, so that weights are equal but for rounding."""
+    model = vae((784,), latents=20)
+    with torch.no_grad():
+        for part in (model.encoder.net, model.decoder.net):
+            part.layers[-1].weight.zero_()
+            part.layers[-1].bias.zero_()
+        model.encoder.net.layers[-1].bias[:20] = 1e-7  # not the prior to the last bit
+    x = (torch.rand(4, 784) < 0.5).float()
+    x[1:, :10] = math.nan
+    return model, Data.from_array(x)
+
+
+def test_evidence_by_equal_weights_says_0_and_warns_of_nothing(collapsed):
+    model, data = collapsed
+    found = evaluate(model, data.rows([0]), ImportanceSampling(1000))
+    assert found.to_dict()["k_hat"] == 0
+    assert found.warnings == ()
+
+
+def test_imputations_by_few_particles_do_not_know_k_hat(collapsed):
+    model, data = collapsed
+    assert impute(model, data, draws=2, samples=200).k_hat.tolist() == [0, 0, 0, 0]
+    few = impute(model, data, draws=2, samples=10, sweeps=0).k_hat
+    assert few[0] == 0  # nothing is missing
+    assert few[1:].isnan().all()

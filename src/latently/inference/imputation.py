@@ -59,8 +59,10 @@ class Imputation:
         mode: the likeliest value of each cell of discrete data, (n, *shape), what to fill in
             where numbers stand for names; None for continuous data.
         mask: True where observed, (n, *shape).
-        ess: effective number of particles of each row, (n,); None where the model is exact.
-        k_hat: Pareto shape of each row's largest weights, (n,); None likewise.
+        ess: effective number of particles of each row, (n,), `samples` where nothing is missing;
+            None where the model is exact.
+        k_hat: Pareto shape of each row's largest weights, (n,), 0 where nothing is missing, NaN
+            where the particles are too few to tell; None where the model is exact.
         samples: particles per row and sweep; 0 where the model is exact.
         protocol: the data's name.
         seed: seed of the draws.
@@ -319,10 +321,10 @@ def _settled(log_w: Tensor) -> bool:
 
 
 def _k_hat(log_shares: Tensor) -> Tensor:
-    """Pareto shape of the largest weights; -inf if they are too few to tell."""
+    """Pareto shape of the largest weights; NaN if they are too few to tell."""
     tail = tail_length(len(log_shares))
     if not tail:
-        return log_shares.new_tensor(-torch.inf)
+        return log_shares.new_tensor(torch.nan)
     return pareto_k(log_shares.topk(tail + 1).values[None])[0]
 
 
@@ -341,7 +343,7 @@ class _Filled:
         self.mean, self.mode, self.std = kept.clone(), kept.clone(), torch.zeros_like(kept)
         self.quantiles = kept.repeat(len(quantiles), *(1,) * kept.dim())
         self.ess = torch.full((len(kept),), float(samples), dtype=torch.float64)
-        self.k_hat = torch.full((len(kept),), -torch.inf, dtype=torch.float64)
+        self.k_hat = torch.zeros(len(kept), dtype=torch.float64)
 
     def put(self, i: int, found: RowImputation, mask: Tensor) -> None:
         """Fills row i where the mask is False."""

@@ -17,6 +17,7 @@ __all__ = ["K_HAT_LIMIT", "pareto_k", "tail_length"]
 
 K_HAT_LIMIT = 0.7
 _SHORTEST = 5
+_EQUAL = 1e-3, 1e-6  # nats, and of |log w|: what float32 rounding makes of equal weights, and more
 
 
 def tail_length(samples: int) -> int:
@@ -31,7 +32,14 @@ def pareto_k(log_tops: Tensor) -> Tensor:
     The exceedances `x_i = w_i - w_{M+1}` are fitted by a generalised Pareto distribution: with
     a grid of `b_j` and profile log-likelihood `l(b) = M (log(-b / k(b)) - k(b) - 1)`,
     `k(b) = mean log(1 - b x_i)`, the estimate is `k(sum_j v_j b_j)`, `v = softmax(l(b_j))`, drawn
-    towards 1/2 with the weight of ten exceedances. A row of equal weights has k-hat = -inf.
+    towards 1/2 with the weight of ten exceedances.
+
+    0 is as good as it gets. It stands for every shape below, where weights are bounded, and for
+    weights that are equal up to rounding, `log w_1 - log w_{M+1} <= 1e-3 + 1e-6 |log w_1|`: a fit
+    would describe the rounding. NaN: no weight of the row is above 0.
+
+    >>> pareto_k(torch.zeros(1, 11))
+    tensor([0.])
     """
     if len(log_tops) == 0:
         return log_tops.new_empty(0)
@@ -39,7 +47,8 @@ def pareto_k(log_tops: Tensor) -> Tensor:
     x = (ratios[:, :-1] - ratios[:, -1:]).flip(1)  # ascending
     m = x.shape[1]
     largest, quartile = x[:, -1:], x[:, max(int(m / 4 + 0.5) - 1, 0)][:, None]
-    flat = (largest <= 0).squeeze(1)
+    nats, share = _EQUAL
+    flat = log_tops[:, 0] - log_tops[:, -1] <= nats + share * log_tops[:, 0].abs()
     largest = largest.clamp(min=torch.finfo(x.dtype).tiny)
     quartile = torch.where(quartile > 0, quartile, largest * 1e-10)
     grid = torch.arange(1, 31 + int(math.sqrt(m)), dtype=x.dtype, device=x.device)
@@ -51,7 +60,7 @@ def pareto_k(log_tops: Tensor) -> Tensor:
     best = (b * weights).sum(1, keepdim=True)
     k_hat = _shape(best, x)[:, 0]
     k_hat = (m * k_hat + 5) / (m + 10)
-    return torch.where(flat, -math.inf, k_hat)
+    return torch.where(flat, 0.0, k_hat.clamp(min=0))
 
 
 def _shape(b: Tensor, x: Tensor) -> Tensor:
