@@ -12,14 +12,18 @@ from latently.probability.distributions.mixture import JointMixture, mixture
 from latently.probability.distributions.mixture import Mixture as MixtureDistribution
 from latently.probability.families import (
     Bernoulli,
+    Beta,
     Categorical,
     Dirichlet,
     DiscretizedLogistic,
+    Gamma,
+    Laplace,
     LogisticNormal,
     LowRankMultivariateNormal,
     Mixture,
     MultivariateNormal,
     OneHot,
+    Poisson,
     SharedNormal,
 )
 from latently.probability.families import Normal as NormalFamily
@@ -359,6 +363,34 @@ def test_marginal_of_a_mixture_finds_groups(kind):
     single.initialise(x)
     best = single(torch.zeros(single.param_shape).double()).log_prob(x).mean()
     assert family(h).log_prob(x).mean() > best + 0.3
+
+
+def types(d):
+    """The type of everything that a distribution says."""
+    x = d.sample()
+    found = {name: getattr(d, name) for name in ("mean", "variance", "mode")}
+    found |= {"draws": x, "log_prob": d.log_prob(x), "cdf": d.cdf(x), "icdf": d.icdf(d.cdf(x))}
+    if d.has_rsample:
+        found["rsample"] = d.rsample()
+    return {name: value.dtype for name, value in found.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "kind",
+    [NormalFamily, Laplace, Gamma, MultivariateNormal, LowRankMultivariateNormal, Poisson, Beta],
+)
+def test_mixtures_speak_in_the_types_of_their_components(kind, dtype):
+    alone, mixed = kind((3,)), Mixture((3,), family=kind)
+    h, both = (torch.randn(4, *f.param_shape, dtype=dtype) for f in (alone, mixed))
+    data = types(mixed(both))
+    assert data == {name: types(alone(h))[name] for name in data}
+    alone.unscaled()
+    mixed.unscaled()
+    d, mask = mixed.to(dtype)(both), torch.tensor([True, False, True]).expand(4, 3)
+    given = d.given(d.sample(), mask)
+    assert {*types(d).values(), *types(given).values()} == {dtype}
+    assert set(types(alone.to(dtype)(h)).values()) == {dtype}
 
 
 def test_options_of_mixtures_are_checked(refused):

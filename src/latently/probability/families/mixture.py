@@ -35,6 +35,9 @@ class Mixture(Family):
     a mixture of `Normal` or `MultivariateNormal` have an exact pathwise gradient (Figurnov,
     Mohamed, Mnih, "Implicit Reparameterization Gradients", 2018); there is no closed KL.
 
+    Results are of the components' types: of h's, but for the draws, moments and quantiles of a
+    likelihood whose columns are scaled, which are data and in float64.
+
     Args:
         shape: event shape; `param_shape` is (K + K P,) for components of P raw parameters.
         components: K, at least 1.
@@ -45,8 +48,11 @@ class Mixture(Family):
 
     >>> import torch
     >>> family = Mixture((2,), components=3)
-    >>> family(torch.zeros(family.param_shape)).variance
+    >>> family(torch.zeros(family.param_shape)).variance  # of data
     tensor([1., 1.], dtype=torch.float64)
+    >>> family.unscaled()
+    >>> family(torch.zeros(family.param_shape)).variance  # of latents
+    tensor([1., 1.])
     """
 
     start: Tensor
