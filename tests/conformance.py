@@ -24,6 +24,7 @@ from latently.inference import (
     evaluate,
 )
 from latently.inference.estimators import Score
+from latently.inference.evidence import FEW_STATES, Enumeration
 from latently.inference.noise import seeded
 from latently.inference.particles import equal_shares
 from latently.nets import MLP
@@ -575,7 +576,18 @@ def test_model_is_fitted_and_evaluated_by_the_same_call(model, untouched):
     assert found.history
     assert isinstance(evidence, Evidence)
     assert evidence.values.isfinite().all()
-    assert evidence.kind == ("exact" if model.density == "exact" else "lower_bound")
+    states = model.latent_states()
+    exact = model.density == "exact" or (states is not None and states <= FEW_STATES)
+    assert evidence.kind == ("exact" if exact else "lower_bound")
+
+
+def test_latents_that_are_counted_can_be_summed_over_and_no_others(model):
+    data = Data.from_array(rows_of(model, 2).float())
+    if model.latent_states() is None:
+        with pytest.raises(UserError):
+            evaluate(model, data, Enumeration())
+    else:
+        assert evaluate(model, data, Enumeration()).values.isfinite().all()
 
 
 @every("methods")

@@ -11,9 +11,20 @@ from scipy.stats import chi2
 from latently import Data, Dequantized, Exact, FactorAnalysis, ImportanceSampling, evaluate, vae
 from latently.data import Binarise
 from latently.inference import Evidence
-from latently.inference.evidence import BLOCK_VALUES, MAX_BLOCK
+from latently.inference.evidence import BLOCK_VALUES, MAX_BLOCK, Enumeration
+from latently.models import VAE, Transformed
 from latently.nets import MLP
-from latently.probability.priors import VampPrior
+from latently.probability.families import (
+    Bernoulli,
+    Binomial,
+    Gamma,
+    Mixture,
+    Normal,
+    OneHot,
+    Poisson,
+)
+from latently.probability.priors import Learned, VampPrior
+from latently.probability.transforms import Log
 
 FIELDS = (
     "kind method nats nats_stderr mc_stderr bits_per_dim ess k_hat n protocol given seed warnings"
@@ -28,8 +39,18 @@ def rows(n=9, columns=4, holes=False):
     return Data.from_array(x, family="Bernoulli", levels=2)
 
 
-def bits_model(columns=4, **options):
-    return vae((columns,), latents=2, net=partial(MLP, hidden=(5,)), **options)
+def bits_model(columns=4, latents=2, **options):
+    return vae((columns,), latents=latents, net=partial(MLP, hidden=(5,)), **options)
+
+
+def bits_of_bits(**options):
+    """A model with discrete latents, and parameters that are nothing special."""
+    torch.manual_seed(0)
+    model = bits_model(posterior=Bernoulli, prior=Learned, **options).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.7 * torch.randn_like(p))
+    return model
 
 
 class Spy(torch.nn.Module):
@@ -191,6 +212,114 @@ def test_exact_is_refused_where_there_is_none(refused):
         evaluate(bits_model(), rows(), Exact())
     with refused("samples=0"):
         ImportanceSampling(0)
+
+
+def log_sum(model, x, mask=None, context=None):
+    """log p(x) of each row, summed over every value of three bits, one at a time."""
+    total = torch.zeros(len(x), dtype=torch.float64)
+    for z in torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 3):
+        p_x = model.likelihood((z.expand(1, len(x), 3),), context)
+        terms = torch.distributions.Bernoulli(logits=p_x.base.logits[0]).log_prob(x.nan_to_num())
+        log_lik = terms.sum(-1) if mask is None else (terms * mask).sum(-1)
+        total += (model.prior(context).log_prob(z) + log_lik).exp()
+    return total.log()
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_few_states_are_summed_exactly_unless_draws_are_asked_for(holes, exactly):
+    model, data = bits_of_bits(latents=3), rows(holes=holes).to(dtype=torch.float64)
+    found = evaluate(model, data)
+    assert (found.kind, found.method, found.samples) == ("exact", "exact", 0)
+    assert found.mc_stderr == 0
+    assert found.ess is found.k_hat is None
+    assert str(found).startswith("log p(x) = ")
+    exactly(found.values, log_sum(model, data.x, data.mask), 1e-12)
+    drawn = evaluate(model, data, ImportanceSampling(2000))
+    assert (drawn.kind, drawn.samples) == ("lower_bound", 2000)
+    error = drawn.mc_variance.sqrt()
+    assert ((drawn.values - found.values).abs() < 6 * error + 1e-9).all()
+
+
+def test_exact_probabilities_of_all_rows_sum_to_one():
+    every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).double()
+    found = evaluate(bits_of_bits(latents=5), Data.from_array(every, levels=2))
+    assert float(found.values.exp().sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_few_states_given_a_context(exactly):
+    model, x = bits_of_bits(latents=3, contexts=2), rows().x.double()
+    c = torch.randn(len(x), 2).double()
+    found = evaluate(model, Data(x, "Bernoulli", "given", context=c, levels=2))
+    assert found.kind == "exact"
+    exactly(found.values, log_sum(model, x, context=c), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "latents", "states"),
+    [
+        (Bernoulli, 3, 8),
+        (Bernoulli, (2, 2), 16),
+        (Bernoulli, 12, 4096),
+        (Bernoulli, 13, None),
+        (Bernoulli, 1000, None),
+        (OneHot, 10, 10),
+        (OneHot, (3, 4), 64),
+        (partial(Binomial, levels=6), 2, 36),
+        (partial(Mixture, family=Bernoulli, components=2), 4, 16),
+        (Poisson, 1, None),
+        (Normal, 1, None),
+    ],
+)
+def test_a_model_counts_the_states_of_its_latents(posterior, latents, states):
+    model = bits_model(latents=latents, posterior=posterior, prior=Learned)
+    assert model.latent_states() == states
+
+
+@pytest.mark.parametrize(("bits", "method"), [(10, "exact"), (11, "IWAE K=1000")])
+def test_the_sum_is_the_default_where_it_costs_no_more_than_the_draws(bits, method):
+    found = evaluate(bits_of_bits(latents=bits), rows(2).to(dtype=torch.float64))
+    assert found.method == method
+
+
+def test_wrappers_answer_for_the_states_inside(exactly):
+    def inside(family):
+        return bits_of_bits(columns=2, latents=3, likelihood=family)
+
+    x = torch.rand(5, 2).double() + 0.5
+    found = evaluate(Transformed(model := inside(Normal), Log()), Data.from_array(x))
+    assert found.kind == "exact"
+    plain = evaluate(model, Data.from_array(x.log())).values
+    exactly(found.values, plain - x.log().sum(1), 1e-12)
+    noisy = Dequantized(inside(Gamma), levels=2)
+    assert noisy.latent_states() is None  # the noise has infinitely many
+    counts = Data.from_array(x.round().clamp(max=1), levels=2)
+    assert evaluate(noisy, counts).kind == "lower_bound"
+
+
+def test_enumeration_holds_a_block_of_states_at_once(exactly):
+    wide = BLOCK_VALUES // 50
+    options = {"latents": 7, "net": partial(MLP, hidden=())}
+    model = vae((wide,), posterior=Bernoulli, prior=Learned, **options)
+    decoded = []
+    model.decoder.net.register_forward_hook(lambda net, inputs, out: decoded.append(len(out)))
+    x = torch.ones(1, wide)
+    found = evaluate(model, Data.from_array(x, levels=2))
+    assert decoded == [50, 50, 28]
+    z = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 7)
+    log_lik = model.likelihood((z[:, None],)).log_prob(x)[:, 0]
+    whole = torch.logsumexp((log_lik + model.prior(None).log_prob(z)).double(), 0)
+    torch.testing.assert_close(found.values[0], whole, rtol=1e-6, atol=0)
+
+
+def test_enumeration_is_of_one_layer(refused):
+    class TwoLayers(VAE):
+        def infer(self, x, samples=1, mask=None, context=None, *, draw, **how):
+            draw(self.encoder(x), samples)
+            return super().infer(x, samples, mask, context, draw=draw, **how)
+
+    one = bits_of_bits(latents=3)
+    with refused("TwoLayers has several layers", "ImportanceSampling"):
+        evaluate(TwoLayers(one.encoder, one.decoder, one.prior), rows(), Enumeration())
 
 
 def test_statistics_are_those_of_the_rows():

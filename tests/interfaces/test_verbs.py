@@ -82,6 +82,44 @@ def test_method_and_seed_decide_the_number(evaluated):
     assert by_samples["nats"] != evaluated("vae", "digits", "--samples", 4, "--seed", 1)["nats"]
 
 
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory, done):
+    """A fitted model with eight states of its latents."""
+    path = tmp_path_factory.mktemp("kinds") / "kinds.safetensors"
+    words = "vae --data digits --latents 3 --posterior Bernoulli --prior Learned --epochs 1"
+    words += " --estimator Enumerate --net MLP(hidden=(8,))"
+    done("fit", *words.split(), "--quiet", "--out", path)
+    return path
+
+
+def test_few_states_are_exact_until_draws_are_asked_for(kinds, made, done, tmp_path):
+    def found(*words):
+        return json.loads(done("evaluate", kinds, "--data", "digits", "--json", *words))
+
+    plain = found()
+    assert (plain["kind"], plain["method"], plain["mc_stderr"]) == ("exact", "exact", 0)
+    assert plain["nats"] == found("--method", "Enumeration")["nats"]
+    drawn = found("--samples", 5)
+    assert (drawn["kind"], drawn["method"]) == ("lower_bound", "IWAE K=5")
+    assert drawn == found("--method", "ImportanceSampling(samples=5)")
+    assert drawn["nats"] < plain["nats"] + 1e-3
+    other = made / "vae.safetensors"
+    ranked = json.loads(done("compare", kinds, other, "--data", "digits/validation", "--json"))
+    assert {row["model"]: row["kind"] for row in ranked} == {
+        "kinds": "exact",
+        "vae": "lower_bound",
+    }
+    done("score", kinds, "--data", "digits", "--out", tmp_path / "scores.csv")
+    _, rows = table(tmp_path / "scores.csv")
+    assert {(row[1], float(row[2])) for row in rows} == {("exact", 0.0)}
+    assert np.mean([float(row[0]) for row in rows]) == pytest.approx(plain["nats"])
+    page = tmp_path / "report.html"
+    done("report", kinds, "--data", "digits/validation", "--out", page)
+    text = page.read_text()
+    assert "IWAE K=" not in text
+    assert "exact" in text
+
+
 def test_plain_evaluate_is_one_line_with_warnings_apart(cli, made):
     ran = cli("evaluate", made / "vae.safetensors", "--data", "digits", "--samples", 100)
     assert ran.out.startswith("log p(x) >= -")

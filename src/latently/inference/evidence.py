@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.inference.estimators import all_states
@@ -24,6 +25,7 @@ __all__ = [
     "Kind",
     "Method",
     "Scores",
+    "default_method",
     "evaluate",
 ]
 
@@ -34,6 +36,7 @@ _WORDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"
 
 BLOCK_VALUES = 2**19  # observed values decoded at once: 2 MiB in float32, whatever K is
 MAX_BLOCK = 4096
+FEW_STATES = 1024  # about the default draws per row: the exact sum costs no more than the bound
 
 
 class Scores(NamedTuple):
@@ -132,7 +135,8 @@ class Exact(Method):
 class Enumeration(Method):
     r"""`log p(x) = log sum_z p(z) p(x|z)` over all states of discrete latents: exact.
 
-    Refused where there are infinitely many, or more than 4,096.
+    Every state is decoded for every row, in blocks of a size fixed by the model alone, so memory
+    does not grow with the states. Refused where there are infinitely many, or more than 4,096.
     """
 
     kind: ClassVar[Kind] = "exact"
@@ -157,13 +161,40 @@ class Enumeration(Method):
         with torch.inference_mode():
             for i in range(len(x)):
                 row = slice(i, i + 1)
-                seen = x[row], 1, _rows(mask, row), _rows(context, row)
-                p = model.infer(*seen, gradient="exact", draw=lambda q, _: all_states(q))
-                joint = p.log_lik + sum(p.log_prior)
-                values[i] = torch.logsumexp(joint.double(), 0)[0].cpu()
+                joint = self._log_joint(model, x[row], _rows(mask, row), _rows(context, row))
+                values[i] = torch.logsumexp(joint, 0)
                 if progress:
                     progress(i + 1, len(x))
         return Scores(values, torch.zeros_like(values), None, None)
+
+    def _log_joint(
+        self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None
+    ) -> Tensor:
+        """log p(x, z) of one row and every state, (states,), in float64."""
+        first, more = self._part(model, x, mask, context, 0)
+        rest = (self._part(model, x, mask, context, start)[0] for start in more)
+        return torch.cat([first, *rest])
+
+    def _part(
+        self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None, start: int
+    ) -> tuple[Tensor, range]:
+        """log p(x, z) of a block of states, and where the later blocks start."""
+        block, count = _block(x), 0
+
+        def states_from(q: Distribution, _: int) -> Tensor:
+            nonlocal count
+            if count:
+                raise UserError(
+                    f"{type(model).__name__} has several layers of latents and Enumeration sums "
+                    "over one; use ImportanceSampling(samples)"
+                )
+            states = all_states(q)
+            count = len(states)
+            return states[start : start + block]
+
+        p = model.infer(x, 1, mask, context, gradient="exact", draw=states_from)
+        joint = p.log_lik + sum(p.log_prior)
+        return joint[:, 0].double().cpu(), range(start + block, count, block)
 
 
 @dataclass(frozen=True)
@@ -237,7 +268,7 @@ class ImportanceSampling(Method):
         self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None, seed: int
     ) -> Tensor:
         """All K log-weights of one row, in float64."""
-        block = max(1, min(BLOCK_VALUES // x.numel(), MAX_BLOCK))
+        block = _block(x)
         key = row_seed(seed, x, mask, context)
         parts = []
         for number, start in enumerate(range(0, self.samples, block)):
@@ -409,8 +440,7 @@ def evaluate(
     Args:
         model: any model with a density.
         data: rows, mask, context and protocol name.
-        method: `Exact()` where the model has it and `ImportanceSampling(1000)` otherwise,
-            if None.
+        method: how; that of `default_method` if None.
         seed: seed of the draws.
         progress: called with (rows done, rows).
 
@@ -419,7 +449,7 @@ def evaluate(
     """
     data = as_evaluated(model, data)
     if method is None:
-        method = Exact() if model.density == "exact" else ImportanceSampling()
+        method = default_method(model)
     was_training = model.training
     model.eval()
     try:
@@ -446,6 +476,20 @@ def evaluate(
     )
 
 
+def default_method(model: Any) -> Method:
+    """The method for a model where none is named: exact where that is cheap.
+
+    `Exact()` for a closed form; `Enumeration()` for discrete latents of at most 1,024 states
+    (`Model.latent_states`), which decodes about as many rows as the bound it replaces and needs
+    no error bar; `ImportanceSampling(1000)` for all others.
+    """
+    if model.density == "exact":
+        return Exact()
+    states = model.latent_states()
+    few = states is not None and states <= FEW_STATES
+    return Enumeration() if few else ImportanceSampling()
+
+
 def as_evaluated(model: Any, data: DataLike) -> DataLike:
     """The data, dynamic ones drawn once.
 
@@ -456,6 +500,11 @@ def as_evaluated(model: Any, data: DataLike) -> DataLike:
     model.check(data.x, data.mask, data.protocol)
     model.check_context(data.context, data.protocol)
     return data
+
+
+def _block(x: Tensor) -> int:
+    """Latents of one row x decoded at once: a number fixed by the shape of a row."""
+    return max(1, min(BLOCK_VALUES // x.numel(), MAX_BLOCK))
 
 
 def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:

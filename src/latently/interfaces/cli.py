@@ -71,7 +71,7 @@ Samples = Annotated[
         "--samples",
         parser=_whole,
         metavar="INT",
-        help="draws per row [1000; exact models need none]",
+        help="draws per row of importance sampling; without: exact if that is cheap, else 1000",
     ),
 ]
 Mask = Annotated[
@@ -135,7 +135,8 @@ def evaluate(
     data: Spec,
     samples: Samples = None,
     method: Annotated[
-        str | None, typer.Option("--method", help='e.g. "ImportanceSampling(samples=5000)"')
+        str | None,
+        typer.Option("--method", help="e.g. Enumeration; latently list methods"),
     ] = None,
     mask: Mask = None,
     data_dir: DataDir = None,

@@ -12,8 +12,8 @@ from latently.data import Data
 from latently.data.catalog import SOURCES
 from latently.data.masks import Mask
 from latently.errors import UserError, closest
-from latently.inference import Evidence, Exact, ImportanceSampling, Method, evaluate
-from latently.inference.evidence import Progress
+from latently.inference import Evidence, ImportanceSampling, Method, evaluate
+from latently.inference.evidence import Progress, default_method
 from latently.io import Saved, load_saved
 from latently.registry import KINDS, components
 from latently.training.progress import Bar
@@ -109,17 +109,20 @@ def opened(
 
 
 def pick_method(method: str | None, samples: int | None, saved: Saved) -> Method:
-    """The method of `--method` or `--samples`; exact where the model is."""
+    """The method of `--method`, importance sampling by `--samples`, or the model's default.
+
+    A model with a closed form stays exact under `--samples`: every draw's weight is its p(x).
+    """
     if method is not None and samples is not None:
         raise UserError("give --samples or --method, not both")
     if method is not None:
         built = expr.build(method, components())
         if not isinstance(built, Method):
             raise UserError(f"--method {method}: {closest(method, KINDS['methods'])}")
-    elif saved.model.density == "exact":
-        built = Exact()
+    elif samples is None or saved.model.density == "exact":
+        built = default_method(saved.model)
     else:
-        built = ImportanceSampling() if samples is None else ImportanceSampling(samples)
+        built = ImportanceSampling(samples)
     if isinstance(built, ImportanceSampling) and built.samples > MAX_SAMPLES:
         raise UserError(f"{built.samples} samples a row: at most {MAX_SAMPLES:,} are drawn")
     return built
