@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -26,10 +26,11 @@ from latently.probability.families.normal import Normal
 from latently.probability.priors import Prior, StandardNormal
 from latently.probability.transforms import Transform
 
-__all__ = ["RECIPES", "Call", "fa", "ppca", "recipe", "vae"]
+__all__ = ["CLOSED_FORM", "RECIPES", "Call", "fa", "ppca", "recipe", "vae"]
 
 R = TypeVar("R", bound=Callable[..., Model])
 RECIPES: dict[str, Callable[..., Model]] = {}
+CLOSED_FORM: set[str] = set()  # recipes whose models are fitted by `Model.em`
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,27 @@ class Call:
         return f"{self.recipe}({inner})"
 
 
-def recipe(function: R) -> R:
+@overload
+def recipe(function: R) -> R: ...
+@overload
+def recipe(*, closed_form: bool) -> Callable[[R], R]: ...
+def recipe(function: R | None = None, *, closed_form: bool = False) -> R | Callable[[R], R]:
     """Registers a recipe and lets its models remember their call.
+
+    Args:
+        function: from shapes and constructors to a model.
+        closed_form: its models are fitted by `Model.em`, so that the command line offers none of
+            the options of training by gradient.
 
     Raises:
         UserError: a recipe of that name exists.
     """
+    if function is None:
+        return functools.partial(_registered, closed_form=closed_form)
+    return _registered(function, closed_form)
+
+
+def _registered(function: R, closed_form: bool) -> R:
     name = function.__name__
     if name in RECIPES:
         raise UserError(f"a recipe named {name!r} exists already; choose another name")
@@ -68,10 +84,12 @@ def recipe(function: R) -> R:
         return model
 
     RECIPES[name] = build
+    if closed_form:
+        CLOSED_FORM.add(name)
     return build  # type: ignore[return-value]
 
 
-@recipe
+@recipe(closed_form=True)
 def fa(
     shape: Sequence[int],
     *,
@@ -95,7 +113,7 @@ def fa(
     return _wrapped(FactorAnalysis(shape, latents, contexts=contexts), transform, levels)
 
 
-@recipe
+@recipe(closed_form=True)
 def ppca(
     shape: Sequence[int],
     *,

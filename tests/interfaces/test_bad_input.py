@@ -165,6 +165,7 @@ FIT = {
     "fa --data digits --epochs 3 --out {o}": "--epochs has no effect: fa is fitted in closed",
     "fa --data digits --learning-rate 1.0 --out {o}": "--learning-rate has no effect",
     "ppca --data digits --bound IWAE --out {o}": "--bound has no effect",
+    "ppca --data digits --samples 1 --out {o}": "--samples has no effect: ppca is fitted",
     "fa --data digits --latents 65 --out {o}": "must be between 1 and the 64 values of a row",
     "ppca --data {made}/column.npz --latents 1 --out {o}": "must be below the 1 values",
     # files beside the model

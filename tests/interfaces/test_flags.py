@@ -1,8 +1,13 @@
-import pytest
+import re
 
+import pytest
+import torch
+
+from latently.data import Data
 from latently.interfaces.flags import Flag, flags_of, parse, usage
-from latently.interfaces.request import fit_flags, fit_help
-from latently.recipes import RECIPES
+from latently.interfaces.making import make_model
+from latently.interfaces.request import fit_flags, fit_help, taken_flags
+from latently.recipes import CLOSED_FORM, RECIPES
 
 
 def example(
@@ -105,9 +110,67 @@ def test_usage_shows_every_flag_with_its_default(flags):
 def test_every_flag_of_fit_is_explained(recipe):
     for flag in fit_flags(recipe):
         assert flag.help, flag.text
-        assert flag.text in fit_help(recipe)
+    listed = re.findall(r"^  (--[a-z-]+) ", fit_help(recipe), re.MULTILINE)
+    assert listed == [flag.text for flag in taken_flags(recipe)]
     names = [flag.name for flag in fit_flags(recipe)]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_truly_whether_it_has_a_closed_form(recipe):
+    data = Data.from_array(torch.randn(20, 9))
+    model = make_model(recipe, {}, data, seed=0)
+    assert (model.em(data.x) is not None) == (recipe in CLOSED_FORM)
+
+
+@pytest.mark.parametrize("recipe", sorted(CLOSED_FORM))
+def test_help_of_a_closed_form_says_so_and_offers_no_training(recipe):
+    text = fit_help(recipe)
+    assert "The model is fitted in closed form or by EM" in text
+    assert "\nobjective:\n" not in text
+    for flag in ("--epochs", "--bound", "--estimator", "--learning-rate", "--init", "--device"):
+        assert flag not in text
+    assert {"--steps", "--tolerance", "--seed"} <= {flag.text for flag in taken_flags(recipe)}
+
+
+def test_help_of_a_trained_recipe_offers_all_but_the_tolerance():
+    assert "closed form or by EM" not in fit_help("vae")
+    left_out = {flag.name for flag in fit_flags("vae")} - {f.name for f in taken_flags("vae")}
+    assert left_out == {"tolerance"}
+
+
+IDLE = {  # their defaults, mostly: to say them is a mistake all the same
+    "bound": "ELBO",
+    "estimator": "Reparam",
+    "samples": "1",
+    "objective": "Variational",
+    "epochs": "50",
+    "batch-size": "100",
+    "accumulate": "1",
+    "learning-rate": "0.001",
+    "optimizer": "Adam",
+    "clip": "None",
+    "skip": "None",
+    "ema": "None",
+    "patience": "None",
+    "device": "cpu",
+    "precision": "32-true",
+    "compile": "",
+    "checkpoint-seconds": "30",
+}
+
+
+@pytest.mark.parametrize("recipe", sorted(CLOSED_FORM))
+def test_what_the_help_of_a_closed_form_leaves_out_is_refused(rejected, made, tmp_path, recipe):
+    idle = {flag.text[2:] for flag in fit_flags(recipe)}
+    idle -= {flag.text[2:] for flag in taken_flags(recipe)}
+    assert idle == {"init", *IDLE}
+    call = (
+        f"fit {recipe} --latents 1 --data {made / 'real.npz'} --out {tmp_path / 'm.safetensors'}"
+    )
+    for name, value in IDLE.items():
+        said = f"--{name} has no effect: {recipe} is fitted in closed form or by EM"
+        rejected([*call.split(), f"--{name}", *value.split()], said)
 
 
 def test_help_lists_every_recipe():

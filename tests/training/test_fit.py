@@ -272,6 +272,11 @@ def test_options_without_effect_on_a_closed_form_are_refused(name, refused):
         fit(PPCA((4,), 2), bits(), **{name: IDLE[name]}, progress=False)
 
 
+def test_an_objective_is_refused_on_a_closed_form_though_it_is_the_default_one(refused):
+    with refused("objective=Variational(", "no effect", "PPCA"):
+        fit(PPCA((4,), 2), bits(), Variational(), progress=False)
+
+
 def test_every_option_of_a_closed_form_fit_works_or_is_refused():
     import inspect
 

@@ -21,7 +21,13 @@ from latently.inference.noise import seeded
 from latently.interfaces.making import make_model, open_init, start_from
 from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_place
-from latently.interfaces.request import Request, changed, command_text, option_text, read_request
+from latently.interfaces.request import (
+    CLOSED_FORM_OPTIONS,
+    Request,
+    command_text,
+    option_text,
+    read_request,
+)
 from latently.io import check_savable, save
 from latently.models import Model
 from latently.training import Fit, Objective, Variational, fit
@@ -29,7 +35,6 @@ from latently.training import Fit, Objective, Variational, fit
 __all__ = ["fit_command", "fit_to_file"]
 
 MAX_THREADS = 1024  # far more than help; a hundred thousand end the process without a word
-_CLOSED_FORM = ("steps", "tolerance", "seed")
 
 
 def fit_command(tokens: Sequence[str], write: Any = print) -> None:
@@ -100,7 +105,7 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
         result = fit(
             model,
             train,
-            request.objective,
+            None if closed_form else request.objective,
             validation=validation,
             checkpoint=checkpoint,
             resume=resume,
@@ -126,7 +131,7 @@ def check_effect(request: Request, train: Data, model: Model, closed_form: bool)
     Raises:
         UserError: such a flag was given, or a step does not fit into memory.
     """
-    given = {**changed(request.objective), **request.options}
+    given = (*request.said, *request.options)
     if closed_form and request.files["init"] is not None:
         raise UserError(
             f"--init has no effect: {request.recipe} is fitted in closed form or by EM"
@@ -140,7 +145,7 @@ def check_effect(request: Request, train: Data, model: Model, closed_form: bool)
         values = request.objective.size(rows, train.x[0].numel(), latents)
         check_memory(values, "one training step", "lower --samples or --batch-size")
         return
-    idle = [name for name in given if name not in _CLOSED_FORM]
+    idle = [name for name in given if name not in CLOSED_FORM_OPTIONS]
     if idle:
         flag = "--" + idle[0].replace("_", "-")
         raise UserError(

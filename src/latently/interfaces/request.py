@@ -12,11 +12,12 @@ from latently import expr
 from latently.data.masks import Mask
 from latently.errors import UserError, closest
 from latently.interfaces.flags import Flag, check_seed, flags_of, parse, usage
-from latently.recipes import RECIPES
+from latently.recipes import CLOSED_FORM, RECIPES
 from latently.training import Objective, Variational, fit
 from latently.training.files import check_regular
 
 __all__ = [
+    "CLOSED_FORM_OPTIONS",
     "Request",
     "changed",
     "command_text",
@@ -24,8 +25,10 @@ __all__ = [
     "fit_help",
     "option_text",
     "read_request",
+    "taken_flags",
 ]
 
+CLOSED_FORM_OPTIONS = ("steps", "tolerance", "seed")  # those of `fit` that change such a fit
 _OBJECTIVE = ("bound", "estimator", "samples")
 _FROM_DATA = ("likelihood", "levels", "sees_mask")  # see making.make_model
 _SET_HERE = (
@@ -75,17 +78,21 @@ def run(
 
 @dataclass(frozen=True)
 class Request:
-    """A parsed fit: recipe, its arguments, the objective, the options of fit, and files."""
+    """A parsed fit: recipe, its arguments, the objective, the options of fit, and files.
+
+    `said` names the options of the objective that the call gave, be they the default ones.
+    """
 
     recipe: str
     arguments: Mapping[str, Any]
     objective: Objective
     options: Mapping[str, Any]
     files: Mapping[str, Any]
+    said: Sequence[str] = ()
 
 
 def fit_flags(recipe: str) -> list[Flag]:
-    """Every flag of `latently fit RECIPE`."""
+    """Every flag of `latently fit RECIPE` that is read, be it to be refused with its reason."""
     if recipe not in RECIPES:
         raise UserError(f"unknown recipe {recipe!r}; {closest(recipe, RECIPES)}")
     model = flags_of(RECIPES[recipe], f"model ({recipe})", skip=("shape", "contexts"))
@@ -95,6 +102,16 @@ def fit_flags(recipe: str) -> list[Flag]:
         *_objective_flags(),
         *flags_of(fit, "training", skip=(*_SET_HERE,)),
     ]
+
+
+def taken_flags(recipe: str) -> list[Flag]:
+    """The flags that a fit of this recipe does not refuse: those that its help lists."""
+    flags = fit_flags(recipe)
+    if recipe not in CLOSED_FORM:
+        return [flag for flag in flags if flag.name != "tolerance"]
+    known = {*inspect.signature(run).parameters, *inspect.signature(RECIPES[recipe]).parameters}
+    taken = (known - {"init"}) | set(CLOSED_FORM_OPTIONS)
+    return [flag for flag in flags if flag.name in taken]
 
 
 def _objective_flags() -> list[Flag]:
@@ -113,8 +130,14 @@ def fit_help(recipe: str | None) -> str:
             lines.append(f"  {name:<8} {(inspect.getdoc(function) or '').splitlines()[0]}")
         lines += ["", "Flags of a recipe: latently fit RECIPE --help"]
         return "\n".join(lines)
-    head = f"Usage: latently fit {recipe} --data SPEC --out FILE [flags]"
-    return f"{head}\n{usage(fit_flags(recipe))}"
+    flags = usage(taken_flags(recipe))
+    head = f"Usage: latently fit {recipe} --data SPEC --out FILE [flags]\n"
+    if recipe in CLOSED_FORM:
+        head += (
+            f"\nThe model is fitted in closed form or by EM, in passes over all rows: {recipe} "
+            "takes no\nobjective and no option of training by gradient.\n"
+        )
+    return head + flags
 
 
 def read_request(tokens: Sequence[str]) -> Request:
@@ -135,10 +158,9 @@ def read_request(tokens: Sequence[str]) -> Request:
     check_seed(values.get("seed", 0))
     names = {f.name for f in flags_of(RECIPES[recipe], "")}
     arguments = {k: v for k, v in values.items() if k in names}
-    said = (*_OBJECTIVE, "objective")
-    objective = _objective({k: v for k, v in values.items() if k in said})
+    said = {k: v for k, v in values.items() if k in (*_OBJECTIVE, "objective")}
     options = {k: v for k, v in values.items() if k not in names and k not in said}
-    return Request(recipe, arguments, objective, options, files)
+    return Request(recipe, arguments, _objective(said), options, files, tuple(said))
 
 
 def _objective(said: Mapping[str, Any]) -> Objective:

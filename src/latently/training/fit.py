@@ -250,8 +250,8 @@ def _check_idle(model: Model, options: Mapping[str, Any]) -> None:
     """Refuses options that would change nothing, so that no caller believes they did."""
     defaults = inspect.signature(fit).parameters
     for name, value in options.items():
-        as_usual = {"objective": (None, Variational()), "device": ("auto", "cpu")}
-        if name == "steps" or value in as_usual.get(name, (defaults[name].default,)):
+        as_usual = ("auto", "cpu") if name == "device" else (defaults[name].default,)
+        if name == "steps" or value in as_usual:
             continue
         raise UserError(
             f"{name}={value!r} has no effect: {type(model).__name__} is fitted in closed form or "
