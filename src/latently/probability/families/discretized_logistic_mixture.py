@@ -47,12 +47,18 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
     Exactly normalised at any parameters.
 
     Holes are summed out exactly: whole pixels, and last channels, at no cost; channels before an
-    observed one while they have at most 65,536 values (two of 256 levels). Mean and variance are
-    exact for one channel; those of coupled channels are averages over a lattice of 67 quantiles
-    of each component, good to about 1% of the deviation. The mode is the likeliest value of one
-    channel, and of each channel given the modes of those before it. Source: Salimans, Karpathy,
-    Chen, Kingma, "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood
-    and Other Modifications", 2017.
+    observed one while they have at most 65,536 values (two of 256 levels). The mode is the
+    likeliest value of one channel, and of each channel given the modes of those before it.
+
+    Mean and variance are exact for the first channel. Those of channels coupled to it are averages
+    over a lattice of 67 quantiles of each component. Of random mixtures of 5 and 10 components, in
+    2 to 4 channels of 2 to 64 levels, half of the means and deviations are off by less than 0.6%
+    of the deviation and 95 in 100 by less than 3%. Values rarer than 1 in 67 may be missed: a
+    deviation that comes from these alone, which is common with one component, may be called 0.
+    No error found, of any number of components, was above a fifth of the range of levels.
+
+    Source: Salimans, Karpathy, Chen, Kingma, "PixelCNN++: Improving the PixelCNN with Discretized
+    Logistic Mixture Likelihood and Other Modifications", 2017.
 
     Args:
         shape: event shape (C, *S): the first axis holds the channels, all others are pixels.
