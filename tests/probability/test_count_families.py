@@ -25,6 +25,8 @@ from latently.probability.families._counts import bounded_log, raw_of, smallest_
 from latently.probability.families.negative_binomial import _NegativeBinomial
 from latently.probability.families.poisson import _Poisson
 
+from .oracles import shaken
+
 BIG = 1e9
 MEANS = [1e-6, 0.03, 1.0, 16.0, 300.0, 1e6, 4e8]
 DISPERSIONS = [1e-6, 0.05, 1.0, 40.0, 1e4, 1e8]
@@ -59,13 +61,6 @@ def grid(*axes):
 
 def raw(value):
     return raw_of(torch.as_tensor(value, dtype=torch.float64))
-
-
-def shaken(family, by=0.5):
-    with torch.no_grad():
-        for p in family.parameters():
-            p.add_(by * torch.randn_like(p))
-    return family
 
 
 def cases(form, spread=1.0):

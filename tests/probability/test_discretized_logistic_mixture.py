@@ -8,6 +8,8 @@ import torch
 from latently.probability.distributions import DiscretizedLogistic as Logistic
 from latently.probability.families import DiscretizedLogistic, DiscretizedLogisticMixture
 
+from .oracles import all_rows
+
 LEVELS = 5
 
 
@@ -23,8 +25,7 @@ def case(shape=(3, 2), spread=1.5, lead=(), **options):
 
 def every_pixel(channels, levels=LEVELS):
     """Every value of a pixel, (levels^C, C)."""
-    values = torch.arange(float(levels)).double()
-    return torch.cartesian_prod(*[values] * channels).view(-1, channels)
+    return all_rows(range(levels), channels)
 
 
 def brute(h, x, components, levels):

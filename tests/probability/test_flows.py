@@ -21,19 +21,14 @@ from latently.probability.flows import MAF, NSF, FlowDistribution, RealNVP
 from latently.probability.priors import FlowPrior
 from latently.registry import KINDS
 
+from .oracles import shaken
+
 FLOWS = {
     **{name: kind(transforms=2, hidden=(8,)) for name, kind in KINDS["flows"].items()},
     "NSF coupling": NSF(transforms=2, hidden=(8,), coupling=True),
 }
 every = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
 TINY = partial(MLP, hidden=(5,), activation=torch.nn.Tanh)
-
-
-def shaken(module, by=0.5):
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(by * torch.randn_like(p))
-    return module
 
 
 def built(flow, features, context=0):

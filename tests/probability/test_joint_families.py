@@ -21,14 +21,7 @@ from latently.probability.families import (
 )
 from latently.probability.priors import Learned
 
-
-def close(found, wanted, tolerance=1e-9):
-    torch.testing.assert_close(
-        torch.as_tensor(found).detach().double(),
-        torch.as_tensor(wanted).detach().double(),
-        rtol=tolerance,
-        atol=tolerance,
-    )
+from .oracles import close, subsets
 
 
 def covariance(d):
@@ -55,11 +48,6 @@ def independent(cells=4):
 
 def standard(cells=4):
     return Factorized(StandardNormal(torch.zeros(cells).double()), 1)
-
-
-def subsets(cells):
-    """Every mask of a row."""
-    return torch.cartesian_prod(*[torch.tensor([True, False])] * cells).view(-1, cells)
 
 
 # Normals.

@@ -17,30 +17,7 @@ from latently.probability.families import (
 )
 from latently.probability.priors import Standard
 
-
-def close(found, wanted, tolerance=1e-9):
-    torch.testing.assert_close(
-        torch.as_tensor(found).detach().double(),
-        torch.as_tensor(wanted).detach().double(),
-        rtol=tolerance,
-        atol=tolerance,
-    )
-
-
-def subsets(cells):
-    """Every mask of a row."""
-    return torch.cartesian_prod(*[torch.tensor([True, False])] * cells).view(-1, cells)
-
-
-def quadrature(log_density, lows, highs, points=401):
-    """Integral of exp(log density) times (1, x, y) over a rectangle."""
-    axes = [
-        torch.linspace(a, b, points, dtype=torch.float64) for a, b in zip(lows, highs, strict=True)
-    ]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    p = log_density(grid).exp()
-    cell = math.prod(float(axis[1] - axis[0]) for axis in axes)
-    return p, grid, cell
+from .oracles import close, quadrature, subsets
 
 
 def shares(n, cells=4):
