@@ -24,9 +24,10 @@ def test_static_is_drawn_before_it_is_split(grey):
     assert np.array_equal(whole.x.numpy(), expected)
     assert (whole.levels, whole.family, whole.redraw) == (2, "Bernoulli", None)
     assert whole.protocol == "grey.npz:binary-static-seed3"
-    for part in splits(grey, binarise="static-seed3"):
+    parts = splits(grey, binarise="static-seed3")
+    for part, split in zip(parts, (" without validation", "/validation"), strict=True):
         assert np.array_equal(part.x.numpy(), expected[part.labels])
-        assert part.protocol.startswith("grey.npz:binary-static-seed3/")
+        assert part.protocol == f"grey.npz:binary-static-seed3{split}"
 
 
 def test_dynamic_redraws_rows_to_fit_on_and_draws_others_once(grey):
@@ -36,7 +37,7 @@ def test_dynamic_redraws_rows_to_fit_on_and_draws_others_once(grey):
     assert validation.redraw is None
     expected = np.random.default_rng(0).random(validation.x.shape) < X[validation.labels] / 255
     assert np.array_equal(validation.x.numpy(), expected)
-    assert train.protocol == "grey.npz:binary-dynamic/train+test"
+    assert train.protocol == "grey.npz:binary-dynamic without validation"
     assert load(f"{grey}/validation", binarise="dynamic").digest() == validation.digest()
     assert set(train.once().x.unique().tolist()) == {0.0, 1.0}
 

@@ -85,7 +85,7 @@ def test_file_splits_are_a_partition_by_seed(table):
     train, validation = splits(table, validation=0.2, seed=3)
     assert [d.protocol for d in (whole, train, validation)] == [
         "table.npz",
-        "table.npz/train+test",
+        "table.npz without validation",
         "table.npz/validation",
     ]
     order = np.random.default_rng(3).permutation(50)

@@ -102,7 +102,10 @@ def test_a_real_folder_wins_over_a_split(photos, monkeypatch, refused):
     assert (len(load("photos/train")), load("photos/train").protocol) == (5, "photos/train")
     assert load("photos/train/test").protocol == "photos/train/test"
     assert (len(load("photos")), len(load("photos/test"))) == (10, 1)
-    assert [d.protocol for d in splits("photos/more")] == ["more/train+test", "more/validation"]
+    assert [d.protocol for d in splits("photos/more")] == [
+        "more without validation",
+        "more/validation",
+    ]
     with refused("photos has no split 'tset'", "did you mean test?"):
         load("photos/tset")
     with refused("no such file"):

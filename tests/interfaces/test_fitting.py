@@ -112,6 +112,11 @@ def test_summary_and_nothing_left_behind(cli, out, whole):
     assert same(out, whole)
 
 
+def test_rows_of_a_file_are_called_by_its_name(done, made, out):
+    said = done("fit", "fa", "--data", made / "holes.npz", "--latents", 1, "--out", out)
+    assert said.startswith("holes.npz: 54 rows of shape (4,), 6 for validation, ")
+
+
 def test_quiet_prints_nothing(cli, out):
     ran = cli("fit", *SMALL.split(), "--quiet", "--out", out)
     assert (ran.code, ran.out, ran.err) == (0, "", "")
@@ -119,7 +124,7 @@ def test_quiet_prints_nothing(cli, out):
 
 def test_the_record(made):
     training = load_saved(made / "holes.safetensors").training
-    assert training["data"] == "holes.npz/train+test"
+    assert training["data"] == "holes.npz without validation"
     assert training["objective"] == "ELBO by Reparam, 1 sample"
     assert training["options"] == {"epochs": "2"}
     assert training["kept"].endswith("best on validation")

@@ -14,7 +14,7 @@ from typing import Any
 from latently.data.base import Data
 from latently.data.contexts import Context
 from latently.data.options import Options
-from latently.data.partition import hold_out, part
+from latently.data.partition import REST, hold_out, part
 from latently.data.paths import HELD_OUT, read_path, rows, with_values
 from latently.data.schema import check_schema
 from latently.data.spec import SOURCES, Spec, names, parse
@@ -100,7 +100,8 @@ def splits(
     Args:
         spec: See `load`. Of a named set: its train split (and its own validation split), or
             "/train+val" (nothing left to validate on). A path without a split: all its rows but
-            those of PATH/validation, named "PATH/train+test"; PATH/train leaves PATH/test alone.
+            those of PATH/validation, named "PATH without validation"; PATH/train leaves PATH/test
+            alone.
         data_dir: See `load`.
         validation: A share of a path's rows (default 0.1), 0 for none, or another SPEC.
         seed: Seed of the draw of the splits.
@@ -171,7 +172,7 @@ def _path_pair(parsed: Spec, options: Options, share: float | None) -> tuple[Dat
     whole = read_path(parsed.path, options)
     if parsed.split is None and (share == 0 or (share is None and len(whole) == 1)):
         return rows(whole, None, options), None
-    train = rows(whole, parsed.split or "train+test", options)
+    train = rows(whole, parsed.split or REST, options)
     if share == 0 or parsed.split == "train+val":
         return train, None
     return train, rows(whole, "validation", options)

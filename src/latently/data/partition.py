@@ -8,7 +8,7 @@ With `p = default_rng(seed).permutation(n)`:
 | validation | the next share of p, by default a tenth |
 | train | the rest |
 | train+val | all but test |
-| train+test | all but validation: what is left to fit on where nobody asked for a test split |
+| without validation | what is left to fit on where nobody asked for a test split |
 
 Shares are rounded, and are one row at least.
 """
@@ -20,9 +20,10 @@ import numpy as np
 from latently.data.base import Data
 from latently.errors import UserError
 
-__all__ = ["FRACTION", "hold_out", "part", "positions"]
+__all__ = ["FRACTION", "REST", "hold_out", "part", "positions"]
 
 FRACTION = 0.1
+REST = "without validation"
 _TEST = 0.1
 
 
@@ -41,7 +42,7 @@ def positions(
     Raises:
         UserError: A fraction outside (0, 1), or too few rows.
 
-    >>> [len(positions(50, split)) for split in ("train", "validation", "test", "train+test")]
+    >>> [len(positions(50, split)) for split in ("train", "validation", "test", REST)]
     [40, 5, 5, 45]
     """
     if not 0 < fraction < 1:
@@ -59,26 +60,26 @@ def positions(
         "validation": validation,
         "test": test,
         "train+val": order[tests:],
-        "train+test": np.concatenate([test, train]),
+        REST: np.concatenate([test, train]),
     }[split]
 
 
 def part(data: Data, split: str, fraction: float = FRACTION, seed: int = 0) -> Data:
-    """One split of the rows, named `PROTOCOL/SPLIT`.
+    """One split of the rows, named `PROTOCOL/SPLIT`, or `PROTOCOL without validation`.
 
     Raises:
         UserError: See `positions`.
     """
     rows = positions(len(data), split, fraction, seed, data.protocol)
-    return data.rows(rows, f"{data.protocol}/{split}")
+    return data.rows(rows, f"{data.protocol}{' ' if split == REST else '/'}{split}")
 
 
 def hold_out(data: Data, fraction: float = FRACTION, seed: int = 0) -> tuple[Data, Data]:
     """All rows but the validation split, and the validation split.
 
-    The rows to fit on hold the test split too, so their name ends in "/train+test".
+    The rows to fit on hold the test split, too: their name is `PROTOCOL without validation`.
 
     Raises:
         UserError: See `positions`.
     """
-    return part(data, "train+test", fraction, seed), part(data, "validation", fraction, seed)
+    return part(data, REST, fraction, seed), part(data, "validation", fraction, seed)

@@ -16,6 +16,7 @@ from latently import data as data_floor
 from latently import expr
 from latently._version import __version__
 from latently.data import Data
+from latently.data.partition import REST
 from latently.errors import Interrupted, UserError
 from latently.inference.noise import seeded
 from latently.interfaces.making import make_model, open_init, start_from
@@ -262,7 +263,8 @@ def _objective(objective: Objective) -> str:
 
 
 def _about(train: Data, validation: Data | None) -> str:
-    text = f"{train.protocol}: {len(train)} rows of shape {tuple(train.shape)}"
+    name = train.protocol.removesuffix(f" {REST}")  # said by the number of validation rows
+    text = f"{name}: {len(train)} rows of shape {tuple(train.shape)}"
     if validation is not None:
         text += f", {len(validation)} for validation"
     if missing := train.missing:

@@ -11,6 +11,7 @@ from latently import expr
 from latently.data import Data
 from latently.data.catalog import SOURCES
 from latently.data.masks import Mask
+from latently.data.partition import REST
 from latently.errors import UserError, closest
 from latently.inference import Evidence, ImportanceSampling, Method, evaluate
 from latently.inference.evidence import Progress, default_method
@@ -153,7 +154,8 @@ def _fitted_to(saved: Saved, data: Data) -> bool:
     """Whether data, by their name, hold rows that the model was trained on."""
     fitted = str(saved.data.get("protocol", ""))
     here = data.protocol.partition(", hidden by ")[0]
-    if not fitted or here == fitted or f"{fitted}/".startswith(f"{here}/"):
+    whole = fitted.removesuffix(f" {REST}")
+    if not fitted or here == fitted or f"{whole}/".startswith(f"{here}/"):
         return bool(fitted)
     (name, ours), (other, theirs) = _parts(fitted), _parts(here)
     return name == other and bool(ours & theirs)
@@ -161,6 +163,8 @@ def _fitted_to(saved: Saved, data: Data) -> bool:
 
 def _parts(protocol: str) -> tuple[str, set[str]]:
     """A data set's name and the disjoint parts of it that a protocol's split holds."""
+    if protocol.endswith(f" {REST}"):
+        return protocol.removesuffix(f" {REST}"), {"train", "test"}
     name, _, split = protocol.rpartition("/")
     parts = set(split.replace("train+val", "train+validation").split("+"))
     every = {"train", "validation", "test"}
