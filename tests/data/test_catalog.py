@@ -1,5 +1,6 @@
 """A SPEC names one thing; what it does not name is refused with the closest that exists."""
 
+import gzip
 import json
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from latently.data import Data, hold_out, load, names, splits
+from latently.data.files import conversion
+from latently.errors import UserError
 
 
 @pytest.fixture
@@ -60,10 +63,51 @@ def test_bad_specs(spec, words, refused):
 
 
 def test_a_file_of_another_format(tmp_path, refused):
-    path = tmp_path / "table.csv"
-    path.write_text("a,b\n1,2\n")
-    with refused("cannot read", "table.csv", ".npz"):
+    path = tmp_path / "table.parquet"
+    path.write_bytes(b"PAR1")
+    with refused("cannot read", "table.parquet", ".npz"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("it's.csv", '"a",b\n1,2.5\n3,\n'),
+        ("bare.csv", "1,2.5\n3,\n"),
+        ("semicolons.csv", "a;b\n1;2.5\n3;\n"),
+        ("tabs.tsv", "a\tb\n1\t2.5\n3\t\n"),
+        ("blanks.txt", "1 2.5\n3 nan\n"),
+        ("packed.csv.gz", "a,b\n1,2.5\n3,\n"),
+    ],
+)
+def test_a_table_of_text_is_refused_with_the_line_that_converts_it(name, text, tmp_path, refused):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    for spec in (path, f"{path}/train"):
+        with refused("is a table of text", "in Python: import numpy as np; "):
+            load(spec)
+    with pytest.raises(UserError) as caught:
+        load(path)
+    exec(str(caught.value).partition("in Python: ")[2], {})
+    found = np.load(tmp_path / f"{name.partition('.')[0]}.npy")
+    np.testing.assert_array_equal(found, [[1, 2.5], [3, np.nan]])
+    path.write_bytes(b"\xff\x00")  # whatever is in it, no traceback
+    with refused("is a table of text"):
+        load(path)
+
+
+def test_words_in_a_table_are_no_missing_values(tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text("a,b\n1,red\n")
+    with pytest.raises(ValueError, match="red"):
+        exec(conversion(path), {})
+
+
+def test_one_column_stays_one(tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("a\n1\n2\n")
+    exec(conversion(path), {})
+    assert np.load(tmp_path / "one.npy").shape == (2, 1)
 
 
 def test_conflicting_splits(refused):

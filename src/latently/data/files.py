@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +22,12 @@ from latently.data.folders import read_folder
 from latently.data.idx import is_idx, read_idx
 from latently.errors import UserError, closest
 
-__all__ = ["KINDS", "Raw", "column", "is_data", "read"]
+__all__ = ["KINDS", "Raw", "column", "conversion", "is_data", "read"]
 
 KINDS = ".npz, .npy, .idx, .idx.gz"
 _READERS = {".npz": read_npz, ".npy": read_npy}
+_TABLES = (".csv", ".tsv", ".txt", ".dat")
+_LINE = 2**16  # bytes of a table that are read to see how it is written
 
 
 class Raw(NamedTuple):
@@ -56,6 +60,36 @@ def read(path: Path, classes: Sequence[str] = ()) -> Raw:
         folder = read_folder(path, classes)
         return Raw(folder.x, folder.y, folder.levels, folder.classes)
     return Raw(*read_idx(path))
+
+
+def conversion(path: Path) -> str | None:
+    """What makes an array of a table of text, as one line of Python; None: the path is no table.
+
+    Empty cells become NaN, and words among the numbers are refused.
+    """
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    if name.suffix.lower() not in _TABLES or not path.is_file():
+        return None
+    opened = gzip.open if name != path else open
+    try:
+        with opened(path, "rb") as file:
+            line = file.readline(_LINE).decode("utf-8-sig", "replace")
+    except (OSError, EOFError, zlib.error):
+        line = ""
+    delimiter = max(",;\t", key=line.count)
+    cells = line.split(delimiter) if delimiter in line else line.split()
+    options = f", delimiter={delimiter!r}" if delimiter in line else ""
+    options += "" if all(map(_is_number, cells)) else ", skip_header=1"
+    read = f"np.genfromtxt({str(path)!r}{options}, loose=False, ndmin=2)"
+    return f"import numpy as np; np.save({str(name.with_suffix('.npy'))!r}, {read})"
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip() or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 def column(path: Path, raw: Raw, name: str) -> np.ndarray:
