@@ -24,7 +24,7 @@ FIT = {
     "vae --data digits": "needs --out",
     "vae --data": "--data needs a value",
     "vae --data digit --out {o}": "no data set is called 'digit'; did you mean digits?",
-    "vae --data= --out {o}": "no data set is called ''; known: cifar10, digits, fashion",
+    "vae --data= --out {o}": "no data set is called ''; known: cifar10, digits, factors, fashion",
     "vae --data digits/test --out {o}": "held out for evaluation",
     "vae --data digits/tets --out {o}": "did you mean test?",
     "vae --data mnist --out {o}": "choose mnist:binary-dynamic",
