@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,16 @@ from torch.distributions import Distribution, register_kl
 
 from latently.errors import UserError
 
-__all__ = ["Bernoulli", "Categorical", "Relaxed", "categories", "combinations", "open_uniform"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Levels",
+    "Relaxed",
+    "categories",
+    "combinations",
+    "kl_of_levels",
+    "open_uniform",
+]
 
 MOST_STATES = 4096  # rows of latents decoded for every row of data; more is no step's work
 
@@ -50,7 +60,26 @@ def combinations(values: Tensor, cells: int) -> Tensor:
     return values[index.view(-1, cells)]
 
 
-class Bernoulli(TorchBernoulli):
+class Levels(Distribution):
+    """Elementwise, over the whole numbers 0 .. n - 1: the KL of any two is a sum of n terms."""
+
+    @property
+    @abstractmethod
+    def values(self) -> Tensor:
+        """The n numbers."""
+
+
+def kl_of_levels(q: Any, p: Any) -> Tensor:
+    """`sum_k q(k) (log q(k) - log p(k))` over the levels; infinite where p lacks some of q's."""
+    k, batch = q.values, torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    if len(k) > len(p.values):
+        return k.new_full(batch, math.inf)
+    k = k.view(-1, *(1,) * len(batch)).expand(-1, *batch)
+    log_q = q.log_prob(k)
+    return (log_q.exp() * (log_q - p.log_prob(k))).sum(0)
+
+
+class Bernoulli(TorchBernoulli, Levels):
     r"""Bernoulli by logits: `log p(x) = x h - softplus(h)` for `x` in {0, 1}."""
 
     def __init__(self, logits: Tensor) -> None:
@@ -145,7 +174,7 @@ def _misses(h: Tensor, x: Tensor, g: Tensor) -> Tensor:
     return p.neg_().add_(x).mul_(g)
 
 
-class Categorical(Distribution):
+class Categorical(Levels):
     r"""Categories 0 .. L - 1 by logits h over the last axis: `P(x) = exp(h_x) / sum_l exp(h_l)`.
 
     Draws, like all values here, are floats. Mean, variance, cdf and quantiles are those of the
@@ -230,8 +259,13 @@ def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> Tensor:
     return ones + zeros
 
 
+register_kl(Levels, Levels)(kl_of_levels)
+
+
 @register_kl(Categorical, Categorical)
 def _kl_categorical(q: Categorical, p: Categorical) -> Tensor:
+    if q.log_probs.shape[-1] != p.log_probs.shape[-1]:
+        return kl_of_levels(q, p)
     return (q.probs * (q.log_probs - p.log_probs)).sum(-1)
 
 

@@ -14,17 +14,23 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, register_kl
+from torch.distributions import Distribution, kl_divergence, register_kl
 
 from latently.probability.distributions.joint import Factorized, Joint
 from latently.probability.distributions.normal import Normal, Scaled
 
-__all__ = ["LowRankMultivariateNormal", "MultivariateNormal", "ScaledJoint"]
+__all__ = [
+    "Gaussian",
+    "LowRankMultivariateNormal",
+    "MultivariateNormal",
+    "ScaledJoint",
+    "independent",
+]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class _Gaussian(Joint):
+class Gaussian(Joint):
     """What normals of rows have in common; `loc` is of shape (*batch, *event)."""
 
     has_rsample = True
@@ -111,7 +117,7 @@ class _Gaussian(Joint):
         return rows.flatten(-len(self.event_shape))
 
 
-class MultivariateNormal(_Gaussian):
+class MultivariateNormal(Gaussian):
     r"""Normal of full covariance by a lower triangular W that whitens: `W (x - mu) ~ N(0, I)`.
 
     `log p(x) = -|W (x - mu)|^2 / 2 + sum_j log W_jj - D log(2 pi) / 2`, and `Sigma^-1 = W' W`.
@@ -191,7 +197,7 @@ class MultivariateNormal(_Gaussian):
         return MultivariateNormal(self.loc.double() + row, lower)
 
 
-class LowRankMultivariateNormal(_Gaussian):
+class LowRankMultivariateNormal(Gaussian):
     r"""Normal of covariance `F F' + diag(sigma^2)`, at a cost linear in the number of cells.
 
     With `V = F / sigma`, `u = (x - mu) / sigma` and `C = I + V' V` of the size of the rank,
@@ -307,8 +313,8 @@ class ScaledJoint(Scaled, Joint):
         return entropy + self.scale.log().sum().to(entropy.dtype)
 
 
-@register_kl(_Gaussian, _Gaussian)
-def _kl_gaussian(q: _Gaussian, p: _Gaussian) -> Tensor:
+@register_kl(Gaussian, Gaussian)
+def _kl_gaussian(q: Gaussian, p: Gaussian) -> Tensor:
     """`(tr(P S) + d' P d - D) / 2 + log |S_p|^(1/2) - log |S_q|^(1/2)`, P the precision of p.
 
     With the covariance S of q in parts, `sum r r' + diag v`, the trace is `sum r' P r + v . P_jj`.
@@ -320,23 +326,40 @@ def _kl_gaussian(q: _Gaussian, p: _Gaussian) -> Tensor:
     return 0.5 * (trace + p.energy(shift).squeeze(-1) - cells) + p.log_det() - q.log_det()
 
 
-@register_kl(Factorized, _Gaussian)
-def _kl_from_independent(q: Factorized, p: _Gaussian) -> Tensor:
-    return _kl_gaussian(_independent(q, p), p)
+@register_kl(Factorized, Gaussian)
+def _kl_from_independent(q: Factorized, p: Gaussian) -> Tensor:
+    """That of p without its correlations, and what they add: cells of q move independently.
+
+    With P the precision of p and d the difference of means, the expected energies of p and of
+    independent normals of the precisions P_jj differ by `d' P d - sum_j P_jj d_j^2`.
+    """
+    if isinstance(q.base, Normal):
+        return _kl_gaussian(independent(q), p)
+    precision = p.precision_diagonal()
+    log_std = -0.5 * precision.log()
+    apart = Normal(p.loc, log_std.view_as(p.loc))
+    kl = p._flat(kl_divergence(q.base, apart)).sum(-1)
+    d = p._flat(q.base.mean - p.loc)
+    energy = p.energy(d.unsqueeze(-2)).squeeze(-1) - (precision * d.square()).sum(-1)
+    return kl + 0.5 * energy + p.log_det() - log_std.sum(-1)
 
 
-@register_kl(_Gaussian, Factorized)
-def _kl_to_independent(q: _Gaussian, p: Factorized) -> Tensor:
-    return _kl_gaussian(q, _independent(p, q))
+@register_kl(Gaussian, Factorized)
+def _kl_to_independent(q: Gaussian, p: Factorized) -> Tensor:
+    """That of q's marginals, and by how much their entropies exceed that of q."""
+    if isinstance(p.base, Normal):
+        return _kl_gaussian(q, independent(p))
+    apart = q._marginals
+    kl = q._flat(kl_divergence(apart, p.base)).sum(-1)
+    return kl + q._flat(apart.entropy()).sum(-1) - q.entropy()
 
 
-def _independent(d: Factorized, other: Distribution) -> LowRankMultivariateNormal:
+def independent(d: Factorized) -> LowRankMultivariateNormal:
     """Independent normals as a normal of rank 0."""
-    if not isinstance(d.base, Normal):  # torch's word for: no closed form is known
-        raise NotImplementedError(f"KL of {type(other).__name__} and {type(d.base).__name__}")
     cells = math.prod(d.event_shape)
-    factor = d.base.loc.new_zeros(*d.batch_shape, cells, 0)
-    return LowRankMultivariateNormal(d.base.loc, factor, d.base.log_scale)
+    base = cast(Normal, d.base)
+    factor = base.loc.new_zeros(*d.batch_shape, cells, 0)
+    return LowRankMultivariateNormal(base.loc, factor, base.log_scale)
 
 
 def _ridge(rows: Tensor, loadings: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
+from latently.probability.distributions.discrete import Levels
+
 __all__ = ["DiscretizedLogistic", "Rounded", "integer_moments", "log1mexp"]
 
 _BLOCK_VALUES = 2**20  # values held at once where a sum runs over the levels
 
 
-class DiscretizedLogistic(Distribution):
+class DiscretizedLogistic(Levels):
     r"""A logistic distribution rounded to the integers 0 .. levels - 1.
 
     With `a = (x + 1/2 - mu) / s`, `b = (x - 1/2 - mu) / s` and the outer bins reaching to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -9,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, Gamma, kl_divergence, register_kl
 
 from latently.probability.distributions.discrete import open_uniform
-from latently.probability.distributions.gaussian import MultivariateNormal
+from latently.probability.distributions.gaussian import Gaussian, MultivariateNormal, independent
 from latently.probability.distributions.joint import Factorized, Joint
 from latently.probability.distributions.normal import Normal
 
@@ -230,6 +231,37 @@ def _kl_dirichlet(q: Dirichlet, p: Dirichlet) -> Tensor:
 def _kl_logistic_normal(q: LogisticNormal, p: LogisticNormal) -> Tensor:
     """That of the logits: a bijection changes no KL."""
     return _sum_rows(kl_divergence(q.logits, p.logits), len(q.event_shape) - 1)
+
+
+@register_kl(Dirichlet, LogisticNormal)
+def _kl_dirichlet_to_normal(q: Dirichlet, p: LogisticNormal) -> Tensor:
+    """`-H(q) - E log N(y) + sum_l E log x_l`: the logs of q's cells have known moments.
+
+    `E log x_l = psi(a_l) - psi(A)`; of the logits y the mean is `psi(a_l) - psi(a_L)` and the
+    covariance `diag psi'(a_l) + psi'(a_L)`.
+    """
+    if q.among is not None:
+        raise NotImplementedError("KL of Dirichlet rows whose cells are known in part")
+    a = q.concentration.double()
+    log_x, spread = torch.digamma(a), torch.polygamma(1, a)
+    y = _wide(p.logits)
+    shift = (log_x[..., :-1] - log_x[..., -1:] - y.loc).unsqueeze(-2)
+    ones = torch.ones_like(shift) * spread[..., -1:].unsqueeze(-1).sqrt()
+    energy = (y.energy(shift) + y.energy(ones)).squeeze(-1)
+    energy = energy + (y.precision_diagonal() * spread[..., :-1]).sum(-1)
+    total = q._sum
+    logs = (log_x - torch.digamma(total).unsqueeze(-1)).sum(-1)
+    log_p = -0.5 * energy - y.log_det() - 0.5 * shift.shape[-1] * math.log(2 * math.pi) - logs
+    rows = Dirichlet(a, 1).entropy() + log_p
+    return -_sum_rows(rows, len(q.event_shape) - 1).to(q.concentration.dtype)
+
+
+def _wide(logits: MultivariateNormal | Factorized) -> Gaussian:
+    """The logits as a normal of rows, in float64."""
+    if isinstance(logits, MultivariateNormal):
+        return MultivariateNormal(logits.loc.double(), logits.whiten.double())
+    base = cast(Normal, logits.base)
+    return independent(Factorized(Normal(base.loc.double(), base.log_scale.double()), 1))
 
 
 def smallest(dtype: torch.dtype) -> float:

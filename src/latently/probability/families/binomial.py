@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, register_kl
+from torch.distributions import register_kl
 
 from latently.errors import UserError
 from latently.probability.distributions import Factorized
+from latently.probability.distributions.discrete import Levels, kl_of_levels
 from latently.probability.families._counts import (
     HALF_LOG_2PI,
     betainc,
@@ -76,7 +77,7 @@ class Binomial(Family):
         return ((successes + 0.5) / (rows * (self.levels - 1) + 1)).logit()
 
 
-class _Binomial(Distribution):
+class _Binomial(Levels):
     """Binomial of n trials by logits, elementwise."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
@@ -148,7 +149,9 @@ class _Binomial(Distribution):
 
 @register_kl(_Binomial, _Binomial)
 def _kl_binomial(q: _Binomial, p: _Binomial) -> Tensor:
-    """n times that of one trial; both have the same number."""
+    """n times that of one trial, where both have as many."""
+    if q.trials != p.trials:
+        return kl_of_levels(q, p)
     ones = q.probs * (F.logsigmoid(q.logits) - F.logsigmoid(p.logits))
     zeros = (-q.logits).sigmoid() * (F.logsigmoid(-q.logits) - F.logsigmoid(-p.logits))
     return q.trials * (ones + zeros)

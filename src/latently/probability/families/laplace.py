@@ -10,12 +10,17 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from latently.probability.distributions import Factorized
+from latently.probability.distributions import Normal as NormalDistribution
 from latently.probability.distributions.discrete import open_uniform
+from latently.probability.distributions.normal import kl_to_normal
 from latently.probability.families._columns import LOG_SCALE_LIMIT, Columns, bounded
 from latently.probability.families._moments import moments, split
 from latently.probability.families._special import quantiles, unbent
 
 __all__ = ["Laplace"]
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_ROOT_HALF = math.sqrt(0.5)
 
 
 class Laplace(Columns):
@@ -119,3 +124,18 @@ def _kl_laplace(q: _Laplace, p: _Laplace) -> Tensor:
     distance = ((q.loc - p.loc) / p.scale).abs()
     near = ((q.loc - p.loc) / q.scale).abs()
     return (distance + ratio * torch.expm1(-near)) + torch.expm1(log_ratio) - log_ratio
+
+
+register_kl(_Laplace, NormalDistribution)(kl_to_normal)
+
+
+@register_kl(NormalDistribution, _Laplace)
+def _kl_normal_to_laplace(q: NormalDistribution, p: _Laplace) -> Tensor:
+    """`E|x - m| / b + log 2b - H(q)`, with the folded normal's mean.
+
+    `E|x - m| = sigma (2 phi(u) + u (2 Phi(u) - 1))`, `u = (mu - m) / sigma`.
+    """
+    u = (q.loc - p.loc) / q.scale
+    folded = math.sqrt(2 / math.pi) * (-0.5 * u.square()).exp() + u * torch.erf(u * _ROOT_HALF)
+    ratio = q.log_scale - p.log_scale
+    return folded * ratio.exp() - ratio + math.log(2) - _HALF_LOG_2PI - 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Size, Tensor
@@ -11,11 +11,15 @@ from torch.distributions import Distribution, kl_divergence, register_kl
 from latently.probability.distributions import Factorized, Normal, Scaled
 from latently.probability.distributions.integers import log1mexp
 from latently.probability.families._columns import bounded
+from latently.probability.families._counts import stirling
 from latently.probability.families._moments import split
 from latently.probability.families._positive import Positive
-from latently.probability.families._special import exp_inside
+from latently.probability.families._special import digamma_remainder, excess, exp_inside
+from latently.probability.families.gamma import _Gamma
 
 __all__ = ["LogNormal"]
+
+_LARGEST = {torch.float32: 60.0, torch.float64: 600.0}  # exponents; products must fit, too
 
 
 class LogNormal(Positive):
@@ -105,3 +109,42 @@ class _LogNormal(Distribution):
 @register_kl(_LogNormal, _LogNormal)
 def _kl_log_normal(q: _LogNormal, p: _LogNormal) -> Tensor:
     return kl_divergence(q.base, p.base)
+
+
+@register_kl(_LogNormal, _Gamma)
+def _kl_to_gamma(q: _LogNormal, p: _Gamma) -> Tensor:
+    """`-alpha e(w) - e(log(alpha s^2)) / 2 + R(alpha)`, with no term below 0 but rounding.
+
+    `w = m + s^2 / 2 - log mu` is the log ratio of means, `e(v) = 1 + v - exp(v)`, R Stirling's
+    remainder. Where exp(w) is no number of its type, w is the largest for which it is.
+    """
+    m, log_std = _parameters(q)
+    square = (2 * log_std).exp()
+    w = (m + square / 2 - p.log_mean).to(p.shape.dtype)
+    w = w.clamp(max=_LARGEST[w.dtype])
+    size = (2 * log_std).to(w.dtype) + p.shape.log()
+    return -p.shape * excess(w) - 0.5 * excess(size) + stirling(p.shape)
+
+
+@register_kl(_Gamma, _LogNormal)
+def _kl_of_gamma(q: _Gamma, p: _LogNormal) -> Tensor:
+    """KL of the logs, `-H(log x) + (psi'(alpha) + d^2) / (2 s^2) + log s + log(2 pi) / 2`.
+
+    d is `E log x - m`, and `E log x = log mu + psi(alpha) - log alpha`.
+    """
+    m, log_std = _parameters(p)
+    alpha, log_std = q.shape, log_std.to(q.shape.dtype)
+    slope = digamma_remainder(alpha) - 0.5 / alpha  # psi(alpha) - log alpha
+    d = (q.log_mean + slope - m).to(alpha.dtype)
+    spread = torch.polygamma(1, alpha.double()).to(alpha.dtype)
+    energy = (spread + d.square()) * (-2 * log_std).exp()
+    return alpha * slope + 0.5 * (alpha.log() + energy) - stirling(alpha) + log_std
+
+
+def _parameters(d: _LogNormal) -> tuple[Tensor, Tensor]:
+    """Mean and log deviation of log x."""
+    if isinstance(d.base, Scaled):
+        base = cast(Normal, d.base.base)
+        return d.base.loc + d.base.scale * base.loc, base.log_scale + d.base.scale.log()
+    base = cast(Normal, d.base)
+    return base.loc, base.log_scale

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.probability.distributions import Factorized
+from latently.probability.distributions.discrete import Levels
 from latently.probability.distributions.integers import log1mexp
 from latently.probability.families._columns import bounded
 from latently.probability.families._moments import split, zero_missing
@@ -104,7 +104,7 @@ def _raw_cuts(shares: Tensor) -> Tensor:
     return torch.cat([cuts[:1], steps + torch.log(-torch.expm1(-steps))])
 
 
-class _CumulativeLogit(Distribution):
+class _CumulativeLogit(Levels):
     """Levels by cumulative logits, elementwise.
 
     Args:

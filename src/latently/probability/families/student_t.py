@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, register_kl
 
-from latently.probability.distributions import Factorized
+from latently.probability.distributions import Factorized, Normal
+from latently.probability.distributions.normal import kl_to_normal
 from latently.probability.families._columns import LOG_SCALE_LIMIT, Columns, bounded
 from latently.probability.families._counts import HALF_LOG_2PI, stirling
 from latently.probability.families._moments import split
@@ -163,6 +164,9 @@ class _StudentT(Distribution):
         """Log-density of T at 0; by Stirling's formula the large terms cancel beforehand."""
         a = self.df / 2
         return a * torch.log1p(0.5 / a) - 0.5 + stirling(a + 0.5) - stirling(a) - HALF_LOG_2PI
+
+
+register_kl(_StudentT, Normal)(kl_to_normal)
 
 
 def _log1p_square(u: Tensor) -> Tensor:

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, register_kl
 
 from latently.probability.distributions import Factorized
+from latently.probability.distributions.discrete import kl_of_levels
 from latently.probability.families._inner import inner, refusal
 from latently.probability.families.base import Family
 from latently.probability.families.negative_binomial import NegativeBinomial
+from latently.probability.families.poisson import _Poisson
 
 __all__ = ["ZeroInflated"]
 
@@ -204,3 +206,32 @@ class _ZeroInflated(Distribution):
     @property
     def _share(self) -> Tensor:
         return (-self.logits).sigmoid()
+
+
+@register_kl(_ZeroInflated, _ZeroInflated)
+@register_kl(_ZeroInflated, _Poisson)
+@register_kl(_Poisson, _ZeroInflated)
+def _kl_zero_inflated(q: _ZeroInflated | _Poisson, p: _ZeroInflated | _Poisson) -> Tensor:
+    """The sum over finitely many levels, or over 0 and, of Poissons, all counts above it.
+
+    Above 0 the log ratios are those of the shares `1 - pi` and of the families, whose sum is
+    `sum_{x > 0} P_q(x) log(P_q(x) / P_p(x)) = l_q (log l_q - log l_p) + (l_p - l_q)(1 - e^-l_q)`.
+    """
+    if hasattr(q, "values") and hasattr(p, "values"):
+        return kl_of_levels(q, p)
+    (share_q, f), (share_p, g) = _share_and_counts(q), _share_and_counts(p)
+    if not (isinstance(f, _Poisson) and isinstance(g, _Poisson)):
+        raise NotImplementedError(f"KL of counts {type(f).__name__} and {type(g).__name__}")
+    zero = torch.zeros_like(f.rate)
+    none = q.log_prob(zero)
+    some = -torch.expm1(-f.rate)
+    above = f.rate * (f.log_rate - g.log_rate) + (g.rate - f.rate) * some
+    above = above + some * (share_q - share_p)
+    return none.exp() * (none - p.log_prob(zero)) + share_q.exp() * above
+
+
+def _share_and_counts(d: _ZeroInflated | _Poisson) -> tuple[Tensor, Distribution]:
+    """`log(1 - pi)` and the distribution that pi is added to."""
+    if isinstance(d, _ZeroInflated):
+        return F.logsigmoid(-d.logits), d.base
+    return torch.zeros_like(d.rate), d
