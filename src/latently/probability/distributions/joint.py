@@ -67,6 +67,10 @@ class Factorized(Joint):
         terms = self.base.log_prob(torch.where(mask, value, fill))
         return _sum_last(torch.where(mask, terms, 0.0), self.ndim)
 
+    def cell_log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of every coordinate, (*batch, *event), in nats."""
+        return self.base.log_prob(value)
+
     def given(self, value: Tensor, mask: Tensor) -> Factorized:
         """This one: observed cells say nothing of the others."""
         return self

@@ -60,6 +60,10 @@ class OneHot(Joint):
         ndim = len(self.event_shape) - 1
         return terms.flatten(-ndim).sum(-1) if ndim else terms
 
+    def cell_log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of every category, (*batch, *event[:-1]), in nats."""
+        return (value * self.log_probs).sum(-1)
+
     def given(self, value: Tensor, mask: Tensor) -> OneHot:
         """Without the categories that were seen to be 0, or none but the one seen to be 1."""
         known = (mask & (value > 0)).any(-1, keepdim=True)
