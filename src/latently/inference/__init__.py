@@ -14,9 +14,22 @@ from latently.inference.estimators import (
     Score,
 )
 from latently.inference.evidence import Evidence, Exact, ImportanceSampling, Method, evaluate
+from latently.inference.features import (
+    ClassifierFeatures,
+    ColumnFeatures,
+    FeatureMap,
+    Features,
+    PCAFeatures,
+)
 from latently.inference.imputation import Imputation, impute
 from latently.inference.kernels import RBF, InverseMultiquadratic, Kernel, mmd
 from latently.inference.particles import Particles
+from latently.inference.sample_quality import (
+    Measure,
+    SampleQuality,
+    judge_samples,
+    sample_quality,
+)
 from latently.inference.schedules import Cosine, Linear, Schedule, Warmup
 
 __all__ = [
@@ -29,27 +42,36 @@ __all__ = [
     "STL",
     "VIMCO",
     "Bound",
+    "ClassifierFeatures",
+    "ColumnFeatures",
     "Cosine",
     "DReG",
     "Enumerate",
     "Estimator",
     "Evidence",
     "Exact",
+    "FeatureMap",
+    "Features",
     "GumbelSoftmax",
     "ImportanceSampling",
     "Imputation",
     "InverseMultiquadratic",
     "Kernel",
     "Linear",
+    "Measure",
     "Method",
     "MultiplyIWAE",
+    "PCAFeatures",
     "Particles",
     "Renyi",
     "Reparam",
+    "SampleQuality",
     "Schedule",
     "Score",
     "Warmup",
     "evaluate",
     "impute",
+    "judge_samples",
     "mmd",
+    "sample_quality",
 ]
