@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ def blocks(rows: int, cells: int, samples: int) -> list[slice]:
     most = max(2, _DECODED // max(1, cells * samples))
     count = max(1, min(-(-rows // most), rows // 2))
     ends = [rows * i // count for i in range(count + 1)]
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def infer(
