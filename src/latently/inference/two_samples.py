@@ -73,7 +73,7 @@ def precision_recall(samples: Tensor, rows: Tensor, neighbours: int = 3) -> tupl
 
     >>> x = torch.arange(8.0)[:, None]
     >>> precision_recall(x[:4], x)  # half of the data
-    (1.0, 0.75)
+    (1.0, 0.875)
     """
     pair = Pair.of(*_checked("precision_recall", samples, rows, neighbours + 1))
     return pair.precision(neighbours), pair.recall(neighbours)
