@@ -292,7 +292,7 @@ def test_rows_that_repeat_by_themselves_are_no_copies():
 
 def test_draws_drawn_towards_training_rows_are_told():
     train = draws(500, 6, 0)
-    towards = 0.75 * train[:300] + 0.75 * draws(300, 6, 1)
+    towards = 0.9 * train[:300] + 0.5 * draws(300, 6, 1)
     found = sample_quality(towards, draws(400, 6, 2), train, features=WHOLE)
     assert found["copying_z"].value.value < -3
     assert "nearer to training rows" in found.findings[0]
