@@ -69,11 +69,13 @@ _MODULES = {
 }
 _GATHERED = [  # all that these list is public: what is added to one needs no entry here
     "latently.inference.bounds",
+    "latently.inference.divergences",
     "latently.inference.estimators",
     "latently.inference.evidence",
     "latently.inference.features",
     "latently.inference.imputation",
     "latently.inference.kernels",
+    "latently.inference.out_of_distribution",
     "latently.inference.sample_quality",
     "latently.inference.schedules",
     "latently.inference.two_samples",

@@ -1,6 +1,7 @@
 """Arithmetic on log-weights: particles, bounds, estimators and evidence; knows no model."""
 
 from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
+from latently.inference.divergences import Divergence, GaussianFit, fit_gaussian, kl
 from latently.inference.estimators import (
     PIWAE,
     REBAR,
@@ -23,6 +24,14 @@ from latently.inference.features import (
 )
 from latently.inference.imputation import Imputation, impute
 from latently.inference.kernels import RBF, InverseMultiquadratic, Kernel, mmd
+from latently.inference.out_of_distribution import (
+    Strangeness,
+    auroc,
+    complexity,
+    likelihood_ratio,
+    strangeness,
+    typicality,
+)
 from latently.inference.particles import Particles
 from latently.inference.sample_quality import (
     Measure,
@@ -46,12 +55,14 @@ __all__ = [
     "ColumnFeatures",
     "Cosine",
     "DReG",
+    "Divergence",
     "Enumerate",
     "Estimator",
     "Evidence",
     "Exact",
     "FeatureMap",
     "Features",
+    "GaussianFit",
     "GumbelSoftmax",
     "ImportanceSampling",
     "Imputation",
@@ -68,10 +79,18 @@ __all__ = [
     "SampleQuality",
     "Schedule",
     "Score",
+    "Strangeness",
     "Warmup",
+    "auroc",
+    "complexity",
     "evaluate",
+    "fit_gaussian",
     "impute",
     "judge_samples",
+    "kl",
+    "likelihood_ratio",
     "mmd",
     "sample_quality",
+    "strangeness",
+    "typicality",
 ]

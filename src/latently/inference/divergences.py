@@ -181,8 +181,8 @@ def fit_gaussian(
 
     over the mean m and the lower triangular L; the nodes e are those of the trapezoid rule in one
     and two dimensions, and fixed quasi-random ones in more. It may have a minimum at every mode,
-    and the start decides. Source of the two: Bishop, "Pattern Recognition and Machine Learning", 2006,
-    section 10.1; of what they do to modes: Minka, "Divergence Measures and Message Passing", 2005.
+    and the start decides. Sources: Bishop, "Pattern Recognition and Machine Learning", 2006,
+    section 10.1; Minka, "Divergence Measures and Message Passing", 2005.
 
     Args:
         target: p over real vectors, of event shape (D,) or (), without a batch.
