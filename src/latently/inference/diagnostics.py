@@ -230,7 +230,7 @@ def diagnose(
     >>> model = ppca((3,), latents=1)
     >>> _ = fit(model, data, progress=False)
     >>> print(diagnose(model, data).rate)
-    rate, KL(q(z|x) || p(z)) ~ 1.0... +- 0.0... nats (estimate, MC +-0.0...)
+    rate, KL(q(z|x) || p(z)) ~ 1.1 +- 0.1 nats (estimate, MC +-0.01)
     """
     if model.density is None:
         raise UserError(f"{type(model).__name__} has no density; diagnose needs log p(x|z)")
