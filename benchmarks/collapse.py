@@ -4,10 +4,10 @@
 
 VAEs of digits with 16 latents, --repeats seeds of each kind, 20 epochs: with beta = 1, which use
 their latents; with beta = 50, which pay too much for them and end with none; and with a beta that
-falls from 50 to 1 in the first half of the fit, so that latents come back slowly. Of the third kind
-nothing is claimed: it shows what the threshold of 0.1 nats means, beside what the latents gain in
-evidence (the importance weighted bound of 100 draws, over its mean where beta is 50). Diagnosed
-are the validation rows.
+falls from 50 to 1 in the first half of the fit, so that latents come back slowly. Nothing is
+claimed of the third kind: it shows what the threshold of 0.1 nats means, beside what the latents
+gain in evidence (the importance weighted bound of 100 draws, over its mean where beta is 50).
+Diagnosed are the validation rows.
 """
 
 from __future__ import annotations

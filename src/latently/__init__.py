@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         STL,
         VIMCO,
         Cosine,
+        Diagnosis,
         DReG,
         Enumerate,
         Evidence,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
         Reparam,
         Score,
         Warmup,
+        diagnose,
+        disentanglement,
         evaluate,
         impute,
     )
@@ -69,6 +72,8 @@ _MODULES = {
 }
 _GATHERED = [  # all that these list is public: what is added to one needs no entry here
     "latently.inference.bounds",
+    "latently.inference.diagnostics",
+    "latently.inference.disentanglement",
     "latently.inference.divergences",
     "latently.inference.estimators",
     "latently.inference.evidence",
@@ -100,6 +105,7 @@ __all__ = [
     "DReG",
     "Data",
     "Dequantized",
+    "Diagnosis",
     "Enumerate",
     "Evidence",
     "Exact",
@@ -123,6 +129,8 @@ __all__ = [
     "Warmup",
     "__version__",
     "data",
+    "diagnose",
+    "disentanglement",
     "evaluate",
     "fa",
     "families",

@@ -1,6 +1,8 @@
 """Arithmetic on log-weights: particles, bounds, estimators and evidence; knows no model."""
 
 from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
+from latently.inference.diagnostics import Diagnosis, diagnose
+from latently.inference.disentanglement import Disentanglement, disentanglement, mig, sap
 from latently.inference.divergences import Divergence, GaussianFit, fit_gaussian, kl
 from latently.inference.estimators import (
     PIWAE,
@@ -55,6 +57,8 @@ __all__ = [
     "ColumnFeatures",
     "Cosine",
     "DReG",
+    "Diagnosis",
+    "Disentanglement",
     "Divergence",
     "Enumerate",
     "Estimator",
@@ -83,14 +87,18 @@ __all__ = [
     "Warmup",
     "auroc",
     "complexity",
+    "diagnose",
+    "disentanglement",
     "evaluate",
     "fit_gaussian",
     "impute",
     "judge_samples",
     "kl",
     "likelihood_ratio",
+    "mig",
     "mmd",
     "sample_quality",
+    "sap",
     "strangeness",
     "typicality",
 ]
