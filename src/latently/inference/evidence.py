@@ -40,12 +40,16 @@ FEW_STATES = 1024  # about the default draws per row: the exact sum costs no mor
 
 
 class Scores(NamedTuple):
-    """Per-row results of a method: nats, Monte Carlo variance, ESS and k-hat of the weights."""
+    """Per-row results of a method: nats, Monte Carlo variance, ESS and k-hat of the weights.
+
+    `notes` say why the method doubts them, a line each.
+    """
 
     values: Tensor
     mc_variance: Tensor
     ess: Tensor | None
     k_hat: Tensor | None
+    notes: tuple[str, ...] = ()
 
 
 class DataLike(Protocol):
@@ -458,8 +462,9 @@ def evaluate(
         model.train(was_training)
     complete = data.mask is None or bool(data.mask.all())
     named = getattr(data, "conditions", None)
-    # every weight of an exact model is p(x)
-    exact = method.kind == "exact" or (model.density == "exact" and method.kind != "estimate")
+    # every weight p(x, z) / q(z|x) of an exact model is p(x)
+    sampled = isinstance(method, ImportanceSampling)
+    exact = method.kind == "exact" or (model.density == "exact" and sampled)
     return Evidence(
         values=scores.values,
         kind="exact" if exact else method.kind,
@@ -472,6 +477,7 @@ def evaluate(
         dims=math.prod(model.shape) if model.discrete and complete else None,
         discrete=model.discrete,
         seed=seed,
+        notes=scores.notes,
         given="" if data.context is None else getattr(named, "name", "c"),
     )
 
