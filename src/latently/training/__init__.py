@@ -7,16 +7,19 @@ from latently.training.objectives.base import Objective, Terms
 from latently.training.objectives.info_vae import InfoVAE
 from latently.training.objectives.total_correlation import TotalCorrelation
 from latently.training.objectives.variational import Variational
+from latently.training.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
     "Average",
     "Fit",
     "InfoVAE",
     "Objective",
+    "ReweightedWakeSleep",
     "Step",
     "Terms",
     "TotalCorrelation",
     "Variational",
+    "WakeSleep",
     "fit",
     "train",
 ]
