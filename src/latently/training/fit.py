@@ -64,6 +64,8 @@ def fit(
     steps: int | None = None,
     batch_size: int = 100,
     accumulate: int = 1,
+    inference_steps: int = 0,
+    inference_epochs: int | None = None,
     learning_rate: float | Schedule = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     clip: float | None = None,
@@ -99,6 +101,9 @@ def fit(
         batch_size: rows per step.
         accumulate: pieces that the rows of a step pass in one after the other: same gradient, less
             memory.
+        inference_steps: steps of the encoder's own parameters before each step of the others,
+            every one a step of the run; 0: all move together.
+        inference_epochs: epochs with such turns, then all move together; default: all epochs.
         learning_rate: a number or a schedule over the run.
         optimizer: constructor `(parameters, lr=...) -> Optimizer`, e.g. AdamW.
         clip: largest global norm of a gradient, longer ones are shortened to it; default: none.
@@ -131,6 +136,8 @@ def fit(
         "steps": steps,
         "batch_size": batch_size,
         "accumulate": accumulate,
+        "inference_steps": inference_steps,
+        "inference_epochs": inference_epochs,
         "learning_rate": learning_rate,
         "optimizer": optimizer,
         "clip": clip,

@@ -27,6 +27,7 @@ from latently.inference.schedules import Schedule
 from latently.models import Model
 from latently.training.objectives.base import Objective
 from latently.training.objectives.variational import Variational
+from latently.training.turns import Moved, Turns, groups
 from latently.training.update import Update, check_limits
 
 __all__ = ["DEVICES", "PRECISIONS", "BatchOrder", "Loss", "Step", "train"]
@@ -54,6 +55,8 @@ class Step:
         finite: whether loss and gradient are; a step that is not is not taken.
         skipped: whether it was left out because its norm exceeds `skip`.
         clipped: whether its gradient was shortened to `clip`.
+        moved: which parameters it was for: "all", or under `inference_steps` those of "inference"
+            or the "generative" ones; the others are as they were to the bit.
         scaler: the loss scaler of 16-mixed, for checkpoints.
     """
 
@@ -70,6 +73,7 @@ class Step:
     finite: Tensor
     skipped: Tensor
     clipped: Tensor
+    moved: Moved = "all"
     scaler: torch.amp.GradScaler | None = None
 
     @property
@@ -151,6 +155,8 @@ def train(
     steps: int | None = None,
     batch_size: int = 100,
     accumulate: int = 1,
+    inference_steps: int = 0,
+    inference_epochs: int | None = None,
     learning_rate: float | Schedule = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     clip: float | None = None,
@@ -176,6 +182,10 @@ def train(
         batch_size: rows per step.
         accumulate: pieces that the rows of a step are passed in, one after the other, to save
             memory; the gradient is that of all rows.
+        inference_steps: steps of `model.inference_parameters()` alone before each step of the
+            other parameters alone, every one on a batch of its own and counted like any step; 0:
+            every step moves all parameters.
+        inference_epochs: epochs with such turns, after which every step moves all; None: all.
         learning_rate: a number or a schedule over the run.
         optimizer: constructor `(parameters, lr=...) -> Optimizer`.
         clip: largest global norm of a gradient; longer ones are shortened to it.
@@ -197,12 +207,14 @@ def train(
     order = BatchOrder(len(data), batch_size, seed)
     total = run_length(order, epochs, steps)
     check_pieces(order, accumulate)
+    turns = turns_of(order, total, inference_steps, inference_epochs)
     objective = (objective or Variational()).of_rows(len(data))
     check_coupling(objective, accumulate)
     objective.check_model(model)
     check_limits(clip, skip)
     fabric = _fabric(device, precision)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    moving = groups(model, parameters) if turns.steps else {}
     rate = learning_rate if isinstance(learning_rate, int | float) else 1.0
     made = _optimizer(optimizer, parameters, rate, fused=precision != "16-mixed")
     bare: nn.Module = Loss(model, objective, total)
@@ -227,7 +239,9 @@ def train(
             batch = data.batch(order(t).to(fabric.device))
             for parameter in parameters:
                 parameter.grad = None
-            value, metrics = _gradient(loss, backward, batch, step, accumulate)
+            moved = turns(t)
+            only = backward if moved == "all" else partial(backward, inputs=moving[moved])
+            value, metrics = _gradient(loss, only, batch, step, accumulate)
             outcome = update(value)
         yield Step(
             index=t + 1,
@@ -239,6 +253,7 @@ def train(
             kl=metrics[2],
             learning_rate=rate,
             optimizer=update.bare,
+            moved=moved,
             scaler=scaler,
             **outcome._asdict(),
         )
@@ -360,6 +375,28 @@ def check_pieces(order: BatchOrder, accumulate: int) -> None:
             f"accumulate={accumulate} must be from 1 to the {order.batch_size} rows of a step, "
             "which it cuts into pieces"
         )
+
+
+def turns_of(
+    order: BatchOrder, total: int, inference_steps: int, inference_epochs: int | None
+) -> Turns:
+    """Whose turn each step of a run of `total` steps is.
+
+    Raises:
+        UserError: numbers out of range, epochs of turns without turns, or a run without a step of
+            the generative parameters.
+    """
+    if inference_epochs is not None and inference_epochs < 1:
+        raise UserError(f"inference_epochs={inference_epochs} must be at least 1, or left out")
+    until = None if inference_epochs is None else order.steps(inference_epochs)
+    turns = Turns(inference_steps, until)
+    if inference_epochs is not None and not inference_steps:
+        raise UserError(
+            f"inference_epochs={inference_epochs} has no effect without inference steps; give "
+            "inference_steps, too"
+        )
+    turns.check(total)
+    return turns
 
 
 def check_coupling(objective: Objective, accumulate: int) -> None:
