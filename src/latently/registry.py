@@ -12,6 +12,7 @@ from torch import nn, optim
 from latently import nets, recipes
 from latently.data import masks
 from latently.inference import bounds, estimators, evidence, kernels, schedules
+from latently.inference.refine import Refined
 from latently.probability import families, flows, priors, transforms
 from latently.training import objectives
 
@@ -40,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "transforms": _public(transforms, transforms.Transform),
     "bounds": _public(bounds, bounds.Bound),
     "estimators": _public(estimators, estimators.Estimator),
-    "methods": _public(evidence, evidence.Method),
+    "methods": _public(evidence, evidence.Method) | {"Refined": Refined},
     "objectives": _public(objectives, objectives.Objective),
     "kernels": _public(kernels, kernels.Kernel),
     "schedules": _public(schedules, schedules.Schedule),

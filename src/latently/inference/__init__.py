@@ -24,6 +24,7 @@ from latently.inference.features import (
     Features,
     PCAFeatures,
 )
+from latently.inference.gaps import Gaps, compare_gaps, gaps
 from latently.inference.imputation import Imputation, impute
 from latently.inference.kernels import RBF, InverseMultiquadratic, Kernel, mmd
 from latently.inference.out_of_distribution import (
@@ -35,6 +36,7 @@ from latently.inference.out_of_distribution import (
     typicality,
 )
 from latently.inference.particles import Particles
+from latently.inference.refine import Refined, refine
 from latently.inference.sample_quality import (
     Measure,
     SampleQuality,
@@ -66,6 +68,7 @@ __all__ = [
     "Exact",
     "FeatureMap",
     "Features",
+    "Gaps",
     "GaussianFit",
     "GumbelSoftmax",
     "ImportanceSampling",
@@ -78,6 +81,7 @@ __all__ = [
     "MultiplyIWAE",
     "PCAFeatures",
     "Particles",
+    "Refined",
     "Renyi",
     "Reparam",
     "SampleQuality",
@@ -86,17 +90,20 @@ __all__ = [
     "Strangeness",
     "Warmup",
     "auroc",
+    "compare_gaps",
     "complexity",
     "diagnose",
     "disentanglement",
     "evaluate",
     "fit_gaussian",
+    "gaps",
     "impute",
     "judge_samples",
     "kl",
     "likelihood_ratio",
     "mig",
     "mmd",
+    "refine",
     "sample_quality",
     "sap",
     "strangeness",
