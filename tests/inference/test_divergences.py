@@ -149,6 +149,15 @@ def test_an_error_bar_without_a_variance_says_so(df, heavy):
     assert ("error understated" in str(found)) == heavy
 
 
+@pytest.mark.parametrize("samples", [1000, 10_000, 100_000])
+def test_a_bend_in_the_log_ratios_is_no_heavy_tail(samples):
+    """Of a q on one of two modes they are bounded by a square: all moments are finite."""
+    target, _, _ = bimodal(apart=5.0, share=0.6, std=0.7)
+    q = Normal(torch.tensor(-2.492).double(), torch.tensor(0.7118).double())
+    found = kl(q.expand((5,)), target, samples=samples)
+    assert not found.heavy.any()
+
+
 def test_infinite_divergence_is_infinite():
     found = kl(Normal(0.5, 1.0), Uniform(0.0, 1.0, validate_args=False), samples=100)
     assert found.values == math.inf

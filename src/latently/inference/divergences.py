@@ -26,6 +26,7 @@ __all__ = ["Divergence", "GaussianFit", "fit_gaussian", "kl"]
 K_HAT_VARIANCE = 0.5  # a Pareto tail of a larger shape has no variance
 _BLOCK_VALUES = 2**21
 _PROBES = 64
+_SHORTEST_QUARTER = 20
 _STARTS = 8
 _NODES = {1: 2001, 2: 161}  # of the trapezoid rule in each dimension: log p may bend sharply
 _WIDTH = 8.0  # deviations
@@ -266,7 +267,11 @@ def _log_ratios(q: Distribution, p: Distribution, samples: int) -> Tensor:
 
 
 def _tail(t: Tensor) -> Tensor:
-    """k-hat of the largest of (K, *batch), (*batch); NaN with too few, or where not finite."""
+    """k-hat of the largest of (K, *batch), (*batch); NaN with too few, or where not finite.
+
+    The smaller of two: of the usual tail, and of its largest quarter. Where p has several modes
+    the largest ratios may bend, which one fit takes for a heavy tail; a heavy one is so in both.
+    """
     length = tail_length(len(t))
     if not length:
         return t.new_full(t.shape[1:], math.nan)
@@ -274,7 +279,10 @@ def _tail(t: Tensor) -> Tensor:
     known = flat.isfinite().all(1)
     above = torch.where(known.unsqueeze(1), flat - flat.amin(1, keepdim=True), 1.0)
     tops = above.clamp(min=torch.finfo(t.dtype).tiny).log().topk(length + 1).values
-    return torch.where(known, pareto_k(tops), math.nan).view(t.shape[1:])
+    k_hat = pareto_k(tops)
+    if length // 4 >= _SHORTEST_QUARTER:
+        k_hat = k_hat.minimum(pareto_k(tops[:, : length // 4 + 1]))
+    return torch.where(known, k_hat, math.nan).view(t.shape[1:])
 
 
 def _check_kinds(q: Distribution, p: Distribution) -> None:
