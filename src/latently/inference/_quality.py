@@ -111,7 +111,7 @@ class SampleQuality:
         if not found or max(found) > -SURE:
             return ""
         return (
-            "samples lie nearer to training rows than held-out rows do, few of them very near: "
+            "samples lie nearer to training rows than held-out rows do, as crowding ones do, too: "
             f"z = {max(found):.1f}"
         )
 

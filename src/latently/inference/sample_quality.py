@@ -101,7 +101,7 @@ def sample_quality(
 
     >>> x = torch.randn(900, 3, generator=torch.Generator().manual_seed(0))
     >>> quality = sample_quality(x[:200] / 2, x[200:500], x[500:])
-    >>> quality.findings[1]
+    >>> quality.findings[2]
     'recall 0.58 (held-out rows 0.96): the model misses some of the data'
     """
     real = _Rows(heldout, name="half of the held-out rows")
