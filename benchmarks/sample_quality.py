@@ -57,9 +57,15 @@ def copies(train: Tensor, seed: int) -> Tensor:
 
 
 def timed(found: lt.SampleQuality, began: float) -> dict[str, Any]:
+    """What is recorded: every measure as value, reference and difference, each with its error."""
     seconds = time.perf_counter() - began
     print(found, f"\n{seconds:.1f} s\n", flush=True)
-    return {**found.to_dict(), "seconds": seconds}
+    parts = ("value", "reference", "difference")
+    numbers = {
+        name: {part: [number[part]["value"], number[part]["stderr"]] for part in parts}
+        for name, number in found.to_dict()["measures"].items()
+    }
+    return {**found.to_dict(), "kind": "estimate", "measures": numbers, "seconds": seconds}
 
 
 def judged(
@@ -104,11 +110,9 @@ def claims(data: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         parts = []
         for model, result in results.items():
             frechet = result["measures"]["frechet"]
-            value = frechet["value"]
-            parts.append(f"{model} {value['value']:.3f} ± {value['stderr']:.3f}")
-        floor = frechet["reference"]
+            parts.append("{} {:.3f} ± {:.3f}".format(model, *frechet["value"]))
         what = f"Frechet distance over variance, {name}, features of a classifier"
-        text = f"{', '.join(parts)}; halves of test rows {floor['value']:.3f}"
+        text = f"{', '.join(parts)}; halves of test rows {frechet['reference'][0]:.3f}"
         found.append({"what": what, "text": text})
     named = {
         model: result["findings"][0].startswith("samples are copies")
