@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from latently.data import Data
     from latently.errors import Interrupted, UserError
     from latently.inference import (
+        AIS,
         CIWAE,
         ELBO,
         IWAE,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         REBAR,
         STL,
         VIMCO,
+        Bracket,
         Cosine,
         Diagnosis,
         DReG,
@@ -36,14 +38,17 @@ if TYPE_CHECKING:
         InverseMultiquadratic,
         Linear,
         MultiplyIWAE,
+        RateDistortion,
         Renyi,
         Reparam,
         Score,
         Warmup,
+        bracket,
         diagnose,
         disentanglement,
         evaluate,
         impute,
+        rate_distortion,
     )
     from latently.io import load, save
     from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model, Transformed
@@ -71,6 +76,7 @@ _MODULES = {
     "transforms": "latently.probability.transforms",
 }
 _GATHERED = [  # all that these list is public: what is added to one needs no entry here
+    "latently.inference.ais",
     "latently.inference.bounds",
     "latently.inference.diagnostics",
     "latently.inference.disentanglement",
@@ -81,6 +87,7 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
     "latently.inference.gaps",
     "latently.inference.imputation",
     "latently.inference.kernels",
+    "latently.inference.rate_distortion",
     "latently.inference.out_of_distribution",
     "latently.inference.sample_quality",
     "latently.inference.refine",
@@ -93,6 +100,7 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AIS",
     "CIWAE",
     "ELBO",
     "IWAE",
@@ -103,6 +111,7 @@ __all__ = [
     "STL",
     "VAE",
     "VIMCO",
+    "Bracket",
     "Cosine",
     "DReG",
     "Data",
@@ -121,6 +130,7 @@ __all__ = [
     "Linear",
     "Model",
     "MultiplyIWAE",
+    "RateDistortion",
     "Renyi",
     "Reparam",
     "Score",
@@ -130,6 +140,7 @@ __all__ = [
     "Variational",
     "Warmup",
     "__version__",
+    "bracket",
     "data",
     "diagnose",
     "disentanglement",
@@ -142,6 +153,7 @@ __all__ = [
     "nets",
     "ppca",
     "priors",
+    "rate_distortion",
     "recipe",
     "save",
     "train",

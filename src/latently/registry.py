@@ -11,7 +11,7 @@ from torch import nn, optim
 
 from latently import nets, recipes
 from latently.data import masks
-from latently.inference import bounds, estimators, evidence, kernels, schedules
+from latently.inference import ais, bounds, estimators, evidence, kernels, schedules
 from latently.inference.refine import Refined
 from latently.probability import families, flows, priors, transforms
 from latently.training import objectives
@@ -41,7 +41,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "transforms": _public(transforms, transforms.Transform),
     "bounds": _public(bounds, bounds.Bound),
     "estimators": _public(estimators, estimators.Estimator),
-    "methods": _public(evidence, evidence.Method) | {"Refined": Refined},
+    "methods": _public(evidence, evidence.Method)
+    | _public(ais, evidence.Method)
+    | {"Refined": Refined},
     "objectives": _public(objectives, objectives.Objective),
     "kernels": _public(kernels, kernels.Kernel),
     "schedules": _public(schedules, schedules.Schedule),

@@ -1,5 +1,6 @@
 """Arithmetic on log-weights: particles, bounds, estimators and evidence; knows no model."""
 
+from latently.inference.ais import AIS, Bracket, bracket
 from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
 from latently.inference.diagnostics import Diagnosis, diagnose
 from latently.inference.disentanglement import Disentanglement, disentanglement, mig, sap
@@ -36,6 +37,7 @@ from latently.inference.out_of_distribution import (
     typicality,
 )
 from latently.inference.particles import Particles
+from latently.inference.rate_distortion import RateDistortion, rate_distortion
 from latently.inference.refine import Refined, refine
 from latently.inference.sample_quality import (
     Measure,
@@ -46,6 +48,7 @@ from latently.inference.sample_quality import (
 from latently.inference.schedules import Cosine, Linear, Schedule, Warmup
 
 __all__ = [
+    "AIS",
     "CIWAE",
     "ELBO",
     "IWAE",
@@ -55,6 +58,7 @@ __all__ = [
     "STL",
     "VIMCO",
     "Bound",
+    "Bracket",
     "ClassifierFeatures",
     "ColumnFeatures",
     "Cosine",
@@ -81,6 +85,7 @@ __all__ = [
     "MultiplyIWAE",
     "PCAFeatures",
     "Particles",
+    "RateDistortion",
     "Refined",
     "Renyi",
     "Reparam",
@@ -90,6 +95,7 @@ __all__ = [
     "Strangeness",
     "Warmup",
     "auroc",
+    "bracket",
     "compare_gaps",
     "complexity",
     "diagnose",
@@ -103,6 +109,7 @@ __all__ = [
     "likelihood_ratio",
     "mig",
     "mmd",
+    "rate_distortion",
     "refine",
     "sample_quality",
     "sap",
