@@ -147,6 +147,8 @@ IDLE = {  # their defaults, mostly: to say them is a mistake all the same
     "epochs": "50",
     "batch-size": "100",
     "accumulate": "1",
+    "inference-steps": "0",
+    "inference-epochs": "None",
     "learning-rate": "0.001",
     "optimizer": "Adam",
     "clip": "None",

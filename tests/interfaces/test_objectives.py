@@ -173,8 +173,10 @@ def test_help_and_lists(done):
     listed = done("list", "objectives")
     assert [line.split()[0] for line in listed.splitlines()] == [
         "InfoVAE",
+        "ReweightedWakeSleep",
         "TotalCorrelation",
         "Variational",
+        "WakeSleep",
     ]
     assert "latently list kernels" in done("list")
     assert "InverseMultiquadratic" in done("list", "kernels")

@@ -253,6 +253,8 @@ IDLE = {
     "epochs": 3,
     "batch_size": 10,
     "accumulate": 2,
+    "inference_steps": 2,
+    "inference_epochs": 2,
     "learning_rate": 0.1,
     "optimizer": torch.optim.SGD,
     "clip": 1.0,
