@@ -3,7 +3,7 @@
 python docs/update.py             what follows from cards and benchmarks only
 python docs/update.py --demo      runs the demo, too: its output and docs/demo.png
 python docs/update.py --pages     runs every page: the numbers it shows
-python docs/update.py --pictures  runs docs/missing-data.md: docs/imputation.png
+python docs/update.py --pictures  runs docs/missing-data.md: docs/imputation.png; docs/pictures.py
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 CHOOSING = ROOT / "docs" / "choosing.md"
+STRANGE = ROOT / "docs" / "out_of_distribution.md"
 RESULTS = ROOT / "benchmarks" / "results"
 OUTPUT = ROOT / "docs" / "demo.txt"
 PICTURE = ROOT / "docs" / "demo.png"
@@ -81,6 +82,32 @@ def estimator_table() -> str:
     return "\n".join(lines)
 
 
+def strangeness_table() -> str:
+    """AUROC of every score, one column a model; in bold what is worse than chance."""
+    runs = result("ood")["runs"]
+    heads = [f"{run['likelihood']}, {run['model_of']}" for run in runs]
+    lines = [f"| score | {' | '.join(heads)} |", "|---|" + "---|" * len(runs)]
+    for name in runs[0]["auroc"]:
+        found = [run["auroc"][name] for run in runs]
+        cells = [f"{number['value']:.3f} +- {number['stderr']:.3f}" for number in found]
+        marked = [
+            f"**{cell}**" if number["value"] < 0.5 else cell
+            for cell, number in zip(cells, found, strict=True)
+        ]
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(marked)} |")
+    return "\n".join(lines)
+
+
+def surprise_table() -> str:
+    """Mean log p(x) of both sets under every model."""
+    lines = ["| model | log p(x) of its own set | of the other |", "|---|---|---|"]
+    for run in result("ood")["runs"]:
+        own, other = (run["nats"][run[key]] for key in ("model_of", "against"))
+        cells = [f">= {n['nats']:.0f} +- {n['nats_stderr']:.0f}" for n in (own, other)]
+        lines.append(f"| {run['likelihood']}, {run['model_of']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def result(name: str) -> dict[str, Any]:
     """The latest result of a benchmark."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
@@ -90,7 +117,12 @@ def pages_generated() -> dict[Path, str]:
     """Every page with generated parts, as it should read."""
     text = CHOOSING.read_text(encoding="utf-8")
     text = filled(text, "likelihoods", likelihood_table())
-    return {README: generated(), CHOOSING: filled(text, "estimators", estimator_table())}
+    strange = filled(STRANGE.read_text(encoding="utf-8"), "scores", strangeness_table())
+    return {
+        README: generated(),
+        CHOOSING: filled(text, "estimators", estimator_table()),
+        STRANGE: filled(strange, "surprise", surprise_table()),
+    }
 
 
 def generated() -> str:
@@ -172,6 +204,7 @@ def main() -> None:
         run_pages()
     if asked.pictures:
         draw_imputation()
+        script(ROOT / "docs" / "pictures.py").main()
     for page, text in pages_generated().items():
         page.write_text(text, encoding="utf-8")
 
