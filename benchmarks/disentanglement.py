@@ -3,7 +3,7 @@
     python benchmarks/disentanglement.py
 
 Drawn pictures with five known factors (`factors`), 1,842 of them for training (train+val). VAEs
-with 10 latents and hidden layers of 256 and 128 units, --repeats seeds, 60 epochs of 50 rows: the
+with 10 latents and hidden layers of 256 and 128 units, --repeats seeds, 40 epochs of 50 rows: the
 plain ELBO, `ELBO(beta=4)`, and `TotalCorrelation` with beta = 6, the authors' choice for dSprites.
 MIG is by the posteriors of the training rows, 10 draws each, SAP by their means: factors of rows
 that were fitted, as in the source. The evidence of test rows (100 draws) says what each objective
@@ -36,7 +36,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
     assert data.labels is not None
     torch.manual_seed(seed)
     model = lt.vae(data.shape, latents=10, net=partial(lt.nets.MLP, hidden=(256, 128)))
-    options: dict[str, Any] = {"epochs": 60, "batch_size": 50, "device": "cpu", "progress": False}
+    options: dict[str, Any] = {"epochs": 40, "batch_size": 50, "device": "cpu", "progress": False}
     fitted = lt.fit(model, data, OBJECTIVES[name], seed=seed, **options)
     found = lt.disentanglement(model, data, factors.values(data.labels), seed=seed)
     latents = lt.diagnose(model, test, rows=len(test), seed=seed)

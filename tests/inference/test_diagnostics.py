@@ -61,13 +61,13 @@ def test_linear_gaussian_vae(gaussian_vae):
     found = diagnose(case.model, data, samples=400)
     q = posterior(case.model, data)
     mean, deviation = q.mean.double(), q.base.scale.double()
-    kl = 0.5 * (deviation**2 + mean**2 - 1) - deviation.log()
+    kl = (0.5 * (deviation**2 + mean**2 - 1) - deviation.log()).detach()
     assert found.rate.kind == "exact"
     assert found.rate.mc_stderr == 0
     assert found.rate.value == pytest.approx(float(kl.sum(1).mean()), rel=1e-5)
     for at, unit in enumerate(found.layers[0].dimensions):
         assert unit.kl.value == pytest.approx(float(kl[:, at].mean()), rel=1e-5)
-        assert unit.variance.value == pytest.approx(float(mean[:, at].var()), rel=0.12)
+        assert unit.variance.value == pytest.approx(float(mean[:, at].detach().var()), rel=0.12)
     near(found.elbo, float((case.log_p - case.gap).mean()), floor=1e-4)
     assert found.elbo.value == pytest.approx(-found.distortion.value - found.rate.value, rel=1e-9)
     layer = found.layers[0]
@@ -396,7 +396,7 @@ def test_collapse_is_named_and_health_is_not(seed):
         torch.manual_seed(seed)
         model = vae((10,), latents=3, net=partial(MLP, hidden=(16,)))
         objective = Variational(bound=ELBO(beta=beta))
-        fit(model, data, objective, epochs=60, learning_rate=1e-2, seed=seed, **QUIET)
+        fit(model, data, objective, epochs=40, learning_rate=2e-2, seed=seed, **QUIET)
         return diagnose(model, held, seed=seed, train=data)
 
     well, ill = fitted(1.0), fitted(50.0)

@@ -255,9 +255,7 @@ def _numbers(terms: Terms, *, exact: bool, seed: int, protocol: str) -> Diagnosi
     rate, held = terms.rate, terms.information
     log_w = terms.log_lik - rate
     return Diagnosis(
-        elbo=_mean(
-            "ELBO, distortion and rate negated", log_w, "exact" if exact else "lower_bound"
-        ),
+        elbo=_mean("ELBO", log_w, "exact" if exact else "lower_bound"),
         distortion=_mean("distortion, -E log p(x|z)", -terms.log_lik),
         rate=_mean("rate, KL(q(z|x) || p(z))", rate, _nature(rate)),
         information=_information("I(x; z)", held, terms.rows),
