@@ -25,6 +25,7 @@ from latently.inference.evidence import (
     DataLike,
     Enumeration,
     Exact,
+    ImportanceSampling,
     Method,
     Progress,
     Scores,
@@ -36,7 +37,7 @@ from latently.inference.refine import (
     Local,
     Refined,
     Refinement,
-    Row,
+    Rows,
     evaluating,
     log_weights,
     single_rows,
@@ -243,7 +244,7 @@ class _Plan:
                     f"gaps: {name}={value!r} must be a whole number of at least {least}"
                 )
 
-    def parts(self, model: Any, row: Row, log_p: _Part | None, sums: bool) -> dict[str, _Part]:
+    def parts(self, model: Any, row: Rows, log_p: _Part | None, sums: bool) -> dict[str, _Part]:
         """log p(x) and the two ELBOs of a row."""
         encoder = model.local(1)
         if not encoder and model.density == "exact":
@@ -282,7 +283,7 @@ def _given(scores: Scores, row: int) -> _Part:
 
 
 @torch.no_grad()
-def _sum_over_states(model: Any, row: Row, own: Local) -> _Part:
+def _sum_over_states(model: Any, row: Rows, own: Local) -> _Part:
     """`ELBO(q) = sum_z q(z|x) log w(z)`, without a draw."""
     x, mask, context = row
     p = model.infer(x, 1, mask, context, gradient="exact", draw=Enumerate().draw, local=own)
@@ -310,7 +311,7 @@ def _summed(model: Any) -> bool:
 def _natures(model: Any, method: Method | None, sums: bool) -> dict[str, Nature]:
     """What each of the six is, by name."""
     of_log_p: Nature = "lower_bound" if method is None else method.kind
-    if model.density == "exact" and of_log_p == "lower_bound":
+    if model.density == "exact" and isinstance(method, ImportanceSampling | Refined):
         of_log_p = "exact"  # every weight of an exact model is p(x)
     of_elbo: Nature = "exact" if sums or model.density == "exact" else "estimate"
     of_gap = of_elbo if of_log_p == "exact" else of_log_p

@@ -12,10 +12,10 @@ Miller, Sontag, Rush, "Semi-Amortized Variational Autoencoders", 2018; Cremer, L
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,10 +43,11 @@ STEPS = 100  # 0.01 nats from the best q on digits, where the amortisation gap i
 RATE = 0.1
 _TURNS = 16  # groups of draws by which start and end are compared
 _CLEARLY = 2.0  # standard errors
-_MOMENTS = (0.9, 0.99)  # of Adam; a hundred steps are too few for the usual 0.999
+_MOMENTS = (0.5, 0.9)  # of Adam; the usual 0.9 and 0.999 are for thousands of steps
+_TINY = 1e-8
 
 Local = tuple[Tensor, ...]
-Row = tuple[Tensor, Tensor | None, Tensor | None]
+Rows = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 def refine(
@@ -214,36 +215,22 @@ class Refinement:
         check_search(self)
         _check_rows_alone(self.bound)
 
-    def __call__(self, model: Any, row: Row, seed: int) -> Local:
+    def __call__(self, model: Any, row: Rows, seed: int) -> Local:
         """The local parameters of a row (x, mask, context) of a model with latents."""
         key = row_seed(seed, *row)
         start = model.local(1)
         estimator = self.estimator or suited(model, row, self.bound)
         check_draws(self, estimator)
+
+        ascent = Ascent(self.bound, estimator, self.samples, self.steps, float(self.learning_rate))
         with seeded(derive(key, "refine"), row[0].device), torch.enable_grad():
-            end = self._ascended(model, row, start, estimator)
+            end = ascent.climbed(lambda own: ascent.slopes(model, row, own)[0], start)
         states = estimator.gradient == "exact"
         return end if self._gains(model, row, (start, end), key, states) else start
 
-    def _ascended(self, model: Any, row: Row, own: Local, estimator: Estimator) -> Local:
-        """Adam on a rate that falls linearly to 0."""
-        first, second = ([torch.zeros_like(part) for part in own] for _ in range(2))
-        a, b = _MOMENTS
-        for step in range(1, self.steps + 1):
-            slopes = slopes_of(model, row, own, self.bound, estimator, self.samples)[1]
-            rate = self.learning_rate * (1 - (step - 1) / self.steps)
-            moved = []
-            for part, slope, m, v in zip(own, slopes, first, second, strict=True):
-                m.mul_(a).add_(slope, alpha=1 - a)
-                v.mul_(b).addcmul_(slope, slope, value=1 - b)
-                scale = (v / (1 - b**step)).sqrt() + 1e-8
-                moved.append(part.detach() + rate / (1 - a**step) * m / scale)
-            own = tuple(moved)
-        return own
-
     @torch.no_grad()
     def _gains(
-        self, model: Any, row: Row, ends: tuple[Local, Local], key: int, states: bool
+        self, model: Any, row: Rows, ends: tuple[Local, Local], key: int, states: bool
     ) -> bool:
         """Whether the bound at the second of the ends is above that at the first, clearly."""
         turns = range(1 if states else _TURNS)
@@ -253,7 +240,9 @@ class Refinement:
             return bool(gain > 0)
         return bool(gain.mean() > _CLEARLY * gain.std() / math.sqrt(_TURNS))
 
-    def _value(self, model: Any, row: Row, own: Local, key: int, turn: int, states: bool) -> float:
+    def _value(
+        self, model: Any, row: Rows, own: Local, key: int, turn: int, states: bool
+    ) -> float:
         """The bound of a group of draws, that are the same for every `own`."""
         x, mask, context = row
         exact = {"gradient": "exact", "draw": Enumerate().draw} if states else {}
@@ -262,35 +251,68 @@ class Refinement:
         return float(self.bound(p))
 
 
-def slopes_of(
-    model: Any,
-    rows: Row,
-    own: Local,
-    bound: Bound,
-    estimator: Estimator,
-    samples: int,
-    *,
-    create_graph: bool = False,
-    retain_graph: bool = False,
-) -> tuple[Tensor, Local]:
-    """The bound of every row, (B,), and its gradient with respect to local parameters."""
-    x, mask, context = rows
-    own = tuple(part if part.requires_grad else part.detach().requires_grad_() for part in own)
-    how: dict[str, Any] = {"gradient": estimator.gradient, "draw": estimator.draw, "local": own}
-    value = estimator(bound, model.infer(x, samples, mask, context, **how))
-    keep = create_graph or retain_graph
-    return value, torch.autograd.grad(
-        value.sum(), own, create_graph=create_graph, retain_graph=keep
-    )
+class Ascent(NamedTuple):
+    """Steps of Adam up a bound over local parameters, the rate falling linearly to 0.
+
+    A step is of about the rate in every raw parameter, whatever the scale of the bound: plain
+    gradient steps that raise a model of 64 pixels throw one of 784 far off.
+    """
+
+    bound: Bound
+    estimator: Estimator
+    samples: int
+    steps: int
+    rate: float | Tensor
+
+    def value(self, model: Any, rows: Rows, own: Local) -> tuple[Tensor, Particles]:
+        """The estimator's surrogate, (B,), and the particles that are draws."""
+        x, mask, context = rows
+        how: dict[str, Any] = {"gradient": self.estimator.gradient, "draw": self.estimator.draw}
+        p = model.infer(x, self.samples, mask, context, local=own, **how)
+        return self.estimator(self.bound, p), self.estimator.drawn(p)
+
+    def slopes(
+        self, model: Any, rows: Rows, own: Local, *, again: bool = False, graph: bool = False
+    ) -> tuple[Local, Tensor]:
+        """The gradient of every row's bound with respect to `own`, and the surrogate, (B,).
+
+        Args:
+            model: whose q it is.
+            rows: x, mask, context.
+            own: local parameters.
+            again: whether the surrogate will be differentiated once more.
+            graph: whether the gradient will be, back to what `own` came from.
+        """
+        own = tuple(part if graph else part.detach() for part in own)
+        own = tuple(part if part.requires_grad else part.requires_grad_() for part in own)
+        value, _ = self.value(model, rows, own)
+        keep = again or graph
+        slopes = torch.autograd.grad(value.sum(), own, retain_graph=keep, create_graph=graph)
+        return slopes, value
+
+    def climbed(self, slopes: Callable[[Local], Local], own: Local) -> Local:
+        """Where the steps lead from `own`: differentiable as far as the slopes are."""
+        a, b = _MOMENTS
+        first = second = tuple(torch.zeros_like(part) for part in own)
+        for step in range(1, self.steps + 1):
+            found = slopes(own)
+            first = tuple(a * m + (1 - a) * g for m, g in zip(first, found, strict=True))
+            second = tuple(b * v + (1 - b) * g * g for v, g in zip(second, found, strict=True))
+            size = self.rate * (1 - (step - 1) / self.steps) / (1 - a**step)
+            own = tuple(
+                part + size * m / (v / (1 - b**step) + _TINY**2).sqrt()
+                for part, m, v in zip(own, first, second, strict=True)
+            )
+        return own
 
 
-def log_weights(model: Any, row: Row, own: Local, samples: int, seed: int) -> Tensor:
+def log_weights(model: Any, row: Rows, own: Local, samples: int, seed: int) -> Tensor:
     """K log-weights of one row at its local parameters, (K,), as `ImportanceSampling` has them."""
     with torch.inference_mode():
         return ImportanceSampling(samples)._log_weights(At(model, own), *row, seed)
 
 
-def suited(model: Any, row: Row, bound: Bound) -> Estimator:
+def suited(model: Any, row: Rows, bound: Bound) -> Estimator:
     """The estimator for a bound and a model's latents where none is named; see `refine`.
 
     Raises:
@@ -316,8 +338,10 @@ def suited(model: Any, row: Row, bound: Bound) -> Estimator:
     raise UserError(f"refine: no gradient of {bound} suits these latents; use bound=ELBO")
 
 
-def check_search(search: Any) -> None:
+def check_search(search: Any, *, scheduled: bool = False) -> None:
     """Refuses a search with bad options: bound, estimator, samples, steps, learning_rate.
+
+    `scheduled`: whether there is a run that the rate may follow.
 
     Raises:
         UserError: with the name, the value and the fix.
@@ -326,7 +350,8 @@ def check_search(search: Any) -> None:
     check_count(search, "samples")
     check_count(search, "steps")
     rate, bound, estimator = search.learning_rate, search.bound, search.estimator
-    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+    is_schedule = scheduled and isinstance(rate, Schedule)
+    if not is_schedule and not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise UserError(f"{who}: learning_rate={rate!r} must be a positive number")
     if not isinstance(bound, Bound):
         raise UserError(f"{who}: bound={bound!r} must be a built bound, such as ELBO()")
@@ -374,7 +399,7 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def single_rows(x: Tensor, mask: Tensor | None, context: Tensor | None) -> Iterator[Row]:
+def single_rows(x: Tensor, mask: Tensor | None, context: Tensor | None) -> Iterator[Rows]:
     """Rows of one."""
     for i in range(len(x)):
         row = slice(i, i + 1)
@@ -393,5 +418,10 @@ def _joined(found: Sequence[Scores]) -> Scores:
         return None if parts[0] is None else torch.cat(parts)
 
     notes = dict.fromkeys(note for scores in found for note in scores.notes)
-    names = ("values", "mc_variance", "ess", "k_hat")
-    return Scores(*map(column, names), notes=tuple(notes))
+    return Scores(
+        values=column("values"),
+        mc_variance=column("mc_variance"),
+        ess=column("ess"),
+        k_hat=column("k_hat"),
+        notes=tuple(notes),
+    )
