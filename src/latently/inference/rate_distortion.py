@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -56,6 +56,7 @@ class RateDistortion:
 
     rate_kind: ClassVar[Nature] = "upper_bound"
     distortion_kind: ClassVar[Nature] = "estimate"
+    unit: ClassVar[str] = "nats"
 
     betas: Tensor
     rate: Tensor
@@ -69,17 +70,16 @@ class RateDistortion:
     method: str
     protocol: str
     n: int
-    unit: str = field(default="nats", init=False)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields for JSON; what is not finite is None."""
         curve = {key: _plain(value) for key, value in vars(self).items()}
-        kinds = {"rate_kind": self.rate_kind, "distortion_kind": self.distortion_kind}
+        about = {key: getattr(self, key) for key in ("rate_kind", "distortion_kind", "unit")}
         own = {
             "own_rate": self.own_rate.to_dict(),
             "own_distortion": self.own_distortion.to_dict(),
         }
-        return {**kinds, **curve, **own}
+        return {**about, **curve, **own}
 
     def __str__(self) -> str:
         lines = [f"{'beta':>8} {'rate <=':>18} {'distortion ~':>20}  nats, {self.protocol}"]
