@@ -228,6 +228,19 @@ def test_scaled_alike_is_the_kl_of_the_bases():
             assert analytic_kl(family(h), other(g)) is None
 
 
+@pairs([(Gamma, LogNormal), (LogNormal, Gamma), (LogNormal, LogNormal), (Gamma, Gamma)])
+def test_positive_columns_in_units_of_their_own(make_q, make_p):
+    """Values near 1e4, in columns that each family has scaled for itself."""
+    rows = (9 + 0.5 * torch.randn(50, 1, dtype=torch.float64)).exp()
+    q, p = make_q((1,)).double(), make_p((1,)).double()
+    q.initialise(rows)
+    p.initialise(rows)
+    d, e = (f(0.3 * torch.randn(f.param_shape, dtype=torch.float64)) for f in (q, p))
+    y = torch.linspace(-100, 60, 200_001, dtype=torch.float64)
+    found = integral(d, e, y.exp().unsqueeze(-1), y.exp() * (y[1] - y[0]))
+    torch.testing.assert_close(closed(d, e), found, rtol=1e-5, atol=1e-6)
+
+
 def test_a_posterior_with_heavy_tails_has_the_cells_of_its_kl():
     q = made(Laplace, cells=3, batch=(5,))
     prior = Factorized(StandardNormal(torch.zeros(3, dtype=torch.float64)), 1)

@@ -136,8 +136,7 @@ def _kl_of_gamma(q: _Gamma, p: _LogNormal) -> Tensor:
     alpha, log_std = q.shape, log_std.to(q.shape.dtype)
     slope = digamma_remainder(alpha) - 0.5 / alpha  # psi(alpha) - log alpha
     d = (q.log_mean + slope - m).to(alpha.dtype)
-    spread = torch.polygamma(1, alpha.double()).to(alpha.dtype)
-    energy = (spread + d.square()) * (-2 * log_std).exp()
+    energy = (torch.polygamma(1, alpha) + d.square()) * (-2 * log_std).exp()
     return alpha * slope + 0.5 * (alpha.log() + energy) - stirling(alpha) + log_std
 
 
