@@ -331,7 +331,7 @@ def _collected(
     """The means, and the rows they are of."""
 
     def column(name: str, field: str) -> Tensor:
-        return torch.tensor([getattr(parts[name], field) for parts in found]).double()
+        return torch.tensor([getattr(parts[name], field) for parts in found], dtype=torch.float64)
 
     values = {name: column(name, "value") for name in _TITLES}
     variance = {name: column(name, "variance") for name in _TITLES}

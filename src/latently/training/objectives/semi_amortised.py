@@ -87,6 +87,12 @@ class SemiAmortised(Objective):
         step: Tensor,
         total: int,
     ) -> Terms:
+        if self.through and torch.compiler.is_compiling():
+            torch._dynamo.graph_break()  # out of the trace, which an error would only end
+            raise UserError(
+                "SemiAmortised: through=True needs second derivatives, which a compiled step does "
+                "not have; leave compile out"
+            )
         self.check_model(model)
         rate = self.learning_rate
         ascent = Ascent(
@@ -144,6 +150,7 @@ def _in_parts(ascent: Ascent, model: Any, rows: Rows) -> Terms:
     known = {id(p) for p in encoder}
     with _held([p for p in model.parameters() if id(p) not in known]):
         own, at_encoder = _refined(ascent, model, rows)
+    own = tuple(part.detach().requires_grad_() for part in own)  # estimators look for a path to q
     with _held(encoder):
         terms = _terms(ascent, model, rows, own)
     return terms._replace(bound=valued(terms.bound, terms.bound + at_encoder))
