@@ -25,7 +25,6 @@ from latently import (
 from latently.inference._annealing import Noise, arrivals, pilot
 from latently.inference._hmc import Tuning, evaluated, transition
 from latently.inference.ais import blocks, mean_weight
-from latently.inference.noise import seeded
 from latently.inference.particles import Particles, equal_shares
 from latently.models import Transformed
 from latently.nets import MLP
@@ -397,18 +396,17 @@ def test_what_cannot_be_annealed_is_refused(refused):
 
 def test_a_bracket_holds_the_exact_value():
     model = linear(6)
-    found = bracket(model, 12, AIS(steps=60), seed=4)
-    with seeded(0):
-        assert found.lower.kind == "lower_bound"
+    found = bracket(model, 12, AIS(steps=15), seed=4)
+    assert found.lower.kind == "lower_bound"
     assert found.upper.kind == found.gap.kind == "upper_bound"
     assert found.gap.value == pytest.approx(found.upper.value - found.lower.value)
     rows = drawn_rows(model, 12, seed=4)
     truth = Exact()(model, rows).values
     assert found.lower.value < float(truth.mean()) + 4 * found.lower.mc_stderr
     assert found.upper.value > float(truth.mean()) - 4 * found.upper.mc_stderr
-    assert found.gap.value > 0.2
-    tight = bracket(model, 12, AIS(steps=400), seed=4)
-    assert tight.gap.value < found.gap.value / 2
+    assert found.gap.value > 1
+    tight = bracket(model, 12, AIS(steps=300), seed=4)
+    assert tight.gap.value < found.gap.value / 3
     assert (tight.lowers - truth).abs().max() < 2
     assert (tight.uppers - truth).abs().max() < 2
 

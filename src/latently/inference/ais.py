@@ -124,9 +124,9 @@ class AIS(Method):
                 learned = block.learned(self)
                 moved = torch.zeros(len(block.keys), dtype=torch.float64, device=x.device)
                 run = block.run(self, learned, learned.betas(self.steps, [1.0]))
-                for t, (log_w, _, accept) in enumerate(run):
+                for t, (log_w, _, accept) in enumerate(run, start=1):
                     last, moved = log_w, moved + accept.mean(0)
-                    block.tell(progress, (t + 1) / self.steps)
+                    block.tell(progress, t, self.steps)
                 weights.append(last.cpu())
                 accepted.append(moved.cpu() / self.steps)
         return self._scores(torch.cat(weights, 1), torch.cat(accepted))
@@ -256,9 +256,10 @@ def _reversed(
     rows = slice(block.first, block.first + len(block.keys))
     exact = tuple(layer[:, rows] for layer in z)
     betas = learned.betas(method.steps, [1.0])
-    for t, (log_w, _, _) in enumerate(block.reverse(method, learned, betas, exact)):
+    run = block.reverse(method, learned, betas, exact)
+    for t, (log_w, _, _) in enumerate(run, start=1):
         last = log_w
-        block.tell(progress, (t + 1) / method.steps)
+        block.tell(progress, t, method.steps)
     values, variance, _ = mean_weight(-last.cpu())
     return -values, variance
 
@@ -309,10 +310,11 @@ class Block(NamedTuple):
         u = self.target.place(z).expand(method.chains, -1, -1)
         return back(self.target, u, betas, learned, method.leapfrog, self._noise("back", u))
 
-    def tell(self, progress: Progress | None, share: float) -> None:
-        """Tells of rows done when `share` of this block is."""
-        if progress:
-            progress(self.first + int(share * len(self.keys)), self.total)
+    def tell(self, progress: Progress | None, step: int, steps: int) -> None:
+        """Tells of rows done after a step, as if some were done before others."""
+        done, before = (len(self.keys) * t // steps for t in (step, step - 1))
+        if progress and done > before:
+            progress(self.first + done, self.total)
 
     def _noise(self, use: str, u: Tensor) -> Noise:
         return Noise([derive(key, use) for key in self.keys], u.device, u.dtype)

@@ -185,7 +185,7 @@ def _points(
             log_lik = state.gain.double().cpu()
             rates.append(stops[len(rates)] * log_lik - log_w.cpu())
             distortions.append(-log_lik)
-        block.tell(progress, t / ends[-1])
+        block.tell(progress, t, ends[-1])
     return torch.stack(rates), torch.stack(distortions)
 
 
