@@ -156,7 +156,7 @@ class AIS(Method):
             if not low <= error + _SMALL:
                 amount = f"about {low:.2f} nats" if low <= 1 else "a nat or more"
                 found.append(
-                    f"AIS: the weights of a row's chains differ so much that the bound is likely "
+                    f"AIS: the weights of a row's chains differ so much that the bound may be "
                     f"{amount} a row too low, beside a Monte Carlo error of {error:.2g}; raise "
                     f"steps, now {self.steps}"
                 )
