@@ -2,11 +2,10 @@
 
     python benchmarks/inference_steps.py
 
-Binary digits (grey value above 7), 8 normal latents, one hidden layer of 100 units. The same VAE is
-trained with and without inference steps for as many epochs (the same rows pass through it) and for
-as many steps of the decoder. Of the test rows: log p(x) bounded by 1,000 draws, the ELBO by as
-many, and the gap between the two, most of which is the encoder's. One seed; the errors are Monte
-Carlo's.
+Binary digits (grey value above 7), 8 normal latents, one hidden layer of 100 units. The same VAE
+is trained with and without inference steps for as many epochs (the same rows pass through it) and
+for as many steps of the decoder. Of the test rows: log p(x) bounded by 1,000 draws, the ELBO by as
+many, and the gap between the two, most of which is q's. One seed; the errors are Monte Carlo's.
 """
 
 from __future__ import annotations

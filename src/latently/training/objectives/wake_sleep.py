@@ -59,13 +59,14 @@ class WakeSleep(_TwoGradients):
         theta:  1/K sum_k grad log p(x, z_k),      z_k ~ q(z|x)
         phi:    1/K sum_k grad log q(z_k|x_k),     z_k, x_k ~ p(z) p(x|z)
 
-    The value is the ELBO of the draws of the first line, and so is its gradient by theta. That by
-    phi is of `-E_p(x) KL(p(z|x) || q(z|x))`, over rows that the model dreams: where q cannot be
-    p(z|x), or the model is far from the data, phi does not climb the ELBO, and the pair may settle
-    below its maximum. Where q can be p(z|x) the maximum of log p(x) is a fixed point. Dreams have
-    the contexts and the masks of the rows of the batch, and are whole where there is no mask; of
-    `Dequantized` models they are integers, to which noise is added anew. Source: Hinton, Dayan,
-    Frey, Neal, "The Wake-Sleep Algorithm for Unsupervised Neural Networks", 1995.
+    The value is the ELBO of the draws of the first line, and the gradient by theta is on average
+    its own. That by phi is of `-E_p(x) KL(p(z|x) || q(z|x))`, over rows that the model dreams:
+    where q cannot be p(z|x), or the model is far from the data, phi does not climb the ELBO, and
+    the pair may settle below its maximum, or, at a hot learning rate, run away. Where q can be
+    p(z|x) the maximum of log p(x) is a fixed point. Dreams have the contexts and the masks of the
+    rows of the batch, and are whole where there is no mask; of `Dequantized` models they are
+    integers, to which noise is added anew. Source: Hinton, Dayan, Frey, Neal, "The Wake-Sleep
+    Algorithm for Unsupervised Neural Networks", 1995.
 
     Args:
         samples: K, draws per row, and dreams per row.
