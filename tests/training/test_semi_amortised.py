@@ -8,10 +8,13 @@ import torch
 from latently import (
     ELBO,
     IWAE,
+    REBAR,
+    VIMCO,
     Cosine,
     Data,
     Dequantized,
     Enumerate,
+    GumbelSoftmax,
     Linear,
     Reparam,
     Score,
@@ -181,11 +184,23 @@ def test_masks_contexts_and_wrappers(objective, through):
         assert torch.equal(value(objective, model, hidden, mask, context), found)
 
 
-@pytest.mark.parametrize("estimator", [STL(), Score(), Enumerate()])
-def test_estimators_of_either_kind_of_latents(estimator):
-    discrete = not isinstance(estimator, STL)
-    model = small(posterior=OneHot, prior=Learned) if discrete else small()
-    value(SemiAmortised(estimator=estimator, samples=3, steps=3), model, bits()).sum().backward()
+@pytest.mark.parametrize(
+    ("bound", "estimator"),
+    [
+        (ELBO(), STL()),
+        (IWAE(), DReG()),
+        (ELBO(), Score()),
+        (IWAE(), VIMCO()),
+        (ELBO(), REBAR()),
+        (ELBO(), Enumerate()),
+        (ELBO(), GumbelSoftmax()),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_estimators_of_either_kind_of_latents(bound, estimator):
+    continuous = isinstance(estimator, STL | DReG)
+    model = small() if continuous else small(posterior=OneHot, prior=Learned)
+    value(SemiAmortised(bound, estimator, samples=3, steps=3), model, bits()).sum().backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
 
 
