@@ -166,7 +166,17 @@ def test_exact_models_have_no_gaps():
     for name in ("total", "approximation", "amortisation"):
         assert torch.equal(found.values[name], torch.zeros(5).double())
     assert found.log_p.value == found.elbo.value
-    assert gaps(fa((4,), latents=2), data, method=ImportanceSampling(5)).total.kind == "exact"
+    for samples in (1, 5):
+        weighted = gaps(fa((4,), latents=2), data, method=ImportanceSampling(samples))
+        assert weighted.total.kind == "exact"
+        assert weighted.total.value == weighted.total.mc_stderr == 0
+    low = Known(found.values["log_p"] - 0.5)
+    low.kind = "lower_bound"
+    loose = gaps(ppca((4,), latents=2), data, method=low)
+    assert loose.elbo.kind == "exact"
+    assert loose.elbo.value == pytest.approx(found.elbo.value)
+    assert loose.total.kind == "lower_bound"
+    assert loose.total.value == pytest.approx(-0.5)
 
 
 def test_noise_of_an_exact_model_is_no_fault_of_an_encoder():

@@ -127,6 +127,7 @@ class _Part(NamedTuple):
     value: float
     influence: Tensor
     apart: float = 0.0
+    exact: bool = False
 
     def __sub__(self, other: _Part) -> _Part:
         influence = self.influence - other.influence
@@ -186,14 +187,15 @@ def gaps(
     method = method or _known(model)
     sums = _summed(model)
     found = []
+    kinds = _natures(model, method, sums)
     with evaluating(model):
         scores = None if method is None else method(model, *every, seed=seed)
         for i, row in enumerate(single_rows(*every)):
-            given = None if scores is None else _given(scores, i)
+            given = None if scores is None else _given(scores, i, kinds["log_p"])
             found.append(_with_gaps(plan.parts(model, row, given, sums)))
             if progress:
                 progress(i + 1, len(data.x))
-    return _collected(found, _natures(model, method, sums), method, plan, data.protocol)
+    return _collected(found, kinds, method, plan, data.protocol)
 
 
 def compare_gaps(train: Gaps, test: Gaps) -> dict[str, Number]:
@@ -249,7 +251,8 @@ class _Plan:
         encoder = model.local(1)
         if not encoder and model.density == "exact":
             assert log_p is not None
-            return {"log_p": log_p, "elbo": log_p, "refined_elbo": log_p}
+            elbo = log_p if log_p.exact else _given(Exact()(model, *row), 0, "exact")
+            return {"log_p": log_p, "elbo": elbo, "refined_elbo": elbo}
         refined = Refinement(steps=self.steps)(model, row, self.seed) if encoder else encoder
         if sums:
             assert log_p is not None
@@ -278,8 +281,10 @@ def _importance(log_w: Tensor) -> _Part:
     return _Part(float(total) - math.log(len(log_w)), len(log_w) * (log_w - total).exp())
 
 
-def _given(scores: Scores, row: int) -> _Part:
-    return _Part(float(scores.values[row]), _NO_DRAWS, float(scores.mc_variance[row]))
+def _given(scores: Scores, row: int, kind: Nature) -> _Part:
+    exact = kind == "exact"
+    apart = 0.0 if exact else float(scores.mc_variance[row])
+    return _Part(float(scores.values[row]), _NO_DRAWS, apart, exact)
 
 
 @torch.no_grad()

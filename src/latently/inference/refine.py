@@ -221,7 +221,6 @@ class Refinement:
         start = model.local(1)
         estimator = self.estimator or suited(model, row, self.bound)
         check_draws(self, estimator)
-
         ascent = Ascent(self.bound, estimator, self.samples, self.steps, float(self.learning_rate))
         with seeded(derive(key, "refine"), row[0].device), torch.enable_grad():
             end = ascent.climbed(lambda own: ascent.slopes(model, row, own)[0], start)
