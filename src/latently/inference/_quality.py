@@ -94,6 +94,14 @@ class SampleQuality:
         found += [self._lack(name) for name in ("precision", "recall", "coverage")]
         return tuple(line for line in (*found, self._crowding()) if line)
 
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """The findings that say that something is wrong: samples that are training rows."""
+        copied = (self._copies(), self._duplicates())
+        return tuple(
+            line for line in copied if line.startswith("samples are copies") or "equal" in line
+        )
+
     def _copies(self) -> str:
         spaces = [m for name, m in self.measures.items() if name.startswith("near_train")]
         if not spaces or any(not m.suspicious for m in spaces):

@@ -37,6 +37,7 @@ from latently.inference._annealing import (
     pilot,
     still,
 )
+from latently.inference._findings import Finding
 from latently.inference.evidence import BLOCK_VALUES, Kind, Method, Progress, Scores
 from latently.inference.noise import derive, row_seed, seeded
 from latently.inference.number import Number, mean_of
@@ -47,6 +48,7 @@ __all__ = ["AIS", "Bracket", "bracket"]
 
 LEAST_ACCEPTANCE = 0.4  # of a row's proposals, below which its chains hardly move
 _SMALL = 0.02  # nats of bias that need no warning of their own
+_FAR = 0.5  # nats between two bounds that are no longer one number
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,15 @@ class Bracket:
     lowers: Tensor
     uppers: Tensor
     notes: tuple[str, ...] = ()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """How far AIS can be off, in a line."""
+        most = self.gap.value + 2 * self.gap.mc_stderr
+        text = f"on rows that the model drew, AIS is off by at most {most:.2f} nats on average"
+        if most <= _FAR:
+            return (Finding("note", "bracket", text),)
+        return (Finding("alarm", "wide bracket", f"{text}; raise its steps"),)
 
     def to_dict(self) -> dict[str, Any]:
         """The three numbers and the notes, for JSON."""

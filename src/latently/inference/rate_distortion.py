@@ -25,6 +25,7 @@ from torch import Tensor
 
 from latently.errors import UserError
 from latently.inference._annealing import arrivals, called, continuous, still
+from latently.inference._findings import Finding
 from latently.inference.ais import AIS, Block, blocks
 from latently.inference.evidence import DataLike, Progress, as_evaluated
 from latently.inference.noise import derive, seeded
@@ -70,6 +71,36 @@ class RateDistortion:
     method: str
     protocol: str
     n: int
+
+    @property
+    def excess(self) -> float | None:
+        """Nats that the encoder's rate is above the line through the points at its distortion.
+
+        None beyond the points. The curve is convex, so the line between two points lies above it,
+        and the excess over the curve itself is no less than over the line.
+        """
+        distortion, order = self.distortion.sort()
+        own = torch.tensor(self.own_distortion.value, dtype=distortion.dtype)
+        if not distortion[0] <= own <= distortion[-1] or len(order) < 2:
+            return None
+        rate = self.rate[order]
+        at = int(torch.searchsorted(distortion, own).clamp(1, len(order) - 1))
+        left, right = distortion[at - 1], distortion[at]
+        share = (own - left) / (right - left).clamp(min=torch.finfo(own.dtype).tiny)
+        line = rate[at - 1] + share * (rate[at] - rate[at - 1])
+        return self.own_rate.value - float(line)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the encoder pays for its distortion, in a line."""
+        excess = self.excess
+        if excess is None:
+            return ()
+        text = (
+            f"a best code would need {self.own_rate.value - excess:.2f} nats or less for the "
+            f"encoder's distortion; its own rate is {self.own_rate.value:.2f}"
+        )
+        return (Finding("note", "rate", text),)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields for JSON; what is not finite is None."""

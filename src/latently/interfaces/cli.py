@@ -310,6 +310,62 @@ def report(
 
 
 @app.command()
+def diagnose(
+    model: ModelPath,
+    data: Spec,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            "--train", help="rows it was fitted to; without: those its file names, if it does"
+        ),
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            "--parts",
+            help="some of latents, gaps, opinion, bracket, curve, samples, factors; without: all",
+        ),
+    ] = None,
+    few: Annotated[
+        int,
+        typer.Option(
+            "--rows", parser=_whole, metavar="INT", help="rows for parts that take long per row"
+        ),
+    ] = 50,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help='the second opinion, e.g. "AIS(steps=5000)"'),
+    ] = None,
+    factors: Annotated[
+        str | None,
+        typer.Option("--factors", help="columns with known factors of the rows, by commas"),
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="page to write, .html")] = None,
+    mask: Mask = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """What the latents do, whose fault the gap is, second opinions, samples."""
+    from latently.interfaces.diagnosing import diagnose_command
+    from latently.interfaces.opening import Rows
+
+    diagnose_command(
+        model,
+        Rows(data, data_dir, seed, mask),
+        train=train,
+        parts=parts,
+        few=few,
+        method=method,
+        factors=factors,
+        out=out,
+        as_json=json,
+        force=force,
+    )
+
+
+@app.command()
 def show(
     model: ModelPath,
     command: Annotated[bool, typer.Option("--command", help="only the fit call")] = False,

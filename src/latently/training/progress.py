@@ -55,6 +55,12 @@ class Bar:
         if self._rich is not None:
             self._rich.stop()
 
+    def resize(self, total: int) -> None:
+        """Sets another number of steps, where it is known only once work has begun."""
+        self.total = total
+        if self._rich is not None:
+            self._rich.update(self._task, total=total)
+
     def update(self, done: int, value: Tensor | float | None) -> None:
         """Shows that `done` steps are done; the value is read only when it is shown."""
         self.done = done

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bars", "forest", "marginal", "recovered"]
+__all__ = ["bars", "forest", "marginal", "ordered_bars", "recovered"]
 
 _MARKERS = {"exact": "o", "lower_bound": ">", "estimate": "D"}
 _BINS = 24  # of a histogram
@@ -107,7 +107,7 @@ def bars(layer: Layer, name: str, index: int) -> Markup:
     used = np.ones(len(values), bool) if active is None else active[order].numpy()
     what = "variance of E[z|x] over rows" if layer.kl is None else "KL, nats"
     unit = "latent" if layer.use is None else "variable"
-    figure, axes = _sorted(values.numpy(), order.numpy(), used, unit, index)
+    figure, axes = ordered_bars(values.numpy(), order.numpy(), used, unit, index)
     axes.set_ylabel(what, color=MUTED)
     told = f"{what} of {len(values)} {unit}s, sorted, from {values[0]:.2f} to {values[-1]:.4f}"
     return svg(figure, f"{name}: {told}", index)
@@ -119,7 +119,7 @@ def _use(layer: Layer, name: str, index: int) -> Markup:
     assert layer.used is not None
     values, order = layer.use[0].sort(descending=True)
     unit = {"categories": "category", "shares": "share"}[layer.kind]
-    figure, axes = _sorted(
+    figure, axes = ordered_bars(
         values.numpy(), order.numpy(), layer.used[0, order].numpy(), unit, index
     )
     if layer.expected is not None:
@@ -131,7 +131,7 @@ def _use(layer: Layer, name: str, index: int) -> Markup:
     return svg(figure, f"{name}: {told}, from {values[0]:.3f} to {values[-1]:.4f}", index)
 
 
-def _sorted(
+def ordered_bars(
     values: np.ndarray, order: np.ndarray, used: np.ndarray, unit: str, index: int
 ) -> tuple[Figure, Axes]:
     """Bars in the order given, those not in use grey, with their numbers while they are few."""

@@ -41,7 +41,7 @@ from latently.interfaces.report.subject import Subject
 from latently.interfaces.report.tables import rankings
 from latently.training.files import atomic_write
 
-__all__ = ["Entry", "write_report"]
+__all__ = ["Entry", "read_template", "write_report"]
 
 _COLUMNS = 16  # histograms
 _EXAMPLES = 8  # strangest, and most typical, images
@@ -91,7 +91,7 @@ def write_report(
         {**_told(entry, subject), **_shown(subject, rows, made)}
         for entry, subject in zip(entries, subjects, strict=True)
     ]
-    page = _template().render(
+    page = read_template("template.html").render(
         title=title,
         command=command,
         data=data,
@@ -133,7 +133,8 @@ def _check(entries: Sequence[Entry], data: Data) -> None:
             )
 
 
-def _template() -> Any:
+def read_template(name: str) -> Any:
+    """A template of this package, which escapes what it is given."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     def read(name: str) -> str:
@@ -146,7 +147,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html")
+    return environment.get_template(name)
 
 
 def _subject(index: int, entry: Entry, data: Data, seed: int) -> Subject:
