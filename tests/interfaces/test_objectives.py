@@ -173,9 +173,10 @@ def test_help_and_lists(done):
     listed = done("list", "objectives")
     assert [line.split()[0] for line in listed.splitlines()] == [
         "InfoVAE",
-        "ReweightedWakeSleep",
+        "SemiAmortised",
         "TotalCorrelation",
         "Variational",
+        "ReweightedWakeSleep",
         "WakeSleep",
     ]
     assert "latently list kernels" in done("list")
