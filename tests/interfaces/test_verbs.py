@@ -182,6 +182,33 @@ def test_score_has_one_row_per_row(done, made, tmp_path):
         assert float(mc_stderr) >= 0
 
 
+def test_scores_of_strangeness(done, evaluated, made, tmp_path):
+    out, vae = tmp_path / "scores.npz", made / "vae.safetensors"
+    words = ["--typical", "digits/validation", "--background", made / "fa.safetensors"]
+    done("score", vae, "--data", "digits", *words, "--complexity", "--samples", 2, "--out", out)
+    held = np.load(out)
+    usual = evaluated("vae", "digits/validation", "--samples", 2)["nats"]
+    np.testing.assert_allclose(held["typicality"], np.abs(held["log_prob"] - usual), atol=1e-9)
+    background = evaluated("fa", "digits", "--samples", 2)["nats"]
+    ratio = background - held["log_prob"].mean()
+    assert held["likelihood_ratio"].mean() == pytest.approx(ratio)
+    assert (held["complexity_ratio"] < held["anomaly_score"]).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "words", "expected"),
+    [
+        ("lines", "real.npz", ["--complexity"], "density"),
+        ("holes", "holes.npz", ["--complexity"], "missing"),
+        ("lines", "real.npz", ["--typical", "digits"], "digits/test"),
+        ("lines", "real.npz", ["--background", "nowhere.safetensors"], "nowhere"),
+    ],
+)
+def test_scores_that_mean_nothing(rejected, made, tmp_path, model, data, words, expected):
+    words = [*words, "--out", tmp_path / "scores.csv"]
+    rejected(["score", made / f"{model}.safetensors", "--data", made / data, *words], expected)
+
+
 def test_scores_average_to_the_evidence(done, evaluated, made, tmp_path):
     out = tmp_path / "scores.npz"
     done("score", made / "lines.safetensors", "--data", made / "real.npz", "--out", out)

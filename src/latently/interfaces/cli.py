@@ -226,6 +226,19 @@ def score(
     data: Spec,
     out: Out,
     samples: Samples = None,
+    typical: Annotated[
+        str | None,
+        typer.Option("--typical", help="held-out rows like the training rows: adds typicality"),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            "--background", help="a model of what all rows share: adds the likelihood ratio"
+        ),
+    ] = None,
+    complexity: Annotated[
+        bool, typer.Option("--complexity", help="add the ratio against a compressor")
+    ] = False,
     mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -236,7 +249,18 @@ def score(
     from latently.interfaces.opening import Rows
 
     rows = Rows(data, data_dir, seed, mask)
-    print(verbs.score(model, rows, out, samples=samples, force=force))
+    print(
+        verbs.score(
+            model,
+            rows,
+            out,
+            samples=samples,
+            force=force,
+            typical=typical,
+            background=background,
+            complexity=complexity,
+        )
+    )
 
 
 @app.command()

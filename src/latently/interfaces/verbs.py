@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from latently._version import __version__
 from latently.data import Data
 from latently.data.contexts import Context
 from latently.errors import UserError, closest
+from latently.inference import out_of_distribution as ood
 from latently.interfaces.memory import check_memory
 from latently.interfaces.opening import Rows, measured, open_model, opened, pick_method, short_name
 from latently.interfaces.output import check_target, write_arrays, write_images, write_table
@@ -163,11 +165,35 @@ def encode(path: str, rows: Rows, out: str, *, force: bool) -> str:
     return f"wrote the posterior means of {len(data)} rows to {target}"
 
 
-def score(path: str, rows: Rows, out: str, *, samples: int | None, force: bool) -> str:
-    """How likely and how strange every row is."""
+def score(
+    path: str,
+    rows: Rows,
+    out: str,
+    *,
+    samples: int | None,
+    force: bool,
+    typical: str | None = None,
+    background: str | None = None,
+    complexity: bool = False,
+) -> str:
+    """How likely and how strange every row is.
+
+    Args:
+        path: the model file.
+        rows: the rows to score.
+        out: the table to write.
+        samples: draws per row; None: as the model's default has it.
+        force: replace an existing table.
+        typical: rows like the training rows, for typicality.
+        background: file of a model of what all rows share, for the likelihood ratio.
+        complexity: whether to divide by what a compressor makes of a row.
+    """
     target = check_target(out, (".csv", ".npz"), force)
     saved = open_model(path)
     data = rows.open(saved)
+    _check_code(saved, data, complexity)
+    against = [] if typical is None else [_typical(saved, rows, typical)]
+    against += [] if background is None else [_background(saved, rows, background)]
     evidence = measured(saved, data, pick_method(None, samples, saved), rows.seed)
     for warning in evidence.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -177,11 +203,44 @@ def score(path: str, rows: Rows, out: str, *, samples: int | None, force: bool) 
         "mc_stderr": evidence.mc_variance.sqrt().tolist(),
         "anomaly_score": (-evidence.values).tolist(),
     }
+    for name, other, beside, compare in against:
+        known = measured(other, beside, pick_method(None, samples, other), rows.seed)
+        columns[name] = compare(evidence.values, known.values).tolist()
+    if complexity:
+        length = ood.complexity(data.x)
+        columns["complexity_ratio"] = ood.likelihood_ratio(evidence.values, -length).tolist()
     if target.suffix == ".csv":
         write_table(target, columns)
     else:
         write_arrays(target, columns)
     return f"wrote the scores of {len(evidence)} rows to {target}"
+
+
+_Beside = tuple[str, Saved, Data, Callable[[Tensor, Tensor], Tensor]]
+
+
+def _typical(saved: Saved, rows: Rows, spec: str) -> _Beside:
+    usual = replace(rows, spec=spec, mask=None).open(saved)
+    return "typicality", saved, usual, ood.typicality
+
+
+def _background(saved: Saved, rows: Rows, path: str) -> _Beside:
+    shared = open_model(path)
+    if shared.model.discrete != saved.model.discrete:
+        raise UserError(
+            f"--background {path}: one model gives probabilities, the other densities, whose "
+            "ratio means nothing; fit both to the same rows with the same levels"
+        )
+    return "likelihood_ratio", shared, rows.open(shared), ood.likelihood_ratio
+
+
+def _check_code(saved: Saved, data: Data, complexity: bool) -> None:
+    if complexity and (data.missing or not saved.model.discrete):
+        why = "have missing cells" if data.missing else "have a density, not a probability"
+        raise UserError(
+            f"--complexity: these rows {why}, which the length of a code cannot be compared "
+            "with; leave it out"
+        )
 
 
 def show(path: str, *, command: bool) -> str:
