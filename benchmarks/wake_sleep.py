@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import harness
 import latently as lt
 from latently import expr
-from latently.inference.evidence import Enumeration
+from latently.inference.methods import Enumeration
 
 ROWS, STEPS, BATCH, RATE, BAR = 1_000, 1_500, 100, 0.1, 0.1
 SEARCHES, STARTS = 6, 2

@@ -23,8 +23,8 @@ from latently.inference import (
     Reparam,
     evaluate,
 )
-from latently.inference.estimators import Score
-from latently.inference.evidence import FEW_STATES, Enumeration
+from latently.inference.estimators import FEW_STATES, Score
+from latently.inference.methods import Enumeration
 from latently.inference.noise import seeded
 from latently.inference.particles import equal_shares
 from latently.nets import MLP

@@ -81,7 +81,7 @@ _MODULES = {
     "transforms": "latently.probability.transforms",
 }
 _GATHERED = [  # all that these list is public: what is added to one needs no entry here
-    "latently.inference.ais",
+    "latently.inference.bracket",
     "latently.inference.bounds",
     "latently.inference.diagnostics",
     "latently.inference.disentanglement",
@@ -92,6 +92,8 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
     "latently.inference.gaps",
     "latently.inference.imputation",
     "latently.inference.kernels",
+    "latently.inference.methods",
+    "latently.inference.opinion",
     "latently.inference.rate_distortion",
     "latently.inference.out_of_distribution",
     "latently.inference.sample_quality",

@@ -11,8 +11,7 @@ from torch import nn, optim
 
 from latently import nets, recipes
 from latently.data import masks
-from latently.inference import ais, bounds, estimators, evidence, kernels, schedules
-from latently.inference.refine import Refined
+from latently.inference import bounds, estimators, kernels, methods, schedules
 from latently.probability import families, flows, priors, transforms
 from latently.training import objectives
 
@@ -41,9 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "transforms": _public(transforms, transforms.Transform),
     "bounds": _public(bounds, bounds.Bound),
     "estimators": _public(estimators, estimators.Estimator),
-    "methods": _public(evidence, evidence.Method)
-    | _public(ais, evidence.Method)
-    | {"Refined": Refined},
+    "methods": _public(methods, methods.Method),
     "objectives": _public(objectives, objectives.Objective),
     "kernels": _public(kernels, kernels.Kernel),
     "schedules": _public(schedules, schedules.Schedule),

@@ -24,8 +24,9 @@ from latently import (
 )
 from latently.inference._annealing import Noise, arrivals, pilot
 from latently.inference._hmc import Tuning, evaluated, transition
-from latently.inference.ais import blocks, mean_weight
+from latently.inference.methods.ais import blocks, mean_weight
 from latently.inference.particles import Particles, equal_shares
+from latently.inference.rows import Rows
 from latently.models import Transformed
 from latently.nets import MLP
 from latently.probability.families import (
@@ -322,8 +323,8 @@ def test_blocks_are_bounded_and_cover_every_row(monkeypatch):
     model = linear(3)
     x = model.sample(7, seed=1)
     whole = QUICK(model, x)
-    monkeypatch.setattr("latently.inference.ais.BLOCK_VALUES", 3 * 16 * 6)
-    assert [len(b.keys) for b in blocks(QUICK, model, x, None, None, 0)] == [3, 3, 1]
+    monkeypatch.setattr("latently.inference.methods.ais.BLOCK_VALUES", 3 * 16 * 6)
+    assert [len(b.keys) for b in blocks(QUICK, model, Rows(x), 0)] == [3, 3, 1]
     torch.testing.assert_close(QUICK(model, x).values, whole.values, rtol=0, atol=1e-6)
 
 
@@ -500,7 +501,7 @@ def test_trajectories_that_leave_the_finite_numbers_are_rejected():
 def test_the_pilot_finds_the_acceptance_and_a_way_from_0_to_1():
     model = linear(6)
     x = model.sample(3, seed=1)
-    (block,) = blocks(QUICK, model, x, None, None, 0)
+    (block,) = blocks(QUICK, model, Rows(x), 0)
     learned = pilot(block.target, block.keys, 500, 2, 1.0)
     assert learned.scale.shape == (101, 3, 6)
     assert (learned.scale[-1] < learned.scale[0]).all()  # posteriors are narrower than the prior

@@ -11,7 +11,9 @@ from scipy.stats import chi2
 from latently import Data, Dequantized, Exact, FactorAnalysis, ImportanceSampling, evaluate, vae
 from latently.data import Binarise
 from latently.inference import Evidence
-from latently.inference.evidence import BLOCK_VALUES, MAX_BLOCK, Enumeration
+from latently.inference.methods import Enumeration
+from latently.inference.methods.base import BLOCK_VALUES, MAX_BLOCK
+from latently.inference.rows import Rows
 from latently.models import VAE, Transformed
 from latently.nets import MLP
 from latently.probability.families import (
@@ -127,8 +129,8 @@ def test_scores_depend_on_the_seed_and_on_nothing_global(untouched):
 def test_whole_blocks_of_draws_are_shared_by_any_two_k():
     model, data = bits_model(), rows(1)
     method = ImportanceSampling(MAX_BLOCK + 100)
-    long = method._log_weights(model, data.x, None, None, 0)
-    short = ImportanceSampling(MAX_BLOCK)._log_weights(model, data.x, None, None, 0)
+    long = method.log_weights(model, Rows(data.x), 0)
+    short = ImportanceSampling(MAX_BLOCK).log_weights(model, Rows(data.x), 0)
     assert torch.equal(long[:MAX_BLOCK], short)
     assert len(long.unique()) > 0.99 * len(long)
 

@@ -9,7 +9,7 @@ import torch
 
 from latently import Data, Dequantized, Exact, ImportanceSampling, fa, ppca, vae
 from latently.inference import Refined, compare_gaps, gaps
-from latently.inference.evidence import Enumeration, Method, Scores
+from latently.inference.methods import Enumeration, Method, Scores
 from latently.inference.number import Number
 from latently.nets import MLP
 from latently.probability.families import Bernoulli, Normal, OneHot
@@ -32,7 +32,7 @@ class Known(Method):
     def __init__(self, log_p):
         self.log_p = log_p.double().cpu()
 
-    def __call__(self, model, x, mask=None, context=None, *, seed=0, progress=None):
+    def scores(self, model, rows, *, seed=0, progress=None):
         return Scores(self.log_p, torch.zeros_like(self.log_p), None, None)
 
 

@@ -22,7 +22,7 @@ from latently import (
 )
 from latently.expr import build
 from latently.inference import STL, DReG, ImportanceSampling, Refined, refine
-from latently.inference.evidence import Enumeration
+from latently.inference.methods import Enumeration
 from latently.nets import MLP
 from latently.probability.families import Bernoulli, FixedNormal, Normal, OneHot
 from latently.probability.priors import Learned, VampPrior

@@ -30,7 +30,7 @@ from latently import (
     vae,
 )
 from latently.inference.estimators import Score
-from latently.inference.evidence import Enumeration
+from latently.inference.methods import Enumeration
 from latently.inference.particles import Particles, equal_shares
 from latently.models import Model
 from latently.nets import MLP

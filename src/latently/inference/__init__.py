@@ -1,7 +1,7 @@
 """Arithmetic on log-weights: particles, bounds, estimators and evidence; knows no model."""
 
-from latently.inference.ais import AIS, Bracket, bracket
 from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
+from latently.inference.bracket import Bracket, bracket
 from latently.inference.diagnostics import Diagnosis, diagnose
 from latently.inference.disentanglement import Disentanglement, disentanglement, mig, sap
 from latently.inference.divergences import Divergence, GaussianFit, fit_gaussian, kl
@@ -17,7 +17,7 @@ from latently.inference.estimators import (
     Reparam,
     Score,
 )
-from latently.inference.evidence import Evidence, Exact, ImportanceSampling, Method, evaluate
+from latently.inference.evidence import Evidence, evaluate
 from latently.inference.features import (
     ClassifierFeatures,
     ColumnFeatures,
@@ -28,6 +28,12 @@ from latently.inference.features import (
 from latently.inference.gaps import Gaps, compare_gaps, gaps
 from latently.inference.imputation import Imputation, impute
 from latently.inference.kernels import RBF, InverseMultiquadratic, Kernel, mmd
+from latently.inference.methods.ais import AIS
+from latently.inference.methods.base import Method
+from latently.inference.methods.exact import Exact
+from latently.inference.methods.importance import ImportanceSampling
+from latently.inference.methods.refined import Refined
+from latently.inference.opinion import Opinion, second_opinion
 from latently.inference.out_of_distribution import (
     Strangeness,
     auroc,
@@ -38,7 +44,7 @@ from latently.inference.out_of_distribution import (
 )
 from latently.inference.particles import Particles
 from latently.inference.rate_distortion import RateDistortion, rate_distortion
-from latently.inference.refine import Refined, refine
+from latently.inference.refine import refine
 from latently.inference.sample_quality import (
     Measure,
     SampleQuality,
@@ -83,6 +89,7 @@ __all__ = [
     "Measure",
     "Method",
     "MultiplyIWAE",
+    "Opinion",
     "PCAFeatures",
     "Particles",
     "RateDistortion",
@@ -113,6 +120,7 @@ __all__ = [
     "refine",
     "sample_quality",
     "sap",
+    "second_opinion",
     "strangeness",
     "typicality",
 ]

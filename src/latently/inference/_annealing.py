@@ -29,6 +29,7 @@ from torch.distributions.constraints import Constraint
 from latently.errors import UserError
 from latently.inference._hmc import State, Tuning, evaluated, transition
 from latently.inference.noise import derive, seeded
+from latently.inference.rows import Rows
 
 __all__ = [
     "PILOT_CHAINS",
@@ -102,19 +103,15 @@ class Target:
 
     Args:
         model: any with a density and continuous latents.
-        x: rows, (R, *X).
-        mask: of the rows, or None.
-        context: of the rows, or None.
+        rows: R of them.
         start: where the chains come from.
 
     Raises:
         UserError: the model has no density, counted latents, or does not say where they lie.
     """
 
-    def __init__(
-        self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None, start: Start
-    ) -> None:
-        self.model, self.x, self.mask, self.context, self.start = model, x, mask, context, start
+    def __init__(self, model: Any, rows: Rows, start: Start) -> None:
+        self.model, self.rows, self.start = model, rows, start
         self.transforms = [biject_to(c) for c in continuous(model)]
         self.shapes: list[tuple[int, ...]] = []
         self.noisy = False
@@ -123,7 +120,7 @@ class Target:
         """Starting states (chains, R, D), those of row r from the generator of `keys[r]`."""
         found = []
         for i, key in enumerate(keys):
-            with torch.no_grad(), seeded(key, self.x.device):
+            with torch.no_grad(), seeded(key, self.rows.x.device):
                 found.append(self._draw_row(slice(i, i + 1), chains))
         return torch.cat(found, 1)
 
@@ -151,7 +148,7 @@ class Target:
             return value
 
         how: dict[str, Any] = {"z": tuple(z), "draw": noise}
-        p = self.model.infer(self.x, len(u), self.mask, self.context, **how)
+        p = self.model.infer(self.rows.x, len(u), self.rows.mask, self.rows.context, **how)
         log_prior = sum(p.log_prior) + log_det
         if self.start == "prior":
             return log_prior, p.log_lik
@@ -160,7 +157,7 @@ class Target:
 
     def _draw_row(self, row: slice, chains: int) -> Tensor:
         """Latents, and whatever else is drawn when they are scored, of one row."""
-        x, mask, context = self.x[row], _rows(self.mask, row), _rows(self.context, row)
+        x, mask, context = self.rows.part(row)
         drawn: list[Tensor] = []
 
         def noise(q: Distribution, samples: int) -> Tensor:
@@ -369,7 +366,3 @@ def _variance(u: Tensor) -> Tensor:
 def _per_row(terms: Tensor) -> Tensor:
     """(C, R, *) summed to (C, R)."""
     return terms.flatten(2).sum(-1) if terms.dim() > 2 else terms
-
-
-def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:
-    return None if tensor is None else tensor[rows]

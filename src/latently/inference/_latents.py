@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,26 +14,15 @@ from torch.distributions import Distribution
 from latently.errors import UserError
 from latently.inference._aggregate import Drawn, Mixture, ScoredMixture, blocks, infer
 from latently.inference.noise import derive, seeded
+from latently.inference.rows import Rows
 
-__all__ = ["LayerTerms", "Rows", "Terms", "collect"]
+__all__ = ["LayerTerms", "Terms", "collect"]
 
 MOST_ROWS, LEAST_ROWS = 2_000, 50
 _PAIRS = 4e8  # values of pairs of a draw and a row: some seconds
 _PRIOR_DRAWS = 4_096
 
 Progress = Callable[[int, int], None]
-
-
-class Rows(NamedTuple):
-    """The rows that are looked at, as `infer` takes them."""
-
-    x: Tensor
-    mask: Tensor | None
-    context: Tensor | None
-
-    def part(self, rows: slice | Tensor) -> Rows:
-        """Some of them."""
-        return Rows(*(None if t is None else t[rows] for t in self))  # type: ignore[arg-type]
 
 
 @dataclass

@@ -513,6 +513,9 @@ def count_states(q: Distribution) -> int | None:
         return None
 
 
+FEW_STATES = 1024  # about the default draws per row: the exact sum costs no more than the bound
+
+
 def all_states(q: Distribution) -> Tensor:
     """Every state of discrete latents for every row, (states, *batch, *event).
 

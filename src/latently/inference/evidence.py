@@ -3,53 +3,25 @@ r"""Evidence: log p(x) with what it is (exact, bound or estimate), its unit and 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from latently.errors import UserError
-from latently.inference.estimators import all_states
-from latently.inference.noise import row_seed, seeded
-from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
+from latently.inference.estimators import FEW_STATES
+from latently.inference.methods.base import Kind, Method, Progress
+from latently.inference.methods.enumeration import Enumeration
+from latently.inference.methods.exact import Exact
+from latently.inference.methods.importance import ImportanceSampling
+from latently.inference.pareto import K_HAT_LIMIT
+from latently.inference.rows import Rows
 
-__all__ = [
-    "Enumeration",
-    "Evidence",
-    "Exact",
-    "ImportanceSampling",
-    "Kind",
-    "Method",
-    "Scores",
-    "default_method",
-    "evaluate",
-]
+__all__ = ["DataLike", "Evidence", "as_evaluated", "default_method", "evaluate"]
 
-Kind = Literal["exact", "lower_bound", "estimate"]
-Progress = Callable[[int, int], None]
 _SIGN = {"exact": "=", "lower_bound": ">=", "estimate": "~"}
 _WORDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"}
-
-BLOCK_VALUES = 2**19  # observed values decoded at once: 2 MiB in float32, whatever K is
-MAX_BLOCK = 4096
-FEW_STATES = 1024  # about the default draws per row: the exact sum costs no more than the bound
-
-
-class Scores(NamedTuple):
-    """Per-row results of a method: nats, Monte Carlo variance, ESS and k-hat of the weights.
-
-    `notes` say why the method doubts them, a line each.
-    """
-
-    values: Tensor
-    mc_variance: Tensor
-    ess: Tensor | None
-    k_hat: Tensor | None
-    notes: tuple[str, ...] = ()
 
 
 class DataLike(Protocol):
@@ -64,222 +36,6 @@ class DataLike(Protocol):
     @property
     def protocol(self) -> str: ...
     def once(self) -> DataLike: ...
-
-
-class Method(ABC):
-    """A way to compute log p(x)."""
-
-    kind: ClassVar[Kind]
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What is printed beside every number."""
-
-    @abstractmethod
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        *,
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> Scores:
-        """Scores of every row of x, (B, *X)."""
-
-
-@dataclass(frozen=True)
-class Exact(Method):
-    """The model's own closed form; refused by models that have none.
-
-    Args:
-        block: rows at a time.
-    """
-
-    kind: ClassVar[Kind] = "exact"
-    block: int = 256
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.block, int) or self.block < 1:
-            raise UserError(f"Exact: block={self.block!r} must be a whole number of at least 1")
-
-    @property
-    def name(self) -> str:
-        return "exact"
-
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        *,
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> Scores:
-        if model.density != "exact":
-            raise UserError(
-                f"{type(model).__name__} has no exact density; use ImportanceSampling(samples)"
-            )
-        values = []
-        with torch.inference_mode(), seeded(seed, x.device):
-            for start in range(0, len(x), self.block):
-                rows = slice(start, start + self.block)
-                p = model.infer(x[rows], 1, _rows(mask, rows), _rows(context, rows))
-                values.append(p.average(p.log_w).double().cpu())
-                if progress:
-                    progress(min(start + self.block, len(x)), len(x))
-        joined = torch.cat(values)
-        return Scores(joined, torch.zeros_like(joined), None, None)
-
-
-@dataclass(frozen=True)
-class Enumeration(Method):
-    r"""`log p(x) = log sum_z p(z) p(x|z)` over all states of discrete latents: exact.
-
-    Every state is decoded for every row, in blocks of a size fixed by the model alone, so memory
-    does not grow with the states. Refused where there are infinitely many, or more than 4,096.
-    """
-
-    kind: ClassVar[Kind] = "exact"
-
-    @property
-    def name(self) -> str:
-        return "enumeration"
-
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        *,
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> Scores:
-        if model.density is None:
-            raise UserError(f"{type(model).__name__} has no density")
-        values = torch.empty(len(x), dtype=torch.float64)
-        with torch.inference_mode():
-            for i in range(len(x)):
-                row = slice(i, i + 1)
-                joint = self._log_joint(model, x[row], _rows(mask, row), _rows(context, row))
-                values[i] = torch.logsumexp(joint, 0)
-                if progress:
-                    progress(i + 1, len(x))
-        return Scores(values, torch.zeros_like(values), None, None)
-
-    def _log_joint(
-        self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None
-    ) -> Tensor:
-        """log p(x, z) of one row and every state, (states,), in float64."""
-        first, more = self._part(model, x, mask, context, 0)
-        rest = (self._part(model, x, mask, context, start)[0] for start in more)
-        return torch.cat([first, *rest])
-
-    def _part(
-        self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None, start: int
-    ) -> tuple[Tensor, range]:
-        """log p(x, z) of a block of states, and where the later blocks start."""
-        block, count = _block(x), 0
-
-        def states_from(q: Distribution, _: int) -> Tensor:
-            nonlocal count
-            if count:
-                raise UserError(
-                    f"{type(model).__name__} has several layers of latents and Enumeration sums "
-                    "over one; use ImportanceSampling(samples)"
-                )
-            states = all_states(q)
-            count = len(states)
-            return states[start : start + block]
-
-        p = model.infer(x, 1, mask, context, gradient="exact", draw=states_from)
-        joint = p.log_lik + sum(p.log_prior)
-        return joint[:, 0].double().cpu(), range(start + block, count, block)
-
-
-@dataclass(frozen=True)
-class ImportanceSampling(Method):
-    r"""The importance weighted bound with K draws from the posterior, per row.
-
-    `log p(x) >= E log 1/K sum_k w_k`. Exactly K draws, streamed in blocks of a size fixed by
-    the model alone, so memory is bounded at any K. Every (seed, row content, block) has its own
-    generator and every row is scored alone, so a row's score is the same to the last bit in any
-    subset and order. Source: Burda, Grosse, Salakhutdinov, 2016; error by the delta method,
-    `Var = sum_k v_k^2 - 1/K` with normalised weights v.
-
-    Args:
-        samples: K, the number of draws per row.
-
-    Raises:
-        UserError: fewer than one sample, or a model without a density.
-    """
-
-    kind: ClassVar[Kind] = "lower_bound"
-    samples: int = 1000
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.samples, int) or self.samples < 1:
-            raise UserError(
-                f"ImportanceSampling: samples={self.samples!r} must be a whole number, 1 or more"
-            )
-
-    @property
-    def name(self) -> str:
-        return f"IWAE K={self.samples}" if self.samples > 1 else "ELBO, one draw"
-
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        *,
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> Scores:
-        if model.density is None:
-            raise UserError(f"{type(model).__name__} has no density")
-        values, variance, ess = (torch.empty(len(x), dtype=torch.float64) for _ in range(3))
-        tail = tail_length(self.samples)
-        tops = torch.empty(len(x), tail + 1, dtype=torch.float64)
-        with torch.inference_mode():
-            for i in range(len(x)):
-                row = slice(i, i + 1)
-                log_w = self._log_weights(
-                    model, x[row], _rows(mask, row), _rows(context, row), seed
-                )
-                total = torch.logsumexp(log_w, 0)
-                share = torch.logsumexp(2 * log_w, 0) - 2 * total  # log of sum v^2 = -log ESS
-                values[i] = total - math.log(self.samples)
-                ess[i] = (-share).exp()
-                variance[i] = self._variance(share)
-                if tail:
-                    tops[i] = log_w.topk(tail + 1).values
-                if progress:
-                    progress(i + 1, len(x))
-        return Scores(values, variance, ess, pareto_k(tops) if tail else None)
-
-    def _variance(self, share: Tensor) -> Tensor:
-        """Of the log of the mean weight; one draw says nothing about it."""
-        spread = (share.exp() - 1 / self.samples).clamp(min=0)
-        return spread if self.samples > 1 else torch.full_like(spread, math.nan)
-
-    def _log_weights(
-        self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None, seed: int
-    ) -> Tensor:
-        """All K log-weights of one row, in float64."""
-        block = _block(x)
-        key = row_seed(seed, x, mask, context)
-        parts = []
-        for number, start in enumerate(range(0, self.samples, block)):
-            with seeded((key + number) % 2**63, x.device):
-                p = model.infer(x, min(block, self.samples - start), mask, context)
-            parts.append(p.log_w[:, 0].double().cpu())
-        return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -457,14 +213,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        scores = method(model, data.x, data.mask, data.context, seed=seed, progress=progress)
+        rows = Rows(data.x, data.mask, data.context)
+        scores = method.scores(model, rows, seed=seed, progress=progress)
     finally:
         model.train(was_training)
     complete = data.mask is None or bool(data.mask.all())
     named = getattr(data, "conditions", None)
     # every weight p(x, z) / q(z|x) of an exact model is p(x)
-    sampled = isinstance(method, ImportanceSampling)
-    exact = method.kind == "exact" or (model.density == "exact" and sampled)
+    exact = method.kind == "exact" or (model.density == "exact" and method.weighs)
     return Evidence(
         values=scores.values,
         kind="exact" if exact else method.kind,
@@ -506,15 +262,6 @@ def as_evaluated(model: Any, data: DataLike) -> DataLike:
     model.check(data.x, data.mask, data.protocol)
     model.check_context(data.context, data.protocol)
     return data
-
-
-def _block(x: Tensor) -> int:
-    """Latents of one row x decoded at once: a number fixed by the shape of a row."""
-    return max(1, min(BLOCK_VALUES // x.numel(), MAX_BLOCK))
-
-
-def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:
-    return None if tensor is None else tensor[rows]
 
 
 def _stderr(values: Tensor) -> float:

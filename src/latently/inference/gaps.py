@@ -19,29 +19,15 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
-from latently.inference.estimators import Enumerate
-from latently.inference.evidence import (
-    FEW_STATES,
-    DataLike,
-    Enumeration,
-    Exact,
-    ImportanceSampling,
-    Method,
-    Progress,
-    Scores,
-    as_evaluated,
-)
+from latently.inference.estimators import FEW_STATES, Enumerate
+from latently.inference.evidence import DataLike, as_evaluated
+from latently.inference.methods.base import Method, Progress, Scores
+from latently.inference.methods.enumeration import Enumeration
+from latently.inference.methods.exact import Exact
+from latently.inference.methods.refined import Refined, refined_weights
 from latently.inference.number import Nature, Number, mean_of
-from latently.inference.refine import (
-    STEPS,
-    Local,
-    Refined,
-    Refinement,
-    Rows,
-    evaluating,
-    log_weights,
-    single_rows,
-)
+from latently.inference.refine import STEPS, Local, Refinement, evaluating
+from latently.inference.rows import Rows
 
 __all__ = ["Gaps", "compare_gaps", "gaps"]
 
@@ -183,14 +169,14 @@ def gaps(
     if model.density is None or not len(data.x):
         why = "no density" if model.density is None else "no rows to look at"
         raise UserError(f"gaps: {type(model).__name__} has {why}")
-    every = (data.x, data.mask, data.context)
+    every = Rows(data.x, data.mask, data.context)
     method = method or _known(model)
     sums = _summed(model)
     found = []
     kinds = _natures(model, method, sums)
     with evaluating(model):
-        scores = None if method is None else method(model, *every, seed=seed)
-        for i, row in enumerate(single_rows(*every)):
+        scores = None if method is None else method.scores(model, every, seed=seed)
+        for i, row in enumerate(every.singles()):
             given = None if scores is None else _given(scores, i, kinds["log_p"])
             found.append(_with_gaps(plan.parts(model, row, given, sums)))
             if progress:
@@ -251,7 +237,7 @@ class _Plan:
         encoder = model.local(1)
         if not encoder and model.density == "exact":
             assert log_p is not None
-            elbo = log_p if log_p.exact else _given(Exact()(model, *row), 0, "exact")
+            elbo = log_p if log_p.exact else _given(Exact().scores(model, row), 0, "exact")
             return {"log_p": log_p, "elbo": elbo, "refined_elbo": elbo}
         refined = Refinement(steps=self.steps)(model, row, self.seed) if encoder else encoder
         if sums:
@@ -259,7 +245,7 @@ class _Plan:
             elbo, refined_elbo = (_sum_over_states(model, row, own) for own in (encoder, refined))
             return {"log_p": log_p, "elbo": elbo, "refined_elbo": refined_elbo}
         drawn = [
-            log_weights(model, row, own, self.samples, self.seed) for own in (encoder, refined)
+            refined_weights(model, row, own, self.samples, self.seed) for own in (encoder, refined)
         ]
         elbo, refined_elbo = (_Part(float(log_w.mean()), log_w) for log_w in drawn)
         log_p = log_p or _importance(drawn[1])
@@ -316,7 +302,7 @@ def _summed(model: Any) -> bool:
 def _natures(model: Any, method: Method | None, sums: bool) -> dict[str, Nature]:
     """What each of the six is, by name."""
     of_log_p: Nature = "lower_bound" if method is None else method.kind
-    if model.density == "exact" and isinstance(method, ImportanceSampling | Refined):
+    if model.density == "exact" and method is not None and method.weighs:
         of_log_p = "exact"  # every weight of an exact model is p(x)
     of_elbo: Nature = "exact" if sums or model.density == "exact" else "estimate"
     of_gap = of_elbo if of_log_p == "exact" else of_log_p

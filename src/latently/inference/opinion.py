@@ -12,16 +12,10 @@ from typing import Any
 
 from latently.errors import UserError
 from latently.inference._findings import Finding
-from latently.inference.ais import AIS
-from latently.inference.evidence import (
-    DataLike,
-    Evidence,
-    ImportanceSampling,
-    Method,
-    Progress,
-    as_evaluated,
-    evaluate,
-)
+from latently.inference.evidence import DataLike, Evidence, as_evaluated, evaluate
+from latently.inference.methods.ais import AIS
+from latently.inference.methods.base import Method, Progress
+from latently.inference.methods.importance import ImportanceSampling
 from latently.inference.number import Number, mean_of
 
 __all__ = ["Opinion", "second_opinion"]

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
-from latently.inference.evidence import DataLike, Evidence, Method, evaluate
+from latently.inference.evidence import DataLike, Evidence, evaluate
+from latently.inference.methods.base import Method
 from latently.inference.number import Number
 
 __all__ = ["Strangeness", "auroc", "complexity", "likelihood_ratio", "strangeness", "typicality"]

@@ -26,10 +26,12 @@ from torch import Tensor
 from latently.errors import UserError
 from latently.inference._annealing import arrivals, called, continuous, still
 from latently.inference._findings import Finding
-from latently.inference.ais import AIS, Block, blocks
-from latently.inference.evidence import DataLike, Progress, as_evaluated
+from latently.inference.evidence import DataLike, as_evaluated
+from latently.inference.methods.ais import AIS, Block, blocks
+from latently.inference.methods.base import Progress
 from latently.inference.noise import derive, seeded
 from latently.inference.number import Nature, Number, mean_of
+from latently.inference.rows import Rows
 
 __all__ = ["BETAS", "RateDistortion", "rate_distortion"]
 
@@ -160,7 +162,7 @@ def rate_distortion(
         raise UserError(f"rate_distortion: {data.protocol} has no rows")
     points, own = [], []
     with still(model):
-        for block in blocks(method, model, data.x, data.mask, data.context, seed):
+        for block in blocks(method, model, Rows(data.x, data.mask, data.context), seed):
             points.append(_points(block, method, stops, progress))
             own.append(_own(block, method.chains))
     rate, distortion = (torch.cat(part, -1) for part in zip(*points, strict=True))
@@ -224,8 +226,9 @@ def _points(
 def _own(block: Block, draws: int) -> tuple[Tensor, Tensor, bool]:
     """Rate and distortion of the model's encoder, (C, R), and whether the rate is exact."""
     target = block.target
-    with seeded(derive(block.keys[0], "own"), target.x.device):
-        p = target.model.infer(target.x, draws, target.mask, target.context)
+    with seeded(derive(block.keys[0], "own"), target.rows.x.device):
+        x, mask, context = target.rows
+        p = target.model.infer(x, draws, mask, context)
     known = all(term is not None for term in p.kl)
     return p.divergence.double().cpu(), -p.log_lik.double().cpu(), known
 

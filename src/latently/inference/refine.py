@@ -15,28 +15,30 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from latently.errors import UserError
 from latently.inference.bounds import ELBO, Bound
-from latently.inference.estimators import STL, VIMCO, DReG, Enumerate, Estimator, Reparam, Score
-from latently.inference.evidence import (
+from latently.inference.estimators import (
     FEW_STATES,
-    ImportanceSampling,
-    Kind,
-    Method,
-    Progress,
-    Scores,
+    STL,
+    VIMCO,
+    DReG,
+    Enumerate,
+    Estimator,
+    Reparam,
+    Score,
 )
 from latently.inference.noise import derive, row_seed, seeded
 from latently.inference.options import check_count
 from latently.inference.particles import Particles
+from latently.inference.rows import Rows
 from latently.inference.schedules import Schedule
 
-__all__ = ["Refined", "refine"]
+__all__ = ["refine"]
 
 SAMPLES = 32  # a step of a small net takes as long with one draw
 STEPS = 100  # 0.01 nats from the best q on digits, where the amortisation gap is 1.6
@@ -47,7 +49,7 @@ _MOMENTS = (0.5, 0.9)  # of Adam; the usual 0.9 and 0.999 are for thousands of s
 _TINY = 1e-8
 
 Local = tuple[Tensor, ...]
-Rows = tuple[Tensor, Tensor | None, Tensor | None]
+Progress = Callable[[int, int], None]
 
 
 def refine(
@@ -113,92 +115,13 @@ def refine(
         return ()
     with evaluating(model):
         found = []
-        for i, row in enumerate(single_rows(x, mask, context)):
+        for i, row in enumerate(Rows(x, mask, context).singles()):
             found.append(search(model, row, seed))
             if progress:
                 progress(i + 1, len(x))
     if not found:
         return model.local(0)
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
-
-
-@dataclass(frozen=True)
-class Refined(Method):
-    r"""The importance weighted bound with K draws from a q refined for each row.
-
-    q is first fitted to the row (`refine`, from the encoder's q), then serves as the proposal of
-    `ImportanceSampling`. It is searched with other draws than those the weights are of, so the
-    value is a lower bound of log p(x) on average, as with any q that does not know its draws. It
-    is the tighter the closer q comes to p(z|x): with few draws by about the amortisation gap.
-
-    Args:
-        samples: K, the number of draws per row that are weighted.
-        steps: of the search, per row.
-
-    Raises:
-        UserError: fewer than one sample or step, or a model without a density.
-
-    >>> Refined(samples=100).name
-    'refined IWAE K=100'
-    """
-
-    kind: ClassVar[Kind] = "lower_bound"
-    samples: int = 1000
-    steps: int = STEPS
-
-    def __post_init__(self) -> None:
-        check_count(self, "samples")
-        check_count(self, "steps")
-
-    @property
-    def name(self) -> str:
-        return f"refined {ImportanceSampling(self.samples).name}"
-
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        *,
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> Scores:
-        weighted = ImportanceSampling(self.samples)
-        if not model.local(0):
-            return weighted(model, x, mask, context, seed=seed, progress=progress)
-        if model.density is None:
-            raise UserError(f"{type(model).__name__} has no density")
-        search, found = Refinement(steps=self.steps), []
-        with evaluating(model):
-            for i, row in enumerate(single_rows(x, mask, context)):
-                own = At(model, search(model, row, seed))
-                found.append(weighted(own, *row, seed=seed))
-                if progress:
-                    progress(i + 1, len(x))
-        return _joined(found) if found else weighted(model, x, mask, context, seed=seed)
-
-
-@dataclass(frozen=True)
-class At:
-    """A model whose q is that of one row's own local parameters."""
-
-    model: Any
-    local: Local
-
-    @property
-    def density(self) -> Any:
-        return self.model.density
-
-    def infer(
-        self,
-        x: Tensor,
-        samples: int = 1,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        **how: Any,
-    ) -> Particles:
-        return self.model.infer(x, samples, mask, context, local=self.local or None, **how)
 
 
 @dataclass(frozen=True)
@@ -305,12 +228,6 @@ class Ascent(NamedTuple):
         return own
 
 
-def log_weights(model: Any, row: Rows, own: Local, samples: int, seed: int) -> Tensor:
-    """K log-weights of one row at its local parameters, (K,), as `ImportanceSampling` has them."""
-    with torch.inference_mode():
-        return ImportanceSampling(samples)._log_weights(At(model, own), *row, seed)
-
-
 def suited(model: Any, row: Rows, bound: Bound) -> Estimator:
     """The estimator for a bound and a model's latents where none is named; see `refine`.
 
@@ -396,31 +313,3 @@ def evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def single_rows(x: Tensor, mask: Tensor | None, context: Tensor | None) -> Iterator[Rows]:
-    """Rows of one."""
-    for i in range(len(x)):
-        row = slice(i, i + 1)
-        yield (
-            x[row],
-            None if mask is None else mask[row],
-            None if context is None else context[row],
-        )
-
-
-def _joined(found: Sequence[Scores]) -> Scores:
-    """The scores of single rows, of all of them."""
-
-    def column(name: str) -> Any:
-        parts = [getattr(scores, name) for scores in found]
-        return None if parts[0] is None else torch.cat(parts)
-
-    notes = dict.fromkeys(note for scores in found for note in scores.notes)
-    return Scores(
-        values=column("values"),
-        mc_variance=column("mc_variance"),
-        ess=column("ess"),
-        k_hat=column("k_hat"),
-        notes=tuple(notes),
-    )

@@ -20,11 +20,12 @@ from latently.data import Data
 from latently.data.catalog import SOURCES
 from latently.errors import UserError, closest
 from latently.inference import AIS
-from latently.inference.ais import Bracket, bracket
+from latently.inference.bracket import Bracket, bracket
 from latently.inference.diagnostics import Finding, diagnose
 from latently.inference.disentanglement import disentanglement
-from latently.inference.evidence import Exact, default_method
+from latently.inference.evidence import default_method
 from latently.inference.gaps import Gaps, compare_gaps, gaps
+from latently.inference.methods.exact import Exact
 from latently.inference.noise import derive
 from latently.inference.number import Number
 from latently.inference.opinion import second_opinion

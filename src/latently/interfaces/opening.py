@@ -14,7 +14,8 @@ from latently.data.masks import Mask
 from latently.data.partition import REST
 from latently.errors import UserError, closest
 from latently.inference import Evidence, ImportanceSampling, Method, evaluate
-from latently.inference.evidence import Progress, default_method
+from latently.inference.evidence import default_method
+from latently.inference.methods.base import Progress
 from latently.io import Saved, load_saved
 from latently.registry import KINDS, components
 from latently.training.progress import Bar

@@ -21,7 +21,7 @@ import torch
 from latently import UserError, evaluate, expr, fit, impute, load, save, vae
 from latently.data import Data
 from latently.data.masks import MCAR
-from latently.inference.evidence import Enumeration, ImportanceSampling
+from latently.inference.methods import Enumeration, ImportanceSampling
 from latently.models import Dequantized
 from latently.nets import MLP
 from latently.registry import KINDS, components

@@ -11,7 +11,8 @@ import torch
 import latently as lt
 from latently.data import Data
 from latently.inference.bounds import IWAE
-from latently.inference.evidence import ImportanceSampling, evaluate
+from latently.inference.evidence import evaluate
+from latently.inference.methods import ImportanceSampling
 from latently.interfaces.report import Entry, write_report
 from latently.io import Saved
 from latently.nets import MLP

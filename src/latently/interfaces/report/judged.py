@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from torch import Tensor
 
-from latently.inference.ais import Bracket
+from latently.inference.bracket import Bracket
 from latently.inference.diagnostics import Layer
 from latently.inference.disentanglement import Gap
 from latently.inference.gaps import Gaps

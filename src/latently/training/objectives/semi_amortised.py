@@ -14,7 +14,8 @@ from latently.errors import UserError
 from latently.inference._surrogates import valued
 from latently.inference.bounds import ELBO, Bound
 from latently.inference.estimators import Enumerate, Estimator, Reparam
-from latently.inference.refine import Ascent, Local, Rows, check_draws, check_search
+from latently.inference.refine import Ascent, Local, check_draws, check_search
+from latently.inference.rows import Rows
 from latently.inference.schedules import Schedule, resolve
 from latently.training.objectives.base import Objective, Terms, terms_of
 
@@ -102,7 +103,7 @@ class SemiAmortised(Objective):
             self.steps,
             rate(step, total) if isinstance(rate, Schedule) else rate,
         )
-        rows = (x, mask, context)
+        rows = Rows(x, mask, context)
         if not torch.is_grad_enabled():  # validation
             with torch.enable_grad():
                 own, _ = _refined(ascent, model, rows)

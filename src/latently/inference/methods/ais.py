@@ -32,23 +32,20 @@ from latently.inference._annealing import (
     Target,
     ahead,
     back,
-    called,
     continuous,
     pilot,
     still,
 )
-from latently.inference._findings import Finding
-from latently.inference.evidence import BLOCK_VALUES, Kind, Method, Progress, Scores
-from latently.inference.noise import derive, row_seed, seeded
-from latently.inference.number import Number, mean_of
+from latently.inference.methods.base import BLOCK_VALUES, Kind, Method, Progress, Scores
+from latently.inference.noise import derive, row_seed
 from latently.inference.options import check_count
 from latently.inference.pareto import pareto_k, tail_length
+from latently.inference.rows import Rows
 
-__all__ = ["AIS", "Bracket", "bracket"]
+__all__ = ["AIS"]
 
 LEAST_ACCEPTANCE = 0.4  # of a row's proposals, below which its chains hardly move
 _SMALL = 0.02  # nats of bias that need no warning of their own
-_FAR = 0.5  # nats between two bounds that are no longer one number
 
 
 @dataclass(frozen=True)
@@ -108,12 +105,10 @@ class AIS(Method):
         """Weights per row, beside which the ESS is read."""
         return self.chains
 
-    def __call__(
+    def scores(
         self,
         model: Any,
-        x: Tensor,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
+        rows: Rows,
         *,
         seed: int = 0,
         progress: Progress | None = None,
@@ -122,9 +117,9 @@ class AIS(Method):
         weights = [torch.empty(self.chains, 0, dtype=torch.float64)]
         accepted = [torch.empty(0, dtype=torch.float64)]
         with still(model):
-            for block in blocks(self, model, x, mask, context, seed):
+            for block in blocks(self, model, rows, seed):
                 learned = block.learned(self)
-                moved = torch.zeros(len(block.keys), dtype=torch.float64, device=x.device)
+                moved = torch.zeros(len(block.keys), dtype=torch.float64, device=rows.x.device)
                 run = block.run(self, learned, learned.betas(self.steps, [1.0]))
                 for t, (log_w, _, accept) in enumerate(run, start=1):
                     last, moved = log_w, moved + accept.mean(0)
@@ -163,131 +158,6 @@ class AIS(Method):
                     f"steps, now {self.steps}"
                 )
         return tuple(found)
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """log p(x) between two bounds, on rows that the model drew itself.
-
-    Attributes:
-        lower: mean over rows of the forward bound.
-        upper: mean over rows of the reverse bound.
-        gap: their difference, above the bias of either on such rows.
-        lowers: forward bound of each row, (n,), in nats.
-        uppers: reverse bound of each row, (n,), in nats.
-        notes: why not to trust the forward run, a line each.
-    """
-
-    lower: Number
-    upper: Number
-    gap: Number
-    lowers: Tensor
-    uppers: Tensor
-    notes: tuple[str, ...] = ()
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """How far AIS can be off, in a line."""
-        most = self.gap.value + 2 * self.gap.mc_stderr
-        text = f"on rows that the model drew, AIS is off by at most {most:.2f} nats on average"
-        if most <= _FAR:
-            return (Finding("note", "bracket", text),)
-        return (Finding("alarm", "wide bracket", f"{text}; raise its steps"),)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The three numbers and the notes, for JSON."""
-        numbers = {name: getattr(self, name).to_dict() for name in ("lower", "upper", "gap")}
-        return {**numbers, "n": len(self.lowers), "notes": list(self.notes)}
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, (self.lower, self.upper, self.gap)))
-
-
-def bracket(
-    model: Any,
-    rows: int = 50,
-    method: AIS | None = None,
-    *,
-    context: Tensor | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Bracket:
-    r"""Bidirectional Monte Carlo: log p(x) from both sides, on rows drawn from the model.
-
-    With (z, x) ~ p(x, z), z is an exact draw of p(z|x). AIS forward from the prior gives
-    `E log 1/C sum_c w_c <= log p(x)`; backward from z it gives
-    `E -log 1/C sum_c 1/w_c >= log p(x)`, by the same step sizes and temperatures. The mean gap
-    is therefore at least the mean bias of AIS, on rows like these: data of another kind may be
-    harder. Rows where the chains mix badly show as a wide gap. Source: Grosse, Ghahramani, Adams,
-    "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015.
-
-    Args:
-        model: any with a density and continuous latents.
-        rows: n, how many to draw.
-        method: the forward run, `AIS()` if None; the reverse has as many steps and chains.
-        context: one row for all, or one for each, (n, C), for models of p(x|c).
-        seed: of the rows and of the chains.
-        progress: called with (rows done, rows).
-
-    Returns:
-        `Bracket`, in nats.
-
-    Raises:
-        UserError: `rows` is no count, or a model that `AIS` refuses or whose score of a latent
-            holds noise.
-    """
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
-        raise UserError(f"bracket: rows={rows!r} must be a whole number of at least 1")
-    continuous(model)
-    model.check_context(context, "bracket")
-    method = AIS() if method is None else method
-    if context is not None:
-        context = context.expand(rows, *context.shape[1:])
-    reverse = []
-    with still(model):
-        with torch.no_grad(), seeded(derive(seed, "bracket"), model.device):
-            z = model.latents(rows, context)
-            x = model.likelihood(z, context).sample()[0]
-        scores = method(model, x, None, context, seed=seed, progress=_half(progress, 0))
-        for block in blocks(method, model, x, None, context, seed):
-            reverse.append(_reversed(block, method, z, _half(progress, 1)))
-    return _bracket(method, scores, *map(torch.cat, zip(*reverse, strict=True)))
-
-
-def _reversed(
-    block: Block, method: AIS, z: tuple[Tensor, ...], progress: Progress | None
-) -> tuple[Tensor, Tensor]:
-    """The upper bound and its Monte Carlo variance of the rows of a block."""
-    learned = block.learned(method)
-    if block.target.noisy:
-        raise UserError(
-            f"bracket: {called(block.target.model)} draws noise whenever it scores a latent, "
-            "whose exact posterior is not known; bracket the model inside"
-        )
-    rows = slice(block.first, block.first + len(block.keys))
-    exact = tuple(layer[:, rows] for layer in z)
-    betas = learned.betas(method.steps, [1.0])
-    run = block.reverse(method, learned, betas, exact)
-    for t, (log_w, _, _) in enumerate(run, start=1):
-        last = log_w
-        block.tell(progress, t, method.steps)
-    values, variance, _ = mean_weight(-last.cpu())
-    return -values, variance
-
-
-def _bracket(method: AIS, scores: Scores, uppers: Tensor, variance: Tensor) -> Bracket:
-    name, both = "log p(x)", scores.mc_variance + variance
-    how = {"method": method.name}
-    lower = mean_of(name, scores.values, "lower_bound", mc_variance=scores.mc_variance, **how)
-    how = {"method": f"{method.name}, in reverse"}
-    upper = mean_of(name, uppers, "upper_bound", mc_variance=variance, **how)
-    gap = mean_of("bias of AIS", uppers - scores.values, "upper_bound", mc_variance=both)
-    return Bracket(lower, upper, gap, scores.values, uppers, scores.notes)
-
-
-def _half(progress: Progress | None, part: int) -> Progress | None:
-    """Progress of the first or second of two runs over the same rows."""
-    return progress and (lambda done, total: progress((done + part * total) // 2, total))
 
 
 class Block(NamedTuple):
@@ -331,25 +201,18 @@ class Block(NamedTuple):
         return Noise([derive(key, use) for key in self.keys], u.device, u.dtype)
 
 
-def blocks(
-    method: AIS,
-    model: Any,
-    x: Tensor,
-    mask: Tensor | None,
-    context: Tensor | None,
-    seed: int,
-) -> Iterator[Block]:
+def blocks(method: AIS, model: Any, rows: Rows, seed: int) -> Iterator[Block]:
     """Rows in blocks that hold 2 MiB of decoded values in float32, or one row."""
-    if not len(x):
+    n = len(rows.x)
+    if not n:
         return
-    probe = Target(model, *_cut(x, mask, context, slice(0, 1)), method.start)
-    values = max(x[0].numel(), probe.draw([0], 1).shape[-1])
+    probe = Target(model, rows.part(slice(0, 1)), method.start)
+    values = max(rows.x[0].numel(), probe.draw([0], 1).shape[-1])
     size = max(1, BLOCK_VALUES // (max(method.chains, PILOT_CHAINS) * values))
-    for first in range(0, len(x), size):
-        part = _cut(x, mask, context, slice(first, first + size))
-        rows = [_cut(*part, slice(i, i + 1)) for i in range(len(part[0]))]
-        keys = [row_seed(seed, *row) for row in rows]
-        yield Block(Target(model, *part, method.start), keys, first, len(x))
+    for first in range(0, n, size):
+        part = rows.part(slice(first, first + size))
+        keys = [row_seed(seed, *row) for row in part.singles()]
+        yield Block(Target(model, part, method.start), keys, first, n)
 
 
 def mean_weight(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -371,10 +234,3 @@ def shortfall(log_w: Tensor, values: Tensor, variance: Tensor) -> Tensor:
     spread = log_w.var(0)
     tail = log_w.mean(0) + 0.5 * spread - values
     return torch.maximum(0.5 * variance, tail.nan_to_num(nan=math.inf)).clamp(min=0)
-
-
-def _cut(
-    x: Tensor, mask: Tensor | None, context: Tensor | None, rows: slice
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    seen = None if mask is None else mask[rows]
-    return x[rows], seen, None if context is None else context[rows]
