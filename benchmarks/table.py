@@ -1,4 +1,4 @@
-"""Rewrites the table of the latest results in README.md from results/*.json.
+"""Rewrites the tables in README.md from results/*.json and the scripts.
 
 python benchmarks/table.py
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+PARTS = "table", "scripts"
 
 
 def timings(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -52,22 +52,66 @@ def claims(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield claim["what"], claim["text"], _verdict(claim)
 
 
-def lines() -> list[str]:
-    """The table, a line each."""
-    made = ["| benchmark | what | result | bar |", "|---|---|---|---|"]
+def found() -> Iterator[tuple[str, str, list[tuple[str, str, str]]]]:
+    """Every benchmark with results: its name, whether provisional, its rows."""
     for file in sorted((HERE / "results").glob("*.json")):
         result = json.loads(file.read_text())
-        mark = f"`{file.stem}`" + (" (provisional)" if result["provisional"] else "")
-        for row in (*timings(result), *likelihoods(result), *linear(result), *claims(result)):
-            made.append("| " + " | ".join((mark, *row)) + " |")
+        rows = (*timings(result), *likelihoods(result), *linear(result), *claims(result))
+        yield file.stem, " (provisional)" if result["provisional"] else "", list(rows)
+
+
+def lines() -> list[str]:
+    """The whole table, a line each."""
+    made = ["| benchmark | what | result | bar |", "|---|---|---|---|"]
+    for name, mark, rows in found():
+        made += [cells(f"`{name}`{mark}", *row) for row in rows]
     return made
+
+
+def scripts() -> list[str]:
+    """A line for every script: what it asks, and how many results are recorded."""
+    made = ["| script | question | results |", "|---|---|---|"]
+    made += [cells(f"`{name}.py`", question(name), str(len(rows))) for name, _, rows in found()]
+    return made
+
+
+def cells(*texts: str) -> str:
+    """A line of a table; a bar in a text is none of the table's."""
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+
+def summary() -> list[str]:
+    """A line for every benchmark that has bars: its question, one result, how many are met.
+
+    The result is that of a missed bar where there is one, else of the first.
+    """
+    made = ["| question | for example | bars met |", "|---|---|---|"]
+    for name, mark, rows in found():
+        barred = [row for row in rows if row[2]]
+        if not barred:
+            continue
+        missed = [row for row in barred if row[2] != "met"]
+        what, text, _ = (missed or barred)[0]
+        link = f"[{question(name)}](benchmarks/{name}.py){mark}"
+        met = f"{len(barred) - len(missed)} of {len(barred)}"
+        made.append(cells(link, f"{what}: {text}", met))
+    return made
+
+
+def question(name: str) -> str:
+    """The first line of a script: what it asks."""
+    first = (HERE / f"{name}.py").read_text().partition("\n")[0]
+    return first.removeprefix('"""').removesuffix('"""').rstrip(".")
 
 
 def main() -> None:
     readme = HERE / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(before + "\n".join((BEGIN, "", *lines(), "", END)) + after)
+    text = readme.read_text()
+    for part, made in zip(PARTS, (lines(), scripts()), strict=True):
+        begin, end = f"<!-- {part} -->", f"<!-- end of {part} -->"
+        before, _, rest = text.partition(begin)
+        text = before + "\n".join((begin, "", *made, "", end)) + rest.partition(end)[2]
+    readme.write_text(text)
 
 
 if __name__ == "__main__":

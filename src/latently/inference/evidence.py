@@ -221,12 +221,13 @@ def evaluate(
     named = getattr(data, "conditions", None)
     # every weight p(x, z) / q(z|x) of an exact model is p(x)
     exact = method.kind == "exact" or (model.density == "exact" and method.weighs)
+    values, mc_variance = scores.values.detach(), scores.mc_variance.detach()
     return Evidence(
-        values=scores.values,
+        values=values,
         kind="exact" if exact else method.kind,
         method="exact" if exact else method.name,
         protocol=data.protocol,
-        mc_variance=torch.zeros_like(scores.values) if exact else scores.mc_variance,
+        mc_variance=torch.zeros_like(values) if exact else mc_variance,
         ess=None if exact else scores.ess,
         k_hat=None if exact else scores.k_hat,
         samples=0 if exact else getattr(method, "samples", 0),
