@@ -247,6 +247,17 @@ def test_bad_options_are_refused(options, words, refused):
         SemiAmortised(**options)
 
 
+@pytest.mark.parametrize("posterior", ["Gamma", "Beta", "Dirichlet", "StudentT"])
+def test_draws_by_way_of_gammas_have_no_second_derivative(posterior, refused):
+    """The backward pass was an error of torch: "derivative for '_standard_gamma_grad'"."""
+    latents = {"posterior": components()[posterior], "prior": Learned}
+    data = Data(bits(), "bits", "bits")
+    with refused("through=True", "second derivatives", "use through=False"):
+        fit(small(**latents), data, SemiAmortised(through=True), steps=1, **QUIET)
+    found = fit(small(**latents), data, SemiAmortised(steps=2), steps=2, **QUIET)
+    assert found.history[-1]["non_finite"] == 0
+
+
 def test_exact_models_are_refused_before_the_first_step(refused):
     model, data = ppca((4,), latents=2), Data.from_array(torch.randn(8, 4))
     with refused("SemiAmortised", "PPCA is exact", "Variational"):

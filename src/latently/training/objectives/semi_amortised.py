@@ -55,7 +55,8 @@ class SemiAmortised(Objective):
     Raises:
         UserError: options out of range, a pair of bound and estimator that does not suit;
             `through` with an estimator whose gradient is none of a function, so has no second
-            one; before the first step, a model whose q is exact, or (without `through`) one whose
+            one, or with latents whose draws have none (Gamma, Beta, Dirichlet, StudentT);
+            before the first step, a model whose q is exact, or (without `through`) one whose
             encoder is part of its prior.
 
     >>> SemiAmortised(steps=10).is_bound
@@ -142,7 +143,27 @@ def _through(ascent: Ascent, model: Any, rows: Rows) -> Terms:
         return ascent.slopes(model, rows, own, graph=True)[0]
 
     own = ascent.climbed(slopes, model.local(len(rows[0])))
-    return _terms(ascent, model, rows, own)
+    value, p = ascent.value(model, rows, own)
+    _check_smooth(p.z, own)
+    return terms_of(value, p)
+
+
+def _check_smooth(z: Sequence[Tensor], own: Local) -> None:
+    """Refuses draws by way of a gamma, whose derivative torch cannot differentiate again."""
+    known = {part.grad_fn for part in own}  # what is before these is the search, already checked
+    ahead = [layer.grad_fn for layer in z]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in known:
+            continue
+        if node.name().startswith("StandardGamma"):
+            raise UserError(
+                "SemiAmortised: through=True needs second derivatives, and draws of Gamma, Beta, "
+                "Dirichlet and StudentT latents have none; use through=False, or a posterior "
+                "such as Normal"
+            )
+        known.add(node)
+        ahead += [before for before, _ in node.next_functions]
 
 
 def _in_parts(ascent: Ascent, model: Any, rows: Rows) -> Terms:
