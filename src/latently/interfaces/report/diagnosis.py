@@ -236,9 +236,13 @@ def _factors(found: Any, job: Job) -> Section:
         for k, name in enumerate(names)
     ]
     each = Table(("Factor", "Latent (MIG)", "Gap", "Latent (SAP)", "Gap"), rows)
+    captions = (
+        "MIG: mutual information of each latent and factor, over the entropy of the factor",
+        "SAP: balanced accuracy of telling a factor from one latent by thresholds",
+    )
     figures = [
-        (judged.matrix(gap, names), f"{gap.number.name}: what each latent tells of each factor")
-        for gap in (found.mig, found.sap)
+        (judged.matrix(gap, names), caption)
+        for gap, caption in zip((found.mig, found.sap), captions, strict=True)
     ]
     return Section([_numbers(found.mig.number, found.sap.number), each], figures)
 
