@@ -435,6 +435,14 @@ def test_a_bracket_says_what_it_is():
     json.dumps(fields, allow_nan=False)
 
 
+def test_a_bracket_of_one_chain_has_no_error_bar():
+    """AIS was said to be off by "at most nan nats"."""
+    (found,) = bracket(linear(2), 3, AIS(steps=2, chains=1)).findings
+    assert found.level == "note"
+    assert "nan" not in found.text
+    assert "chains=2" in found.text
+
+
 def test_a_bracket_given_a_context(untouched):
     model = linear(2, contexts=3)
     ticks = []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from functools import partial
 
 import pytest
@@ -107,6 +108,20 @@ def test_more_steps_than_stops_are_not_needed():
     data = Data(model.sample(2, seed=1), "Normal", "rows")
     found = rate_distortion(model, data, AIS(steps=1), betas=BETAS)
     assert found.rate.isfinite().all()
+
+
+@pytest.mark.parametrize(("n", "chains"), [(1, 3), (3, 1)])
+def test_errors_of_one_row_and_of_one_chain_are_not_known(n, chains):
+    """They were asked of torch, which warned of degrees of freedom."""
+    model = linear()
+    data = Data(model.sample(n, seed=1), "Normal", "rows")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rate_distortion(model, data, AIS(steps=2, chains=chains), betas=BETAS)
+    assert bool(found.rate_stderr.isnan().all()) == (n == 1)
+    assert bool(found.rate_mc_stderr.isnan().all()) == (chains == 1)
+    assert math.isnan(found.own_distortion.mc_stderr) == (chains == 1)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_what_has_no_curve_is_refused(refused):

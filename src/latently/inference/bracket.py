@@ -6,6 +6,7 @@ Carlo", 2015.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,8 @@ class Bracket:
     Attributes:
         lower: mean over rows of the forward bound.
         upper: mean over rows of the reverse bound.
-        gap: their difference, above the bias of either on such rows.
+        gap: their difference, above the bias of either on such rows; of one chain each, its Monte
+            Carlo error is NaN, not known.
         lowers: forward bound of each row, (n,), in nats.
         uppers: reverse bound of each row, (n,), in nats.
         notes: why not to trust the forward run, a line each.
@@ -50,6 +52,12 @@ class Bracket:
     def findings(self) -> tuple[Finding, ...]:
         """How far AIS can be off, in a line."""
         most = self.gap.value + 2 * self.gap.mc_stderr
+        if math.isnan(most):
+            text = (
+                f"the gap of {self.gap.value:.2f} nats has no Monte Carlo error to add, of one "
+                "chain; take chains=2 or more"
+            )
+            return (Finding("note", "bracket", text),)
         text = f"on rows that the model drew, AIS is off by at most {most:.2f} nats on average"
         if most <= _FAR:
             return (Finding("note", "bracket", text),)

@@ -7,8 +7,12 @@ fail where the encoder misses a part of the posterior, annealed chains where the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from latently.errors import UserError
 from latently.inference._findings import Finding
@@ -30,7 +34,8 @@ class Opinion:
     Attributes:
         first: evidence by the first method.
         second: evidence by the second.
-        difference: second minus first, mean over rows, in nats.
+        difference: second minus first, mean over rows, in nats; its Monte Carlo error is NaN where
+            a method has a single draw, which says nothing of its error.
     """
 
     first: Evidence
@@ -41,6 +46,8 @@ class Opinion:
     def findings(self) -> tuple[Finding, ...]:
         """What the two say together, in a line."""
         d, error = self.difference.value, self.difference.mc_stderr
+        if not math.isfinite(d + error):
+            return (Finding("note", "second opinion", self._untold()),)
         low, high = sorted((self.first, self.second), key=lambda one: one.nats)
         if abs(d) <= AGREE:
             text = f"{self.second.method} and {self.first.method} agree within {AGREE} nats"
@@ -51,6 +58,16 @@ class Opinion:
         else:
             text = f"{high.method} is {abs(d):.2f} nats above {low.method}"
         return (Finding("alarm", "bounds apart", text),)
+
+    def _untold(self) -> str:
+        """Why the difference has nothing to say."""
+        d, names = self.difference.value, f"{self.second.method} and {self.first.method}"
+        if not math.isfinite(d):
+            return f"{names} cannot be compared where log p(x) is not finite; leave such rows out"
+        return (
+            f"{names} differ by {d:+.2f} nats, and a single draw has no Monte Carlo error to hold "
+            "that against; take 2 or more"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -103,13 +120,26 @@ def second_opinion(
 
         found.append(evaluate(model, data, method, seed=seed, progress=ticked))
     one, other = found
+    values, copies = other.values - one.values, _copies(data)
+    variance = torch.where(values.isfinite(), one.mc_variance + other.mc_variance, 0.0)
     difference = mean_of(
         f"{other.method} - {one.method}",
-        other.values - one.values,
+        values,
         "exact" if one.kind == other.kind == "exact" else "estimate",
-        mc_variance=(one.mc_variance + other.mc_variance).nan_to_num(0.0),
+        mc_variance=variance * copies,
     )
     return Opinion(one, other, difference)
+
+
+def _copies(data: DataLike) -> Tensor:
+    """How many rows are equal to each, (n,): they share their draws, so that their errors add."""
+    x = data.x if data.mask is None else torch.where(data.mask, data.x, torch.inf)
+    parts = [x.double().flatten(1)]
+    parts += [] if data.context is None else [data.context.double()]
+    _, group, count = torch.unique(
+        torch.cat(parts, 1).cpu(), dim=0, return_inverse=True, return_counts=True
+    )
+    return count[group].double()
 
 
 def _why(low: Evidence) -> str:

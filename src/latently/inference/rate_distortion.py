@@ -46,10 +46,10 @@ class RateDistortion:
         betas: trade-offs b, (K,), ascending.
         rate: upper bound on the rate of the annealed encoder at each b, (K,).
         distortion: its distortion, `E[-log p(x|z)]`, an estimate, (K,).
-        rate_stderr: standard error over the rows, (K,).
-        distortion_stderr: standard error over the rows, (K,).
-        rate_mc_stderr: standard error of the chains, (K,).
-        distortion_mc_stderr: standard error of the chains, (K,).
+        rate_stderr: standard error over the rows, (K,); NaN for one row.
+        distortion_stderr: standard error over the rows, (K,); NaN for one row.
+        rate_mc_stderr: standard error of the chains, (K,); NaN for one chain.
+        distortion_mc_stderr: standard error of the chains, (K,); NaN for one chain.
         own_rate: `KL(q(z|x) || p(z))` of the model's own encoder.
         own_distortion: `E_q[-log p(x|z)]` of the model's own encoder.
         method: how the chains were run.
@@ -98,6 +98,13 @@ class RateDistortion:
         excess = self.excess
         if excess is None:
             return ()
+        if excess <= 0:
+            best = self.own_rate.value - excess
+            text = (
+                f"the encoder's rate, {self.own_rate.value:.2f}, is no more than the "
+                f"{best:.2f} nats that the chains show for its distortion: nothing to gain"
+            )
+            return (Finding("note", "rate", text),)
         text = (
             f"a best code would need {self.own_rate.value - excess:.2f} nats or less for the "
             f"encoder's distortion; its own rate is {self.own_rate.value:.2f}"
@@ -242,20 +249,26 @@ def _own_numbers(own: list[tuple[Tensor, Tensor, bool]]) -> tuple[Number, Number
         ("E_q[-log p(x|z)]", distortions, "estimate"),
     ):
         terms = torch.cat(parts, 1)
-        variance = None if nature == "exact" else terms.var(0) / len(terms)
+        variance = None if nature == "exact" else _variance(terms, 0)
         made.append(mean_of(name, terms.mean(0), nature, mc_variance=variance))
     return made[0], made[1]
 
 
 def _moments(terms: Tensor) -> tuple[Tensor, Tensor]:
     """Means over chains (K, R), and the Monte Carlo error of their means over rows, (K,)."""
-    variance = terms.var(1) / terms.shape[1]
+    variance = _variance(terms, 1)
     return terms.mean(1), variance.sum(1).sqrt() / terms.shape[2]
 
 
 def _stderr(rows: Tensor) -> Tensor:
     """Over rows, (K, R) to (K,); NaN for one."""
-    return rows.std(1) / math.sqrt(rows.shape[1])
+    return _variance(rows, 1).sqrt()
+
+
+def _variance(terms: Tensor, dim: int) -> Tensor:
+    """Of the mean over an axis; NaN of a single term, which says nothing about it."""
+    n = terms.shape[dim]
+    return terms.var(dim) / n if n > 1 else torch.full_like(terms.sum(dim), torch.nan)
 
 
 def _plain(value: Any) -> Any:
