@@ -66,3 +66,24 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             if not target.startswith("https://"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_names_that_the_docs_take_from_the_package_are_listed_by_it():
+    """What resolves on first use alone is seen by no editor, type checker or `dir`."""
+    import latently
+
+    texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    used = {
+        name for text in texts for name in re.findall(r"\blt\.([A-Za-z]\w*)", text.read_text())
+    }
+    assert used - set(latently.__all__) == set()
+
+
+def test_the_names_for_type_checkers_are_the_listed_ones():
+    import latently
+
+    source = Path(latently.__file__).read_text()
+    (block,) = re.findall(r"if TYPE_CHECKING:\n(.*?)\n_HOMES", source, re.DOTALL)
+    names = re.sub(r"#.*|from \S+ import|[()]", "", block)
+    given = {name.strip() for name in re.split(r"[,\n]", names)} - {""}
+    assert given | {"__version__"} == set(latently.__all__)

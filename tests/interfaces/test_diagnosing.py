@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from latently.interfaces.diagnosing import PARTS
@@ -82,6 +83,57 @@ def test_the_page_tells_it_all(asked, made, tmp_path, found):
     assert "Not available: nobody says what the factors" in page
 
 
+def test_the_page_names_the_call_that_makes_it_again(asked, tmp_path):
+    words = ("--parts", "latents", "--rows", 7, "--seed", 3, "--train", "digits/train")
+    asked("vae", "digits", *words, "--mask", "MCAR(0.5)", "--out", tmp_path / "a.html")
+    page = tmp_path.joinpath("a.html").read_text()
+    for word in ("--parts latents", "--rows 7", "--seed 3", "--train digits/train", "MCAR(0.5)"):
+        assert word in page
+
+
+def test_a_part_that_fails_costs_no_other(cli, made, tmp_path):
+    """What was found before is printed and written; the call still fails, as it was asked for."""
+    np.savez(tmp_path / "equal.npz", x=np.zeros((60, 4), "float32"))
+    out = tmp_path / "a.html"
+    words = ["diagnose", made / "real.safetensors", "--data", tmp_path / "equal.npz"]
+    ran = cli(*words, "--parts", "latents,samples", "--json", "--out", out)
+    assert ran.code == 2
+    assert "--parts samples" in ran.err
+    found = json.loads(ran.out)["parts"]
+    assert "elbo" in found["latents"]
+    assert "unavailable" in found["samples"]
+    assert out.exists()
+
+
+def test_parts_may_end_in_a_comma(asked):
+    assert json.loads(asked("vae", "digits", "--parts", "latents,", "--json"))["parts"]
+
+
+def test_values_beyond_all_bounds_blame_nobody(asked, made, tmp_path):
+    """Neither the decoder nor q's family is at fault where nothing is finite."""
+    rows = np.load(made / "real.npz")["x"]
+    np.savez(tmp_path / "huge.npz", x=rows[:9] * 1e30)
+    words = (*QUICK, "--parts", "latents,gaps", "--json")
+    found = json.loads(asked("real", tmp_path / "huge.npz", *words))
+    assert [one["name"] for one in found["findings"]] == ["not finite"]
+
+
+def test_noise_of_the_model_is_not_blamed_on_the_posterior(asked):
+    """The posterior of z of factor analysis is exact: a richer family cannot help."""
+    found = json.loads(asked("fa", "digits", *QUICK, "--parts", "gaps", "--json"))
+    (blamed,) = (one["text"] for one in found["findings"])
+    assert "noise" in blamed
+    assert "FlowNormal" not in blamed
+
+
+def test_the_compared_rows_have_their_names(asked):
+    """Rows asked about need not be of a test set."""
+    text = asked("vae", "digits/validation", *QUICK, "--parts", "gaps")
+    assert "these rows minus those of the fit" in text
+    assert "test minus train" not in text
+    assert "digits/validation, 3 of 180 rows, nats a row" in text
+
+
 def test_json_beside_a_page_stays_json(asked, tmp_path):
     words = ("--parts", "latents", "--json", "--out", tmp_path / "a.html")
     assert json.loads(asked("vae", "digits", *words))["parts"].keys() == {"latents"}
@@ -137,7 +189,8 @@ def test_rows_of_the_fit_are_named(asked):
     ("words", "expected"),
     [
         (("--parts", "latnets"), ("latnets", "latents")),
-        (("--parts", "factors"), ("--factors",)),
+        (("--parts", "latents,factors"), ("--factors",)),
+        (("--parts", " , "), ("--parts", "latents")),
         (("--rows", 1), ("--rows 1", "at least 2")),
         (("--method", "ImportanceSampling(5)"), ("AIS",)),
         (("--method", "AIS(steps=0)"), ("steps=0",)),

@@ -209,6 +209,18 @@ def test_scores_that_mean_nothing(rejected, made, tmp_path, model, data, words, 
     rejected(["score", made / f"{model}.safetensors", "--data", made / data, *words], expected)
 
 
+def test_scores_beside_nothing_finite_are_refused(cli, made, tmp_path):
+    """Typicality was infinite for every row, without a word."""
+    np.savez(tmp_path / "huge.npz", x=np.load(made / "real.npz")["x"] * 1e30)
+    words = ["--typical", tmp_path / "huge.npz", "--samples", 2, "--out", tmp_path / "a.csv"]
+    words = ["score", made / "real.safetensors", "--data", made / "real.npz", *words]
+    ran = cli(*words)
+    assert ran.code == 2
+    assert "--typical" in ran.err.splitlines()[-1]
+    assert "-inf" in ran.err.splitlines()[-1]
+    assert not (tmp_path / "a.csv").exists()
+
+
 def test_scores_average_to_the_evidence(done, evaluated, made, tmp_path):
     out = tmp_path / "scores.npz"
     done("score", made / "lines.safetensors", "--data", made / "real.npz", "--out", out)

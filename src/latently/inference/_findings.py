@@ -22,6 +22,7 @@ __all__ = [
     "Finding",
     "few_rows",
     "inactive",
+    "not_finite",
     "prior_mismatch",
     "seen_before",
     "unread",
@@ -72,6 +73,18 @@ def without_information(found: Any) -> dict[str, Finding]:
         text = f"{layer.name} says next to nothing of x ({', '.join(numbers)}); {_MORE}"
         alarms[layer.name] = Finding("alarm", "posterior collapse", text)
     return alarms
+
+
+def not_finite(found: Any) -> Finding | None:
+    """A bound that is no number, of which nothing else can be said."""
+    if math.isfinite(found.elbo.value):
+        return None
+    return Finding(
+        "alarm",
+        "not finite",
+        f"the ELBO is {found.elbo.value}: values of some rows are far from all that the model was "
+        "fitted to; rescale the data as they were for the fit, or leave these rows out",
+    )
 
 
 def unread(found: Any) -> Finding | None:

@@ -32,6 +32,7 @@ from latently.inference._findings import (
     Finding,
     few_rows,
     inactive,
+    not_finite,
     prior_mismatch,
     seen_before,
     unread,
@@ -351,6 +352,8 @@ def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _findings(found: Diagnosis, terms: Terms) -> list[Finding]:
+    if (wrong := not_finite(found)) is not None:
+        return [wrong]
     collapsed = without_information(found)
     others = [unread(found)] if len(collapsed) < len(found.layers) else []
     others += [prior_mismatch(found), few_rows(terms, found.information)]

@@ -99,7 +99,8 @@ class Gaps:
         return about | {name: number.to_dict() for name, number in self.numbers.items()}
 
     def __str__(self) -> str:
-        head = f"{self.protocol}, {len(self)} rows, nats a row"
+        rows = "" if self.protocol.endswith(" rows") else f", {len(self)} rows"
+        head = f"{self.protocol}{rows}, nats a row"
         return "\n".join([head, *_table(self.numbers)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import time
@@ -34,6 +35,7 @@ from latently.inference.sample_quality import judge_samples
 from latently.interfaces.opening import Rows, open_model, short_name
 from latently.interfaces.output import check_target
 from latently.io import Saved
+from latently.models import Dequantized
 from latently.registry import components
 from latently.training.progress import Bar
 
@@ -131,17 +133,23 @@ class Found:
 
 @dataclass(frozen=True)
 class GapsHereAndThere:
-    """The gaps of the rows asked about, and of as many that the model was fitted to."""
+    """The gaps of the rows asked about, and of as many that the model was fitted to.
+
+    `noise` says that the model adds noise to its rows, so that its bound has a gap of its own.
+    """
 
     here: Gaps
     there: Gaps | None
     more: Mapping[str, Number]
+    noise: bool = False
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Which gap is the larger, and whether the encoder does better on its own rows."""
         amortised, family = self.here.amortisation, self.here.approximation
-        found = [Finding("note", "gap", _blamed(amortised, family))]
+        if not math.isfinite(amortised.value + family.value):
+            return ()
+        found = [Finding("note", "gap", _blamed(amortised, family, self.noise))]
         more = self.more.get("amortisation")
         if more is not None and more.value > max(_SMALL, 3 * more.stderr):
             text = (
@@ -161,13 +169,19 @@ class GapsHereAndThere:
         return "\n".join(map(str, [self.here, *self.more.values()]))
 
 
-def _blamed(amortised: Number, family: Number) -> str:
+def _blamed(amortised: Number, family: Number, noise: bool) -> str:
     if max(amortised.value, family.value) < _SMALL:
         return f"neither gap exceeds {_SMALL} nats: q is as good as exact"
     if amortised.value > family.value:
         return (
             f"the encoder is the larger part, {amortised.value:.2f} nats against "
             f"{family.value:.2f}: train it longer or with more inference steps, or widen its net"
+        )
+    if noise:
+        return (
+            f"{family.value:.2f} nats are lost to q's family or to the uniform noise that makes "
+            "whole numbers continuous, which no posterior of z repairs: a likelihood of whole "
+            "numbers, such as DiscretizedLogistic, needs none"
         )
     return (
         f"q's family is the larger part, {family.value:.2f} nats against {amortised.value:.2f}: "
@@ -181,6 +195,7 @@ def _latents(job: Job, progress: Progress) -> Any:
 
 def _gaps(job: Job, progress: Progress) -> GapsHereAndThere:
     both = job.train is not None
+    noise = isinstance(job.model, Dequantized)
     n = len(job.few)
 
     def first(done: int, total: int) -> None:
@@ -188,14 +203,18 @@ def _gaps(job: Job, progress: Progress) -> GapsHereAndThere:
 
     here = gaps(job.model, job.few, seed=job.seed, progress=first)
     if job.train is None:
-        return GapsHereAndThere(here, None, {})
+        return GapsHereAndThere(here, None, {}, noise)
     there = gaps(
         job.model,
         _some(job.train, n, job.seed, "fitted"),
         seed=job.seed,
         progress=lambda done, total: progress(total + done, 2 * total),
     )
-    return GapsHereAndThere(here, there, compare_gaps(there, here))
+    more = {
+        name: replace(number, name=f"{name} gap, these rows minus those of the fit")
+        for name, number in compare_gaps(there, here).items()
+    }
+    return GapsHereAndThere(here, there, more, noise)
 
 
 def _opinion(job: Job, progress: Progress) -> Any:
@@ -321,18 +340,21 @@ def diagnose_command(
 
     Raises:
         UserError: an unknown part, rows that are none of the model's, or a part asked for by name
-            that this model has no answer to.
+            that this model has no answer to, once the other parts are told.
     """
     chosen = _chosen(parts)
     target = None if out is None else check_target(out, (".html",), force)
     if few < 2:
         raise UserError(f"--rows {few} must be at least 2")
     job = _job(path, rows, train, few, _annealed(method), factors)
+    for name in chosen if parts is not None else ():
+        if absent := PARTS[name].absent(job):
+            raise UserError(f"--parts {name}: {absent}")
     if not as_json:
         print(f"{job.name} on {job.data.protocol}, {len(job.data):,} rows")
     found = []
     for name in chosen:
-        one = _asked(name, job, strict=parts is not None, quiet=as_json)
+        one = _asked(name, job, quiet=as_json)
         found.append(one)
         if not as_json:
             _print(one)
@@ -341,16 +363,30 @@ def diagnose_command(
     if target is not None:
         from latently.interfaces.report.diagnosis import write_diagnosis
 
-        words = ["latently", "diagnose", path, "--data", rows.spec, "--out", str(out)]
-        words += ["--parts", parts] if parts else []
-        write_diagnosis(target, job, found, command=shlex.join(words))
+        asked = {"data": rows.spec, "train": train, "parts": parts, "rows": few}
+        asked |= {"method": method, "factors": factors, "mask": rows.mask, "seed": rows.seed}
+        command = _command(path, {**asked, "out": out})
+        write_diagnosis(target, job, found, command=command)
         print(f"wrote {target}", file=sys.stderr if as_json else sys.stdout)
+    for one in found if parts is not None else ():
+        if one.refusal:
+            raise UserError(f"--parts {one.name}: {one.refusal}")
+
+
+def _command(path: str, asked: Mapping[str, Any]) -> str:
+    """The call that gives the same page again."""
+    words = ["latently", "diagnose", path]
+    for name, value in asked.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def _chosen(parts: str | None) -> list[str]:
     if parts is None:
         return list(PARTS)
-    names = [name.strip() for name in parts.split(",")]
+    names = [name.strip() for name in parts.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--parts {parts!r} names none; known: {', '.join(PARTS)}")
     for name in names:
         if name not in PARTS:
             raise UserError(f"--parts {name}: {closest(name, PARTS)}")
@@ -436,13 +472,11 @@ def _some(data: Data, n: int, seed: int, use: str) -> Data:
     return replace(part, protocol=f"{data.protocol}, {n} of {len(data):,} rows")
 
 
-def _asked(name: str, job: Job, *, strict: bool, quiet: bool) -> Found:
-    """The answer to one question; a refusal ends the command only where it was asked by name."""
+def _asked(name: str, job: Job, *, quiet: bool) -> Found:
+    """The answer to one question, or why there is none; the other questions go on."""
     part = PARTS[name]
     absent = part.absent(job)
     if absent:
-        if strict:
-            raise UserError(f"--parts {name}: {absent}")
         return Found(name, refusal=absent)
     began = time.monotonic()
     try:
@@ -454,8 +488,6 @@ def _asked(name: str, job: Job, *, strict: bool, quiet: bool) -> Found:
 
             result = part.ask(job, progress)
     except UserError as error:
-        if strict:
-            raise
         return Found(name, refusal=str(error))
     return Found(name, result, seconds=time.monotonic() - began)
 

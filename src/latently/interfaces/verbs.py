@@ -205,6 +205,11 @@ def score(
     }
     for name, other, beside, compare in against:
         known = measured(other, beside, pick_method(None, samples, other), rows.seed)
+        if name == "typicality" and not math.isfinite(known.nats):
+            raise UserError(
+                f"--typical {beside.protocol}: mean log p(x) = {known.nats}, from which every row "
+                "is infinitely far; give other rows, or scale these as those of the fit"
+            )
         columns[name] = compare(evidence.values, known.values).tolist()
     if complexity:
         length = ood.complexity(data.x)
