@@ -32,14 +32,14 @@ def model_of(likelihood=Normal):
 class Spoiled(Objective):
     """The ELBO; at the steps of `bad` a term of it is not finite."""
 
-    def __init__(self, bad, **terms):
-        self.bad, self.terms = bad, terms
+    def __init__(self, bad, **added):
+        self.bad, self.added = bad, added
 
-    def __call__(self, model, x, mask, context, step, total):
-        terms = Variational()(model, x, mask, context, step, total)
+    def terms(self, model, rows, step, total):
+        terms = Variational().terms(model, rows, step, total)
         if not self.bad(int(step)):
             return terms
-        changed = {name: getattr(terms, name) + value for name, value in self.terms.items()}
+        changed = {name: getattr(terms, name) + value for name, value in self.added.items()}
         return terms._replace(**changed)
 
 
@@ -123,8 +123,8 @@ def test_a_run_that_ends_amid_bad_steps_has_no_result(refused):
 
 def test_an_epoch_without_a_finite_validation_value_is_not_the_best():
     class Odd(Objective):
-        def __call__(self, model, x, mask, context, step, total):
-            terms = Variational()(model, x, mask, context, step, total)
+        def terms(self, model, rows, step, total):
+            terms = Variational().terms(model, rows, step, total)
             first = not model.training and not seen.append(1) and len(seen) == 1
             return terms._replace(bound=terms.bound + (math.nan if first else 0.0))
 
@@ -174,8 +174,8 @@ def test_the_layer_is_named(refused):
 
 def test_the_gradient_is_named(refused):
     class Steep(Objective):
-        def __call__(self, model, x, mask, context, step, total):
-            terms = Variational()(model, x, mask, context, step, total)
+        def terms(self, model, rows, step, total):
+            terms = Variational().terms(model, rows, step, total)
             weight = model.encoder.net.layers[2].bias[0]
             return terms._replace(bound=terms.bound + (weight - weight.detach()).abs().sqrt())
 

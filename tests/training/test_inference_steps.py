@@ -182,8 +182,8 @@ def test_limits_are_of_the_gradient_that_is_used():
     """Of the part that moves: p's gradient made longer than q's is skipped or clipped alone."""
 
     class Long(Objective):
-        def __call__(self, model, x, mask, context, step, total):
-            terms = Variational()(model, x, mask, context, step, total)
+        def terms(self, model, rows, step, total):
+            terms = Variational().terms(model, rows, step, total)
             bias = model.decoder.net.layers[-1].bias.sum()
             return terms._replace(bound=terms.bound + 1e3 * (bias - bias.detach()))
 
@@ -202,9 +202,9 @@ def test_every_step_has_a_batch_of_its_own_and_epochs_count_them():
     seen = []
 
     class Spy(Variational):
-        def __call__(self, model, x, mask, context, step, total):
-            seen.append(context[:, 0].long())
-            return super().__call__(model, x, mask, None, step, total)
+        def terms(self, model, rows, step, total):
+            seen.append(rows.context[:, 0].long())
+            return super().terms(model, rows._replace(context=None), step, total)
 
     data = Data(
         data_of().x.round(), "Bernoulli", "d", levels=2, context=torch.arange(30.0)[:, None]
@@ -273,13 +273,13 @@ class Stopping(Objective):
     def __init__(self, at):
         self.at, self.inner = at, Variational()
 
-    def __call__(self, model, x, mask, context, step, total):
+    def terms(self, model, rows, step, total):
         if int(step) == self.at and model.training:
             import signal
 
             self.at = None
             signal.raise_signal(signal.SIGINT)
-        return self.inner(model, x, mask, context, step, total)
+        return self.inner.terms(model, rows, step, total)
 
 
 @pytest.mark.parametrize("stop", [2, 4, 5])
@@ -312,8 +312,8 @@ class Spoiled(Objective):
     def __init__(self, at):
         self.at, self.inner = at, Variational()
 
-    def __call__(self, model, x, mask, context, step, total):
-        terms = self.inner(model, x, mask, context, step, total)
+    def terms(self, model, rows, step, total):
+        terms = self.inner.terms(model, rows, step, total)
         return terms._replace(bound=terms.bound * (math.nan if int(step) in self.at else 1.0))
 
 

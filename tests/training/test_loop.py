@@ -188,7 +188,8 @@ def test_lengths_are_checked(refused):
 class AtTheMean(Objective):
     """The ELBO with the mean of q for its draw: nothing is random."""
 
-    def __call__(self, model, x, mask, context, step, total):
+    def terms(self, model, rows, step, total):
+        x, mask, context = rows
         p = model.infer(x, 1, mask, context, draw=draw_mean)
         return Terms(ELBO()(p), p.average(p.log_lik), p.average(p.divergence))
 
@@ -214,9 +215,9 @@ def test_pieces_see_their_own_rows_masks_and_contexts():
     seen = []
 
     class Spy(AtTheMean):
-        def __call__(self, model, x, mask, context, step, total):
-            seen.append((x.clone(), mask.clone(), context.clone()))
-            return super().__call__(model, x, mask, None, step, total)
+        def terms(self, model, rows, step, total):
+            seen.append(tuple(part.clone() for part in rows))
+            return super().terms(model, rows._replace(context=None), step, total)
 
     x = torch.arange(40.0).view(10, 4).remainder(2)
     data = Data(x, "Bernoulli", "d", mask=x < 2, context=torch.arange(10.0)[:, None], levels=2)

@@ -488,9 +488,9 @@ class Told(Objective):
     def of_rows(self, rows):
         return Told(self.seen, rows)
 
-    def __call__(self, model, x, mask, context, step, total):
-        self.seen.add((self.rows, len(x), torch.is_grad_enabled()))
-        return Variational()(model, x, mask, context, step, total)
+    def terms(self, model, rows, step, total):
+        self.seen.add((self.rows, len(rows.x), torch.is_grad_enabled()))
+        return Variational().terms(model, rows, step, total)
 
 
 def test_the_objective_is_told_the_rows_of_what_it_sees():

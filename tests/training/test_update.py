@@ -48,8 +48,8 @@ class Spoiled(Objective):
     def __init__(self, at, how="value"):
         self.at, self.how, self.inner = at, how, Variational(ELBO())
 
-    def __call__(self, model, x, mask, context, step, total):
-        terms = self.inner(model, x, mask, context, step, total)
+    def terms(self, model, rows, step, total):
+        terms = self.inner.terms(model, rows, step, total)
         if int(step) not in self.at:
             return terms
         bound = terms.bound

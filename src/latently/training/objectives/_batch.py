@@ -9,6 +9,7 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.inference.particles import Particles
+from latently.inference.rows import Rows
 from latently.probability.conditional import draw
 from latently.training.objectives.base import Objective
 
@@ -29,10 +30,9 @@ class OfBatch(Objective):
                 "needs at least 2, so raise batch_size, or give more rows"
             )
 
-    def _infer(
-        self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None
-    ) -> tuple[Particles, Distribution]:
+    def _infer(self, model: Any, rows: Rows) -> tuple[Particles, Distribution]:
         """Particles, and the posterior that the last of their draws are from."""
+        x, mask, context = rows
         self.check_rows(len(x))
         drawn_from: list[Distribution] = []
 

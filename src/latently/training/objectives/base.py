@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from latently.inference.particles import Particles
+from latently.inference.rows import Rows
 
 __all__ = ["Objective", "Terms", "terms_of"]
 
@@ -33,7 +34,6 @@ class Objective(ABC):
 
     samples: int = 1
 
-    @abstractmethod
     def __call__(
         self,
         model: Any,
@@ -43,7 +43,12 @@ class Objective(ABC):
         step: Tensor,
         total: int,
     ) -> Terms:
-        """The terms at a 0-d `step` of a run of `total` steps."""
+        """The terms of rows x (B, *X) at a 0-d `step` of a run of `total` steps."""
+        return self.terms(model, Rows(x, mask, context), step, total)
+
+    @abstractmethod
+    def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
+        """The terms of the rows at a 0-d `step` of a run of `total` steps."""
 
     @property
     def is_bound(self) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from latently.errors import UserError
 from latently.inference.kernels import InverseMultiquadratic, Kernel, mmd
 from latently.inference.options import check_count, check_number
+from latently.inference.rows import Rows
 from latently.inference.schedules import Schedule, resolve
 from latently.training.objectives._batch import OfBatch
 from latently.training.objectives.base import Terms, terms_of
@@ -70,18 +71,10 @@ class InfoVAE(OfBatch):
                     f"from the prior; choose a weight of at least {1 - self.alpha:g}"
                 )
 
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None,
-        context: Tensor | None,
-        step: Tensor,
-        total: int,
-    ) -> Terms:
+    def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
         weights: Any = resolve(self, step, total)
-        p, _ = self._infer(model, x, mask, context)
-        apart = mmd(_flat(p.z), self._from_prior(model, len(x), context), self.kernel)
+        p, _ = self._infer(model, rows)
+        apart = mmd(_flat(p.z), self._from_prior(model, len(rows.x), rows.context), self.kernel)
         cost = (1 - weights.alpha) * p.divergence
         cost = cost + (weights.alpha + weights.weight - 1) * apart
         return terms_of(p.average(p.log_lik - cost), p)

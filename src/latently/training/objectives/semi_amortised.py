@@ -80,15 +80,7 @@ class SemiAmortised(Objective):
                 "for latents of few states"
             )
 
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None,
-        context: Tensor | None,
-        step: Tensor,
-        total: int,
-    ) -> Terms:
+    def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
         if self.through and torch.compiler.is_compiling():
             torch._dynamo.graph_break()  # out of the trace, which an error would only end
             raise UserError(
@@ -104,7 +96,6 @@ class SemiAmortised(Objective):
             self.steps,
             rate(step, total) if isinstance(rate, Schedule) else rate,
         )
-        rows = Rows(x, mask, context)
         if not torch.is_grad_enabled():  # validation
             with torch.enable_grad():
                 own, _ = _refined(ascent, model, rows)

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError, called
 from latently.inference.options import check_count, check_number
+from latently.inference.rows import Rows
 from latently.inference.schedules import Schedule, resolve
 from latently.probability.distributions import Factorized
 from latently.training.objectives._batch import OfBatch
@@ -70,17 +71,9 @@ class TotalCorrelation(OfBatch):
         if self.rows is not None:
             check_count(self, "rows", least=2)
 
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None,
-        context: Tensor | None,
-        step: Tensor,
-        total: int,
-    ) -> Terms:
+    def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
         weights: Any = resolve(self, step, total)
-        p, q = self._infer(model, x, mask, context)
+        p, q = self._infer(model, rows)
         if len(p.z) != 1:
             raise UserError(
                 f"TotalCorrelation needs one latent layer, this model has {len(p.z)}; use "

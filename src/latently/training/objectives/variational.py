@@ -10,6 +10,7 @@ from torch import Tensor
 from latently.errors import UserError
 from latently.inference.bounds import ELBO, Bound
 from latently.inference.estimators import Estimator, Reparam
+from latently.inference.rows import Rows
 from latently.inference.schedules import resolve
 from latently.training.objectives.base import Objective, Terms, terms_of
 
@@ -53,18 +54,11 @@ class Variational(Objective):
             )
         self.bound.check(self.samples, states=self.estimator.gradient == "exact")
 
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None,
-        context: Tensor | None,
-        step: Tensor,
-        total: int,
-    ) -> Terms:
+    def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
         bound = resolve(self.bound, step, total)
         estimator = resolve(self.estimator, step, total)
         how: dict[str, Any] = {"gradient": estimator.gradient, "draw": estimator.draw}
+        x, mask, context = rows
         p = model.infer(x, self.samples, mask, context, **how)
         surrogate, p = estimator(bound, p), estimator.drawn(p)
         return terms_of(surrogate, p)

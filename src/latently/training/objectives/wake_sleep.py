@@ -24,6 +24,7 @@ from latently.inference._surrogates import valued
 from latently.inference.bounds import ELBO, IWAE
 from latently.inference.options import check_count, check_number
 from latently.inference.particles import Particles
+from latently.inference.rows import Rows
 from latently.inference.schedules import Schedule, resolve
 from latently.training.objectives.base import Objective, Terms, terms_of
 
@@ -45,10 +46,9 @@ class _TwoGradients(Objective):
                 "shares the encoder); use the objective Variational, or another prior"
             )
 
-    def _awake(
-        self, model: Any, x: Tensor, mask: Tensor | None, context: Tensor | None
-    ) -> Particles:
+    def _awake(self, model: Any, rows: Rows) -> Particles:
         """Draws from q(z|x) that carry no gradient."""
+        x, mask, context = rows
         return model.infer(x, self.samples, mask, context, draw=_without_path)
 
 
@@ -84,19 +84,11 @@ class WakeSleep(_TwoGradients):
     def __post_init__(self) -> None:
         check_count(self, "samples")
 
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None,
-        context: Tensor | None,
-        step: Tensor,
-        total: int,
-    ) -> Terms:
-        p = self._awake(model, x, mask, context)
+    def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
+        p = self._awake(model, rows)
         value = ELBO()(p)
         if torch.is_grad_enabled():
-            surrogate = _log_joint(p).mean(0) + _dreams(model, len(x), mask, context, self.samples)
+            surrogate = _log_joint(p).mean(0) + _dreams(model, rows, self.samples)
             value = valued(value, surrogate)
         return terms_of(value, p)
 
@@ -140,23 +132,15 @@ class ReweightedWakeSleep(_TwoGradients):
         check_count(self, "samples", least=2)
         check_number(self, "sleep", low=0, high=1)
 
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        mask: Tensor | None,
-        context: Tensor | None,
-        step: Tensor,
-        total: int,
-    ) -> Terms:
+    def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
         sleep: Any = resolve(self, step, total).sleep
-        p = self._awake(model, x, mask, context)
+        p = self._awake(model, rows)
         value = IWAE()(p)
         if torch.is_grad_enabled():
             weights = torch.softmax(p.log_w.detach(), 0)
             surrogate = (weights * (_log_joint(p) + (1 - sleep) * sum(p.log_q))).sum(0)
             if self._dreams:
-                dreams = _dreams(model, len(x), mask, context, self.samples)
+                dreams = _dreams(model, rows, self.samples)
                 surrogate = surrogate + sleep * dreams
             value = valued(value, surrogate)
         return terms_of(value, p)
@@ -179,13 +163,12 @@ def _log_joint(p: Particles) -> Tensor:
     return p.log_lik + sum(p.log_prior)
 
 
-def _dreams(
-    model: Any, rows: int, mask: Tensor | None, context: Tensor | None, samples: int
-) -> Tensor:
+def _dreams(model: Any, rows: Rows, samples: int) -> Tensor:
     """`log q(z|x)`, the mean over dreams of the mask and context of each row, (B,)."""
-    mask, context = _repeated(mask, samples), _repeated(context, samples)
+    mask, context = _repeated(rows.mask, samples), _repeated(rows.context, samples)
+    n = len(rows.x)
     with torch.no_grad():
-        z = model.latents(samples * rows, context)
+        z = model.latents(samples * n, context)
         likelihood = model.likelihood(z, context)
         try:
             x = likelihood.sample()[0]
@@ -195,7 +178,7 @@ def _dreams(
                 "ReweightedWakeSleep(sleep=0.0), or another likelihood"
             ) from None
     log_q = model.infer(x, 1, mask, context, z=z).log_q
-    return sum(log_q[1:], log_q[0]).view(samples, rows).mean(0)
+    return sum(log_q[1:], log_q[0]).view(samples, n).mean(0)
 
 
 def _repeated(tensor: Tensor | None, samples: int) -> Tensor | None:
