@@ -209,6 +209,14 @@ def test_scores_that_mean_nothing(rejected, made, tmp_path, model, data, words, 
     rejected(["score", made / f"{model}.safetensors", "--data", made / data, *words], expected)
 
 
+def test_typicality_by_rows_of_the_fit_is_warned_of(cli, made, tmp_path):
+    """H of training rows is too low, so that all others look strange."""
+    words = ["score", made / "vae.safetensors", "--data", "digits/test", "--samples", 2]
+    ran = cli(*words, "--typical", "digits/train", "--out", tmp_path / "a.csv")
+    assert ran.code == 0
+    assert "warning: typicality: digits/train names rows the model was fitted to" in ran.err
+
+
 def test_scores_beside_nothing_finite_are_refused(cli, made, tmp_path):
     """Typicality was infinite for every row, without a word."""
     np.savez(tmp_path / "huge.npz", x=np.load(made / "real.npz")["x"] * 1e30)

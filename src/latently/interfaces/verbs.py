@@ -210,6 +210,8 @@ def score(
                 f"--typical {beside.protocol}: mean log p(x) = {known.nats}, from which every row "
                 "is infinitely far; give other rows, or scale these as those of the fit"
             )
+        for warning in known.warnings:
+            print(f"warning: {name}: {warning}", file=sys.stderr)
         columns[name] = compare(evidence.values, known.values).tolist()
     if complexity:
         length = ood.complexity(data.x)
