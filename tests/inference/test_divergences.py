@@ -171,6 +171,13 @@ def test_refusals(refused):
         kl(one, MultivariateNormal(torch.zeros(2), torch.eye(2)))
     with refused("samples=1"):
         kl(one, one, samples=1)
+    with refused("batch shape (3,)", "(2,)"):
+        kl(Normal(torch.zeros(3), 1.0), Normal(torch.zeros(2), 1.0))
+    three, four = (torch.distributions.Categorical(torch.ones(k)) for k in (3, 4))
+    with refused("StudentT draws values that Exponential cannot take", "infinite"):
+        kl(torch.distributions.StudentT(3.0), torch.distributions.Exponential(1.0))
+    with refused("Categorical", "same values"):
+        kl(three, four)
     bits = families.Bernoulli((2,))(torch.zeros(2))
     values = families.StudentT((2,))(torch.zeros(6))
     for q, p in ((bits, values), (values, bits)):
@@ -265,7 +272,7 @@ def test_fits_refuse(refused):
         fit_gaussian(target, direction="reverse", start=torch.zeros(3))
     with refused("batch shape (2,)"):
         fit_gaussian(Laplace(torch.zeros(2), 1.0))
-    with refused("no density"):
-        fit_gaussian(
-            Uniform(0.0, 1.0, validate_args=False), direction="reverse", start=torch.zeros(1)
-        )
+    for validated in (False, True):
+        bounded = Uniform(0.0, 1.0, validate_args=validated)
+        with refused("no density"):
+            fit_gaussian(bounded, direction="reverse", start=torch.zeros(1))

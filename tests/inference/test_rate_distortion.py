@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -122,6 +123,24 @@ def test_errors_of_one_row_and_of_one_chain_are_not_known(n, chains):
     assert bool(found.rate_mc_stderr.isnan().all()) == (chains == 1)
     assert math.isnan(found.own_distortion.mc_stderr) == (chains == 1)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_finding_claims_no_more_than_the_bound_shows():
+    """A rate below the chains' bound was set beside it as if a best code needed more."""
+    model = linear()
+    data = Data(model.sample(4, seed=1), "Normal", "rows")
+    found = rate_distortion(model, data, AIS(steps=20, chains=4), betas=(0.5, 1.0))
+    middle = float(found.distortion.mean())
+
+    def said(rate, distortion=middle):
+        own = replace(found.own_rate, value=rate)
+        there = replace(found.own_distortion, value=distortion)
+        told = replace(found, own_rate=own, own_distortion=there).findings
+        return " ".join(one.text for one in told)
+
+    assert "nothing to gain" in said(float(found.rate.min()) - 1)
+    assert "a best code" in said(float(found.rate.max()) + 1)
+    assert said(math.inf) == ""
 
 
 def test_what_has_no_curve_is_refused(refused):

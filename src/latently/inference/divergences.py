@@ -139,6 +139,7 @@ def kl(
         )
     if not isinstance(samples, int) or samples < 2:
         raise UserError(f"kl: samples={samples!r} must be a whole number of at least 2")
+    _check_batches(q, p)
     for way, found in (("closed form", _closed(q, p)), ("sum over states", _summed(q, p))):
         if found is not None:
             values = found.double()
@@ -224,11 +225,26 @@ def fit_gaussian(
     return GaussianFit(q, found.mean())
 
 
+def _check_batches(q: Distribution, p: Distribution) -> None:
+    try:
+        torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    except RuntimeError as error:
+        raise UserError(
+            f"kl: q has batch shape {tuple(q.batch_shape)} and p {tuple(p.batch_shape)}; give one "
+            "of them a single distribution, or both as many"
+        ) from error
+
+
 def _closed(q: Distribution, p: Distribution) -> Tensor | None:
     try:
         return kl_divergence(q, p)
     except NotImplementedError:  # torch's word for: no closed form is known
         return None
+    except RuntimeError as error:  # such as categories of unlike number
+        raise UserError(
+            f"kl: {called(q)} and {called(p)} are not over the same values ({error}); give two "
+            "distributions that are"
+        ) from error
 
 
 def _summed(q: Any, p: Any) -> Tensor | None:
@@ -261,7 +277,13 @@ def _log_ratios(q: Distribution, p: Distribution, samples: int) -> Tensor:
     for start in range(0, samples, block):
         z = q.sample(Size((min(block, samples - start),)))
         z = _lifted(z, held, len(batch), ndim)
-        t = q.log_prob(z).double() - p.log_prob(z).double()
+        try:
+            t = q.log_prob(z).double() - p.log_prob(z).double()
+        except ValueError as error:  # torch's word for: outside the support
+            raise UserError(
+                f"kl: {called(q)} draws values that {called(p)} cannot take, where the divergence "
+                "is infinite; give a p over all values of q, or turn the two around"
+            ) from error
         parts.append(t.expand(len(z), *batch))
     return torch.cat(parts)
 
@@ -306,6 +328,12 @@ def _device(d: Any) -> torch.device | None:
     return None if inner is None else _device(inner)
 
 
+_NO_DENSITY = (
+    "fit_gaussian: the target has no density somewhere near the start; give a target over all "
+    "real numbers, or a narrower start_std"
+)
+
+
 def _like(target: Distribution, q: MultivariateNormal) -> Distribution:
     """q over the target's events, numbers or vectors of one."""
     if target.event_shape:
@@ -339,7 +367,10 @@ def _descended(
 
     def objective() -> Tensor:
         z = mean + nodes @ scale().T
-        log_p = target.log_prob(z if target.event_shape else z.squeeze(-1))
+        try:
+            log_p = target.log_prob(z if target.event_shape else z.squeeze(-1))
+        except ValueError as error:  # torch's word for: outside the support
+            raise UserError(_NO_DENSITY) from error
         return -(weights * log_p).sum() - raw.diagonal().sum()
 
     value = _minimised(objective, [mean, raw])
@@ -351,10 +382,7 @@ def _descended(
 def _minimised(objective: Callable[[], Tensor], parameters: list[Tensor]) -> float:
     """L-BFGS until nothing moves."""
     if not bool(objective().isfinite()):
-        raise UserError(
-            "fit_gaussian: the target has no density somewhere near the start; give a target over "
-            "all real numbers, or a narrower start_std"
-        )
+        raise UserError(_NO_DENSITY)
     optimizer = torch.optim.LBFGS(
         parameters,
         max_iter=500,

@@ -96,7 +96,7 @@ class RateDistortion:
     def findings(self) -> tuple[Finding, ...]:
         """What the encoder pays for its distortion, in a line."""
         excess = self.excess
-        if excess is None:
+        if excess is None or not math.isfinite(excess):
             return ()
         if excess <= 0:
             best = self.own_rate.value - excess

@@ -44,6 +44,7 @@ __all__ = ["PARTS", "Found", "Job", "diagnose_command"]
 Progress = Callable[[int, int], None]
 _SIMULATED = 20  # rows that are drawn from the model and bracketed
 _SMALL = 0.1  # nats that are not worth a word
+_MANY = 10  # rows from which a comparison with other rows is worth a word
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ class GapsHereAndThere:
             return ()
         found = [Finding("note", "gap", _blamed(amortised, family, self.noise))]
         more = self.more.get("amortisation")
-        if more is not None and more.value > max(_SMALL, 3 * more.stderr):
+        few = len(self.here) < _MANY  # whose spread says little of the error
+        if more is not None and not few and more.value > max(_SMALL, 3 * more.stderr):
             text = (
                 f"the encoder loses {more.value:.2f} +- {more.stderr:.2f} nats more on these rows "
                 "than on those it was fitted to: it over-fits; stop earlier, or refine q"
