@@ -91,6 +91,7 @@ def test_exact_models_and_the_gaussian_channel():
     assert abs(found.aggregate.value) < 0.02
     assert found.layers[0].dimensions[0].kl is None
     assert found.elbo.kind == "exact"
+    assert found.elbo.mc_stderr == 0.0  # and not what rounding leaves of it
     near(found.elbo, float(model.log_prob(data.x).detach().mean()))
     q = model.posterior(data.x)
     prior = MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())

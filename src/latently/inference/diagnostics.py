@@ -367,7 +367,7 @@ def _findings(found: Diagnosis, terms: Terms) -> list[Finding]:
 
 def _mean(name: str, terms: Tensor, kind: Nature = "estimate", method: str = "") -> Number:
     """Of terms (K, N), over draws and then over rows."""
-    constant = bool((terms == terms[:1]).all())
+    constant = kind == "exact" or bool((terms == terms[:1]).all())  # but for rounding
     noise = torch.zeros_like(terms[0]) if constant else terms.var(0) / len(terms)
     values = terms[0] if constant else terms.mean(0)
     return mean_of(name, values, kind, mc_variance=noise, method=method)
