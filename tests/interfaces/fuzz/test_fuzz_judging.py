@@ -286,11 +286,12 @@ def is_refusal(error):
 
 @pytest.fixture(scope="session")
 def answers():
-    """How many questions were answered, by name; and how many models were none."""
-    return dict.fromkeys([*QUESTIONS, "no model"], 0)
+    """How many questions were answered, by name; how many were asked; how many had no model."""
+    return dict.fromkeys([*QUESTIONS, "asked", "no model"], 0)
 
 
-def walk(seed, answers):
+def walk(seed, answers, most):
+    """Asks so many of the questions, by seed."""
     case = Case(seed)
     try:
         with warnings.catch_warnings():
@@ -303,7 +304,9 @@ def walk(seed, answers):
         return
     data = case.data(case.rows)
     known = exact(model, data)
-    for name, ask in QUESTIONS.items():
+    for name in random.Random(seed).sample([*QUESTIONS], most):
+        ask = QUESTIONS[name]
+        answers["asked"] += 1
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)
@@ -316,19 +319,20 @@ def walk(seed, answers):
             raise
 
 
-@pytest.mark.parametrize("seed", range(14))
-def test_questions(seed, answers):
-    walk(seed, answers)
+@pytest.mark.parametrize("start", range(0, 35, 5))
+def test_questions(start, answers):
+    for seed in range(start, start + 5):
+        walk(seed, answers, most=6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(1000, 1200, 10))
+@pytest.mark.parametrize("start", range(1000, 1120, 10))
 def test_more_questions(start, answers):
     for seed in range(start, start + 10):
-        walk(seed, answers)
+        walk(seed, answers, most=len(QUESTIONS))
 
 
 def test_every_question_was_answered(answers):
-    if sum(answers.values()) < 100:
+    if answers["asked"] < 100:
         pytest.skip("only some cases were tried")
-    assert all(answers[name] for name in QUESTIONS), answers
+    assert not [name for name in QUESTIONS if not answers[name]]
