@@ -376,6 +376,17 @@ def test_refused(samples, heldout, options, words, refused):
         sample_quality(samples, heldout, **options)
 
 
+@pytest.mark.parametrize("far", [1e200, 1.7e308])
+def test_samples_out_of_reach_are_refused(far, refused):
+    """Their squares overflowed: "linalg.svd: the algorithm failed to converge"."""
+    samples = draws(100)
+    samples[3, 1] = far
+    with refused("deviations of held-out rows away", "too far to measure"):
+        sample_quality(samples, draws(200, seed=1))
+    samples[3, 1] = 1e30
+    assert sample_quality(samples, draws(200, seed=1))["frechet"].value.value > 1e3
+
+
 def test_features_refused(refused):
     x, labels = blobs(100, 4, 0)
     for build, words in (

@@ -184,6 +184,7 @@ def _quality(
         raise UserError(
             f"sample_quality: all held-out rows are equal in {space.name}; use other features"
         )
+    _check_reach(x / spread, space.name)
     n = min(len(x), len(y) // 2)
     measures = _compared(x / spread, y[: 2 * n] / spread, space.name)
     if train is not None:
@@ -199,6 +200,17 @@ def _quality(
         seed=seed,
         warnings=_overlap(measures),
     )
+
+
+def _check_reach(x: Tensor, space: str) -> None:
+    """Refuses samples (M, F), in deviations of real rows, whose squares leave the numbers."""
+    reach = float(x.abs().amax()) if bool(x.isfinite().all()) else math.inf
+    if not reach * reach * x.numel() < torch.finfo(x.dtype).max / 1e4:
+        raise UserError(
+            f"sample_quality: a sample is {reach:.1e} deviations of held-out rows away in "
+            f"{space}, too far to measure; train the model longer, or "
+            "choose a likelihood of lighter tails"
+        )
 
 
 def _checked(
