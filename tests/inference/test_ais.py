@@ -554,3 +554,9 @@ def test_it_agrees_with_importance_sampling_on_a_fitted_model():
     theirs = ImportanceSampling(50_000)(model, x)
     error = float((ours.mc_variance + theirs.mc_variance).sum().sqrt()) / 6
     assert abs(float((ours.values - theirs.values).mean())) < 4 * error + 1e-3
+
+
+def test_one_chain_says_that_it_knows_no_error():
+    model = linear(2)
+    (note,) = AIS(steps=50, chains=1)(model, model.sample(2, seed=1)).notes
+    assert "one chain" in note

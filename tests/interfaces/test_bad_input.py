@@ -194,7 +194,7 @@ VERBS = {
     "evaluate " + M + " --data digits --method Exact": "VAE has no exact density; use Importance",
     "evaluate "
     + M
-    + " --data digits --method MLP": "known: Enumeration, Exact, ImportanceSampling",
+    + " --data digits --method MLP": "known: AIS, Enumeration, Exact, ImportanceSampling",
     "evaluate " + M + " --data digits --method=": "cannot read ''",
     "evaluate " + M + " --data digits --method Exact --samples 2": "--samples or --method",
     "evaluate " + M + " --data digits --method ImportanceSampling(1.5)": "must be a whole number",

@@ -176,6 +176,20 @@ def test_known_factors(done, asked, made):
     words = ("--factors", "size,x", "--parts", "factors", "--json")
     some = json.loads(asked("drawn", "factors", *words))
     assert len(some["parts"]["factors"]["mig"]["best"]) == 2
+    assert some["parts"]["factors"]["names"] == ["size", "x"]
+    assert "size z[" in asked("drawn", "factors", *words[:-1])
+
+
+def test_conditional_models_say_what_is_given(done, asked, made):
+    out = made / "given.safetensors"
+    words = "--data digits --context label --latents 2 --net MLP(hidden=(8,)) --epochs 1 --quiet"
+    done("fit", "vae", *words.split(), "--out", out)
+    text = asked("given", "digits", *QUICK, "--parts", "gaps,opinion,bracket")
+    assert "log p(x|label)" in text
+    assert "log p(x|c)" in text  # of rows that the model drew
+    assert "log p(x) " not in text.replace(PARTS["gaps"].title, "").replace(
+        PARTS["opinion"].about, ""
+    ).replace(PARTS["bracket"].about, "")
 
 
 def test_rows_of_the_fit_are_named(asked):

@@ -7,7 +7,7 @@ On the way the target at inverse temperature b is `f_b(u) = exp(base(u) + b gain
 
 with all layers of z side by side, on the whole line: `z = T(u)`, and base takes in `log |dT/du|`.
 A model that adds noise of its own when it scores z (dequantization) has that noise beside z, under
-its own density. So `f_0` is normalized and `f_1` sums to p(x).
+its own density. So `f_0` is normalised and `f_1` sums to p(x).
 
 How far a leapfrog step goes at each b, and which b are visited, is learned by a pilot run with
 draws of its own and then held: chains that adapt while they are weighted are no valid chains.
@@ -295,7 +295,7 @@ def ahead(
 def back(
     target: Target, u: Tensor, betas: Tensor, learned: Pilot, leapfrog: int, noise: Noise
 ) -> Iterator[tuple[Tensor, State, Tensor]]:
-    """The same way in reverse, from draws of `f_1` normalized: `E 1/w` is 1 over its sum."""
+    """The same way in reverse, from draws of `f_1` normalised: `E 1/w` is 1 over its sum."""
     state = evaluated(target, u)
     betas = betas.to(u.dtype).flip(0)
     log_w = torch.zeros_like(state.gain, dtype=torch.float64)

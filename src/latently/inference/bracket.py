@@ -121,7 +121,8 @@ def bracket(
         scores = method.scores(model, drawn, seed=seed, progress=_half(progress, 0))
         for block in blocks(method, model, drawn, seed):
             reverse.append(_reversed(block, method, z, _half(progress, 1)))
-    return _bracket(method, scores, *map(torch.cat, zip(*reverse, strict=True)))
+    name = "log p(x|c)" if model.contexts else "log p(x)"
+    return _bracket(method, scores, name, *map(torch.cat, zip(*reverse, strict=True)))
 
 
 def _reversed(
@@ -145,8 +146,8 @@ def _reversed(
     return -values, variance
 
 
-def _bracket(method: AIS, scores: Scores, uppers: Tensor, variance: Tensor) -> Bracket:
-    name, both = "log p(x)", scores.mc_variance + variance
+def _bracket(method: AIS, scores: Scores, name: str, uppers: Tensor, variance: Tensor) -> Bracket:
+    both = scores.mc_variance + variance
     how = {"method": method.name}
     lower = mean_of(name, scores.values, "lower_bound", mc_variance=scores.mc_variance, **how)
     how = {"method": f"{method.name}, in reverse"}

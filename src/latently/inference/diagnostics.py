@@ -385,16 +385,22 @@ def _nature(terms: Tensor) -> Nature:
 def _information(name: str, terms: Tensor | None, rows: int) -> Number | None:
     if terms is None:
         return None
-    near = float(terms.mean()) > math.log(rows) - NEAR
+    near = _near(terms, rows)
     kind: Nature = "lower_bound" if near else "estimate"
     return _mean(name, terms, kind, f"log N = {math.log(rows):.2f}" if near else "")
+
+
+def _near(information: Tensor, rows: int) -> bool:
+    """Whether the information is so near log N, the most that N rows show, that it may be more."""
+    most = math.log(rows)
+    return float(information.mean()) > most - min(NEAR, most / 5)
 
 
 def _apart(name: str, rate: Tensor, held: Tensor | None, terms: Terms) -> Number | None:
     """The part of the rate that is no information: an upper bound where that is a lower one."""
     if held is None or terms.information is None or not terms.one_prior:
         return None
-    near = float(terms.information.mean()) > math.log(terms.rows) - NEAR
+    near = _near(terms.information, terms.rows)
     return _mean(name, rate - held, "upper_bound" if near else "estimate")
 
 

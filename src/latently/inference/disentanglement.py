@@ -81,34 +81,45 @@ class Disentanglement:
         sap: of the posterior means.
         rows: how many.
         protocol: name of the data.
+        names: of the factors; () for their numbers.
     """
 
     mig: Gap
     sap: Gap
     rows: int
     protocol: str
+    names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {
             "protocol": self.protocol,
             "n": self.rows,
+            "names": list(self.names),
             "mig": self.mig.to_dict(),
             "sap": self.sap.to_dict(),
         }
 
     def __str__(self) -> str:
         lines = [f"{self.protocol}: {self.rows} rows"]
+        names = self.names or tuple(map(str, range(len(self.mig.best))))
         for gap in (self.mig, self.sap):
             each = ", ".join(
-                f"z[{at}] {value:.2f}" for at, value in zip(gap.best, gap.gaps, strict=True)
+                f"{name} z[{at}] {value:.2f}"
+                for name, at, value in zip(names, gap.best, gap.gaps, strict=True)
             )
             lines += [f"  {gap.number}", f"    best latent and gap of every factor: {each}"]
         return "\n".join(lines)
 
 
 def disentanglement(
-    model: Any, data: DataLike, factors: Tensor, *, samples: int = 10, seed: int = 0
+    model: Any,
+    data: DataLike,
+    factors: Tensor,
+    *,
+    names: Sequence[str] = (),
+    samples: int = 10,
+    seed: int = 0,
 ) -> Disentanglement:
     """MIG and SAP of a model of one layer of latents.
 
@@ -116,6 +127,7 @@ def disentanglement(
         model: its posterior must factorize over the latents, as Normal, Bernoulli or OneHot do.
         data: n rows.
         factors: (n, F) integers, one column for every factor.
+        names: what the factors are called, F of them or none.
         samples: draws of z per row, for MIG.
         seed: of the draws, of the halves for SAP and of the bootstrap.
 
@@ -124,6 +136,10 @@ def disentanglement(
             another number of rows or with a column of one value; see `mig` and `sap`.
     """
     data = as_evaluated(model, data)
+    if names and len(names) != factors.shape[1]:
+        raise UserError(
+            f"disentanglement: {len(names)} names of {factors.shape[1]} factors; give one for each"
+        )
     was_training = model.training
     model.eval()
     try:
@@ -133,7 +149,8 @@ def disentanglement(
             means = torch.cat([q.mean for q in parts]).flatten(1)
     finally:
         model.train(was_training)
-    return Disentanglement(found, sap(means.cpu(), factors, seed=seed), len(data.x), data.protocol)
+    threshold = sap(means.cpu(), factors, seed=seed)
+    return Disentanglement(found, threshold, len(data.x), data.protocol, tuple(names))
 
 
 @torch.no_grad()

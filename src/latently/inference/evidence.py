@@ -218,7 +218,6 @@ def evaluate(
     finally:
         model.train(was_training)
     complete = data.mask is None or bool(data.mask.all())
-    named = getattr(data, "conditions", None)
     # every weight p(x, z) / q(z|x) of an exact model is p(x)
     exact = method.kind == "exact" or (model.density == "exact" and method.weighs)
     values, mc_variance = scores.values.detach(), scores.mc_variance.detach()
@@ -235,8 +234,13 @@ def evaluate(
         discrete=model.discrete,
         seed=seed,
         notes=scores.notes,
-        given="" if data.context is None else getattr(named, "name", "c"),
+        given=given_of(data),
     )
+
+
+def given_of(data: DataLike) -> str:
+    """What log p(x|...) of these rows is given: the name of their context; "" without."""
+    return "" if data.context is None else getattr(getattr(data, "conditions", None), "name", "c")
 
 
 def default_method(model: Any) -> Method:

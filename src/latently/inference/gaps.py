@@ -20,7 +20,7 @@ from torch import Tensor
 
 from latently.errors import UserError
 from latently.inference.estimators import FEW_STATES, Enumerate
-from latently.inference.evidence import DataLike, as_evaluated
+from latently.inference.evidence import DataLike, as_evaluated, given_of
 from latently.inference.methods.base import Method, Progress, Scores
 from latently.inference.methods.enumeration import Enumeration
 from latently.inference.methods.exact import Exact
@@ -182,7 +182,7 @@ def gaps(
             found.append(_with_gaps(plan.parts(model, row, given, sums)))
             if progress:
                 progress(i + 1, len(data.x))
-    return _collected(found, kinds, method, plan, data.protocol)
+    return _collected(found, kinds, method, plan, data)
 
 
 def compare_gaps(train: Gaps, test: Gaps) -> dict[str, Number]:
@@ -318,7 +318,7 @@ def _collected(
     kinds: dict[str, Nature],
     method: Method | None,
     plan: _Plan,
-    protocol: str,
+    data: DataLike,
 ) -> Gaps:
     """The means, and the rows they are of."""
 
@@ -328,9 +328,10 @@ def _collected(
     values = {name: column(name, "value") for name in _TITLES}
     variance = {name: column(name, "variance") for name in _TITLES}
     how = (method or Refined(plan.samples, plan.steps)).name
+    given = given_of(data)
     numbers = {
         name: mean_of(
-            title,
+            title.replace("p(x)", f"p(x|{given})" if given else "p(x)"),
             values[name],
             kinds[name],
             mc_variance=variance[name] * _copies(values),
@@ -345,7 +346,7 @@ def _collected(
         mc_variance=variance,
         samples=drawn,
         steps=plan.steps,
-        protocol=protocol,
+        protocol=data.protocol,
         seed=plan.seed,
     )
 

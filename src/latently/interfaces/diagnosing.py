@@ -250,7 +250,8 @@ def _samples(job: Job, progress: Progress) -> Any:
 
 def _factors(job: Job, progress: Progress) -> Any:
     assert job.factors is not None
-    return disentanglement(job.model, job.data, job.factors[0], seed=job.seed)
+    values, names = job.factors
+    return disentanglement(job.model, job.data, values, names=names, seed=job.seed)
 
 
 def _no_factors(job: Job) -> str:

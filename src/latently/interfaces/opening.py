@@ -118,6 +118,9 @@ def pick_method(method: str | None, samples: int | None, saved: Saved) -> Method
     if method is not None and samples is not None:
         raise UserError("give --samples or --method, not both")
     if method is not None:
+        name = method.partition("(")[0].strip()
+        if name.isidentifier() and name not in KINDS["methods"]:
+            raise UserError(f"--method {method}: {closest(method, KINDS['methods'])}")
         built = expr.build(method, components())
         if not isinstance(built, Method):
             raise UserError(f"--method {method}: {closest(method, KINDS['methods'])}")

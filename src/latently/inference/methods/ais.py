@@ -147,7 +147,9 @@ class AIS(Method):
                 f"{len(values)} rows; raise leapfrog, now {self.leapfrog}, or steps, now "
                 f"{self.steps}"
             )
-        if self.chains > 1 and len(values):
+        if self.chains == 1:
+            found.append("AIS: one chain says nothing of its error; raise chains")
+        elif len(values):
             low = float(shortfall(log_w, values, variance).mean())
             error = float(variance.sum().sqrt() / len(values))
             if not low <= error + _SMALL:
