@@ -91,7 +91,7 @@ OBJECTIVES = (
     *("InfoVAE", "InfoVAE(alpha=1.0, kernel=RBF(bandwidth=2.0))"),
     "InfoVAE(alpha=Linear(0.0, 1.0), samples=2)",
     *("WakeSleep", "WakeSleep(samples=3)", "ReweightedWakeSleep"),
-    "ReweightedWakeSleep(samples=3, sleep=Linear(0.0, 1.0))",
+    *("ReweightedWakeSleep(samples=3, sleep=Linear(0.0, 1.0))", "SemiAmortised(steps=2)"),
 )
 TRANSFORMS = {
     "positive": ("Asinh()", "Log()", "Log(shift=1.0)"),
