@@ -560,3 +560,4 @@ def test_one_chain_says_that_it_knows_no_error():
     model = linear(2)
     (note,) = AIS(steps=50, chains=1)(model, model.sample(2, seed=1)).notes
     assert "one chain" in note
+    assert AIS(steps=50, chains=1).name == "AIS T=50, 1 chain"

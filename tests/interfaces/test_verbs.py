@@ -195,6 +195,12 @@ def test_scores_of_strangeness(done, evaluated, made, tmp_path):
     assert (held["complexity_ratio"] < held["anomaly_score"]).all()
 
 
+def test_typical_rows_that_are_the_rows_themselves_are_named(cli, made, tmp_path):
+    words = ["--data", made / "real.npz", "--out", tmp_path / "a.csv"]
+    ran = cli("score", made / "lines.safetensors", *words, "--typical", made / "real.npz")
+    assert "typicality: these are the rows that are scored" in ran.err
+
+
 @pytest.mark.parametrize(
     ("model", "data", "words", "expected"),
     [

@@ -78,8 +78,15 @@ class Opinion:
             "findings": [dict(vars(found)) for found in self.findings],
         }
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know of each method; what to do about it is in the findings."""
+        both = (self.first, self.second)
+        lines = [line.removesuffix("; raise --samples") for one in both for line in one.warnings]
+        return tuple(dict.fromkeys(lines))
+
     def __str__(self) -> str:
-        told = [f"- {line}" for one in (self.first, self.second) for line in one.warnings]
+        told = [f"- {line}" for line in self.warnings]
         lines = [self.first, self.second, self.difference, *told, *self.findings]
         return "\n".join(map(str, lines))
 

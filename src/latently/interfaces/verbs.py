@@ -210,7 +210,9 @@ def score(
                 f"--typical {beside.protocol}: mean log p(x) = {known.nats}, from which every row "
                 "is infinitely far; give other rows, or scale these as those of the fit"
             )
-        for warning in known.warnings:
+        own = name == "typicality" and beside.protocol == data.protocol
+        told = ["these are the rows that are scored, so all are as usual"] if own else []
+        for warning in (*told, *known.warnings):
             print(f"warning: {name}: {warning}", file=sys.stderr)
         columns[name] = compare(evidence.values, known.values).tolist()
     if complexity:

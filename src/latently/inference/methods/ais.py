@@ -98,7 +98,8 @@ class AIS(Method):
     @property
     def name(self) -> str:
         origin = "" if self.start == "prior" else " from q"
-        return f"AIS{origin} T={self.steps}, {self.chains} chains"
+        chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
+        return f"AIS{origin} T={self.steps}, {chains}"
 
     @property
     def samples(self) -> int:

@@ -152,10 +152,7 @@ def _opinion(found: Any, job: Job) -> Section:
     heads = ("log p(x) by", "Mean per row", "over rows", "Monte Carlo", "ESS", "k-hat", "Kind")
     tables = [Table(heads, rows), _numbers(found.difference)]
     caption = f"{found.second.method} less {found.first.method}, row by row; the line is the mean"
-    notes = tuple(
-        f"{one.method}: {w}" for one in (found.first, found.second) for w in one.warnings
-    )
-    return Section(tables, [(judged.apart(found), caption)], notes)
+    return Section(tables, [(judged.apart(found), caption)], found.warnings)
 
 
 def _evidence(found: Evidence) -> tuple[str, ...]:
