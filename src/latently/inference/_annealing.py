@@ -28,6 +28,7 @@ from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
 from latently.inference._hmc import State, Tuning, evaluated, transition
+from latently.inference._mode import evaluating
 from latently.inference.noise import derive, seeded
 from latently.inference.rows import Rows
 
@@ -63,16 +64,14 @@ _EVEN = 0.2  # share of the temperatures that stay where the pilot had them
 def still(model: Any) -> Iterator[None]:
     """The model in eval mode, its parameters out of the graph, and as it was afterwards."""
     moving = [p for p in model.parameters() if p.requires_grad]
-    was_training = model.training
-    model.eval()
     for p in moving:
         p.requires_grad_(False)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for p in moving:
             p.requires_grad_(True)
-        model.train(was_training)
 
 
 class Noise:

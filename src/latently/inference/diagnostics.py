@@ -39,6 +39,7 @@ from latently.inference._findings import (
     without_information,
 )
 from latently.inference._latents import LayerTerms, Progress, Terms, collect
+from latently.inference._mode import evaluating
 from latently.inference.evidence import DataLike, as_evaluated
 from latently.inference.number import Nature, Number, mean_of
 
@@ -239,13 +240,8 @@ def diagnose(
     _check_count("rows", rows)
     given, data = data, as_evaluated(model, data)
     _check_count(f"{data.protocol}: rows", len(data.x))
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            terms = collect(model, data, samples, rows, seed, progress)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        terms = collect(model, data, samples, rows, seed, progress)
     found = _numbers(terms, exact=model.density == "exact", seed=seed, protocol=data.protocol)
     findings = [*_findings(found, terms), *seen_before(given, train)]
     findings.sort(key=lambda one: one.level != "alarm")

@@ -26,6 +26,7 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.inference._aggregate import Mixture, posteriors
+from latently.inference._mode import evaluating
 from latently.inference.evidence import DataLike, as_evaluated
 from latently.inference.noise import derive
 from latently.inference.number import Number
@@ -140,15 +141,10 @@ def disentanglement(
         raise UserError(
             f"disentanglement: {len(names)} names of {factors.shape[1]} factors; give one for each"
         )
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            parts = posteriors(model, data, seed)
-            found = mig(parts, factors, samples=samples, seed=seed)
-            means = torch.cat([q.mean for q in parts]).flatten(1)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        parts = posteriors(model, data, seed)
+        found = mig(parts, factors, samples=samples, seed=seed)
+        means = torch.cat([q.mean for q in parts]).flatten(1)
     threshold = sap(means.cpu(), factors, seed=seed)
     return Disentanglement(found, threshold, len(data.x), data.protocol, tuple(names))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
+from latently.inference._mode import evaluating
 from latently.inference.estimators import FEW_STATES
 from latently.inference.methods.base import Kind, Method, Progress
 from latently.inference.methods.enumeration import Enumeration
@@ -210,13 +211,9 @@ def evaluate(
     data = as_evaluated(model, data)
     if method is None:
         method = default_method(model)
-    was_training = model.training
-    model.eval()
-    try:
-        rows = Rows(data.x, data.mask, data.context)
+    rows = Rows(data.x, data.mask, data.context)
+    with evaluating(model):
         scores = method.scores(model, rows, seed=seed, progress=progress)
-    finally:
-        model.train(was_training)
     complete = data.mask is None or bool(data.mask.all())
     # every weight p(x, z) / q(z|x) of an exact model is p(x)
     exact = method.kind == "exact" or (model.density == "exact" and method.weighs)

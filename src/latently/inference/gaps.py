@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
+from latently.inference._mode import evaluating
 from latently.inference.estimators import FEW_STATES, Enumerate
 from latently.inference.evidence import DataLike, as_evaluated, given_of
 from latently.inference.methods.base import Method, Progress, Scores
@@ -26,7 +27,7 @@ from latently.inference.methods.enumeration import Enumeration
 from latently.inference.methods.exact import Exact
 from latently.inference.methods.refined import Refined, refined_weights
 from latently.inference.number import Nature, Number, mean_of
-from latently.inference.refine import STEPS, Local, Refinement, evaluating
+from latently.inference.refine import STEPS, Local, Refinement
 from latently.inference.rows import Rows
 
 __all__ = ["Gaps", "compare_gaps", "gaps"]

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError, called
+from latently.inference._mode import evaluating
 from latently.inference.evidence import DataLike, as_evaluated
 from latently.inference.noise import row_seed, seeded
 from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
@@ -153,9 +154,7 @@ def impute(
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
     kept = torch.where(mask, data.x, 0.0)
     filled = _Filled(kept, draws, tuple(quantiles), samples)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         options = draws, samples, sweeps, quantiles
         for i, found in imputed_rows(model, kept, mask, data.context, *options, seed=seed):
             filled.put(i, found, mask[i])
@@ -163,8 +162,6 @@ def impute(
                 progress(i + 1, len(data.x))
         if progress:
             progress(len(data.x), len(data.x))
-    finally:
-        model.train(was_training)
     exact = model.density == "exact"
     return Imputation(
         filled.draws,

@@ -12,8 +12,7 @@ Miller, Sontag, Rush, "Semi-Amortized Variational Autoencoders", 2018; Cremer, L
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
+from latently.inference._mode import evaluating
 from latently.inference.bounds import ELBO, Bound
 from latently.inference.estimators import (
     FEW_STATES,
@@ -302,14 +302,3 @@ def _check_rows_alone(bound: Bound) -> None:
                 f"Refinement: {type(bound).__name__} has a scheduled {name}={value}, and there is "
                 "no run to follow; give a number"
             )
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """The model as in evaluation, and as it was afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

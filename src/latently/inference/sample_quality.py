@@ -20,6 +20,7 @@ from torch import Tensor
 
 from latently.errors import UserError
 from latently.inference._quality import NEAR, Better, Measure, SampleQuality, percent
+from latently.inference.evidence import DataLike
 from latently.inference.features import (
     ClassifierFeatures,
     ColumnFeatures,
@@ -56,19 +57,11 @@ _TITLES: dict[str, tuple[str, Better]] = {
 }
 
 
-class LabelledData(Protocol):
+class LabelledData(DataLike, Protocol):
     """What `judge_samples` reads of a data set."""
 
     @property
-    def x(self) -> Tensor: ...
-    @property
-    def mask(self) -> Tensor | None: ...
-    @property
-    def context(self) -> Tensor | None: ...
-    @property
     def labels(self) -> Tensor | None: ...
-    @property
-    def protocol(self) -> str: ...
     def once(self, seed: int = 0) -> LabelledData: ...
 
 

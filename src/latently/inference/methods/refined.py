@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
+from latently.inference._mode import evaluating
 from latently.inference.methods.base import Kind, Method, Progress, Scores
 from latently.inference.methods.importance import ImportanceSampling
 from latently.inference.options import check_count
 from latently.inference.particles import Particles
-from latently.inference.refine import STEPS, Local, Refinement, evaluating
+from latently.inference.refine import STEPS, Local, Refinement
 from latently.inference.rows import Rows
 
 __all__ = ["Refined"]
