@@ -159,12 +159,23 @@ class Model(nn.Module, ABC):
         return None
 
     def em(
-        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        seed: int = 0,
     ) -> Iterator[Tensor] | None:
         """Passes of a closed-form or EM fit, each yielding the mean log-likelihood it reached.
 
-        None: there is none, and `fit` trains by gradient.
+        A log-prior of the parameters, where the model has one, counts in it. What is drawn to
+        start from depends on the seed alone. Nothing is computed before the first pass is asked
+        for. None: there is none, and `fit` trains by gradient.
         """
+        return None
+
+    def degrees(self) -> int | None:
+        """Free parameters that a closed-form fit or EM chooses, for AIC and BIC; None: unknown."""
         return None
 
     def predictive(

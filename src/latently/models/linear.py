@@ -81,6 +81,10 @@ class LinearGaussian(Model):
         """
 
     @abstractmethod
+    def _noises(self) -> int:
+        """How many noise variances are free."""
+
+    @abstractmethod
     def _floor(self, columns: Tensor) -> Tensor:
         """The smallest noise variances allowed, (D,), from those of the single columns."""
 
@@ -167,7 +171,12 @@ class LinearGaussian(Model):
         return ~torch.isfinite(x), "finite numbers"
 
     def em(
-        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        seed: int = 0,
     ) -> Iterator[Tensor]:
         """Maximum likelihood; yields the mean log p(x) of each pass, which never decreases.
 
@@ -178,7 +187,7 @@ class LinearGaussian(Model):
         x = x.flatten(1).to(self.dtype)
         c = x.new_zeros(len(x), 0) if context is None else context.to(x.dtype)
         if mask is not None and not bool(mask.all()):
-            return self._em_masked(x, mask.flatten(1), c)
+            return self._em_masked(x, mask.flatten(1), c, seed)
         return self._complete(x, c)
 
     @torch.no_grad()
@@ -197,7 +206,7 @@ class LinearGaussian(Model):
             yield log_p
 
     @torch.no_grad()
-    def _em_masked(self, x: Tensor, mask: Tensor, c: Tensor) -> Iterator[Tensor]:
+    def _em_masked(self, x: Tensor, mask: Tensor, c: Tensor, seed: int) -> Iterator[Tensor]:
         """EM: each column is regressed on the expected u = (z, 1, c) of the rows that hold it.
 
         No pass decreases log p(x).
@@ -210,7 +219,7 @@ class LinearGaussian(Model):
         mean = x.sum(0) / count
         total = torch.where(mask, (x - mean).square(), 0.0).sum(0) / count
         floor = self._floor(_noise_floor(mean, total))
-        self._start(mean, total, self._noise(0.5 * total, count).clamp(min=floor))
+        self._start(mean, total, self._noise(0.5 * total, count).clamp(min=floor), seed)
         latents = self.weight.shape[1]
         while True:
             sums = self._expected(x, mask, c)
@@ -222,9 +231,9 @@ class LinearGaussian(Model):
             self._set(coefficients[:, :latents], noise)
             self._set_mean(coefficients[:, latents], coefficients[:, latents + 1 :])
 
-    def _start(self, mean: Tensor, total: Tensor, noise: Tensor) -> None:
+    def _start(self, mean: Tensor, total: Tensor, noise: Tensor, seed: int) -> None:
         """Random loadings that explain half of each column's variance."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         shape, latents = self.weight.shape, self.weight.shape[1]
         weight = torch.randn(shape, dtype=mean.dtype, generator=generator).to(mean.device)
         self._set(weight * (0.5 * total / latents).sqrt()[:, None], noise)
@@ -256,6 +265,12 @@ class LinearGaussian(Model):
         likelihood = self.likelihood((at,), context)
         rows = x.view(-1, *self.shape), mask.view(-1, *self.shape)
         return (likelihood.log_prob(*rows) + self._prior().log_prob(at) - q.log_prob(at))[0]
+
+    def degrees(self) -> int:
+        """Means, effects, loadings up to a rotation of the latents, and noise variances."""
+        size, latents = self.weight.shape
+        loadings = size * latents - latents * (latents - 1) // 2
+        return size * (1 + self.contexts) + loadings + self._noises()
 
     def complaints(self) -> tuple[str, ...]:
         """Names columns in a Heywood case: a noise variance that fell to its floor."""
@@ -309,6 +324,9 @@ class FactorAnalysis(LinearGaussian):
 
     def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
         return residual
+
+    def _noises(self) -> int:
+        return len(self.loc)
 
     def _floor(self, columns: Tensor) -> Tensor:
         return columns
@@ -386,6 +404,9 @@ class PPCA(LinearGaussian):
 
     def _noise(self, residual: Tensor, rows: Tensor) -> Tensor:
         return ((residual * rows).sum() / rows.sum()).expand_as(residual)
+
+    def _noises(self) -> int:
+        return 1
 
     def _floor(self, columns: Tensor) -> Tensor:
         return columns.min().expand_as(columns)

@@ -164,10 +164,18 @@ class Dequantized(Model):
         self.model.initialise(self._noisy(x), mask, context)
 
     def em(
-        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        seed: int = 0,
     ) -> Iterator[Tensor] | None:
         """The inner model's, on one fixed draw of the noise."""
-        return self.model.em(self._noisy(x), mask, context)
+        return self.model.em(self._noisy(x), mask, context, seed=seed)
+
+    def degrees(self) -> int | None:
+        return self.model.degrees()
 
     def complaints(self) -> tuple[str, ...]:
         return self.model.complaints()
@@ -279,14 +287,22 @@ class Transformed(Model):
         self.model.initialise(self._forward(x, mask), mask, context)
 
     def em(
-        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        seed: int = 0,
     ) -> Iterator[Tensor] | None:
         """The inner model's, its log-likelihoods in the units of x."""
-        passes = self.model.em(self._forward(x, mask), mask, context)
+        passes = self.model.em(self._forward(x, mask), mask, context, seed=seed)
         if passes is None:
             return None
         slopes = self._log_slopes(x, mask).mean()
         return (log_p + slopes for log_p in passes)
+
+    def degrees(self) -> int | None:
+        return self.model.degrees()
 
     def complaints(self) -> tuple[str, ...]:
         return self.model.complaints()

@@ -182,7 +182,7 @@ def _passes(model: Model, data: Data, seed: int) -> Iterator[Tensor] | None:
     if model.em(one.x, one.mask, one.context) is None:
         return None
     drawn = data.once(seed)
-    return model.em(drawn.x, drawn.mask, drawn.context)
+    return model.em(drawn.x, drawn.mask, drawn.context, seed=seed)
 
 
 def _fit_passes(
