@@ -11,7 +11,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -363,7 +362,7 @@ class FlowPrior(Prior):
     ) -> None:
         super().__init__()
         self.contexts = _width(encoder)
-        self.bijection = check_flow("FlowPrior", flow).build(prod(z_shape), self.contexts)
+        self.bijection = check_flow("FlowPrior", flow).build(z_shape, self.contexts)
         self.register_buffer("zeros", torch.zeros(tuple(z_shape)))
 
     def forward(self, context: Tensor | None = None) -> FlowDistribution:

@@ -62,7 +62,7 @@ class FlowNormal(Columns):
                 "a flow that reads nothing"
             )
         self.size, self.context = prod(self.shape), context
-        self.bijection = check_flow("FlowNormal", flow).build(self.size, context)
+        self.bijection = check_flow("FlowNormal", flow).build(self.shape, context)
 
     @property
     def param_shape(self) -> tuple[int, ...]:
