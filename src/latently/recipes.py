@@ -17,16 +17,25 @@ from torch import nn
 
 from latently import expr
 from latently.errors import UserError, closest
-from latently.models import PPCA, VAE, Dequantized, FactorAnalysis, Model, Transformed
+from latently.models import (
+    PPCA,
+    VAE,
+    Dequantized,
+    FactorAnalysis,
+    Model,
+    NormalizingFlow,
+    Transformed,
+)
 from latently.nets.mlp import MLP
 from latently.probability.conditional import Conditional
 from latently.probability.families.base import Family
 from latently.probability.families.bernoulli import Bernoulli
 from latently.probability.families.normal import Normal
+from latently.probability.flows import NSF, Flow
 from latently.probability.priors import Prior, StandardNormal
 from latently.probability.transforms import Transform
 
-__all__ = ["CLOSED_FORM", "RECIPES", "Call", "fa", "ppca", "recipe", "vae"]
+__all__ = ["CLOSED_FORM", "RECIPES", "Call", "fa", "flow", "ppca", "recipe", "vae"]
 
 R = TypeVar("R", bound=Callable[..., Model])
 RECIPES: dict[str, Callable[..., Model]] = {}
@@ -171,6 +180,28 @@ def vae(
     decoder = Conditional(decoder_net or net, observed, latent.embed_shape, contexts=contexts)
     model = VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=sees_mask)
     return _wrapped(model, transform)
+
+
+@recipe
+def flow(
+    shape: Sequence[int],
+    *,
+    flow: Flow = NSF(),  # noqa: B008  (frozen)
+    levels: int | None = None,
+    transform: Transform | None = None,
+    contexts: int = 0,
+) -> Model:
+    """Normalizing flow: a bijection of rows onto noise, exact.
+
+    Args:
+        shape: shape of one row.
+        flow: the bijection, of columns such as NSF, of images such as Glow.
+        levels: for integers 0 .. levels - 1: fit x + u, u in [0, 1), and report a lower bound of
+            log P(x); None: a density.
+        transform: as for fa.
+        contexts: width of the context c of a model of p(x|c); 0: none. It follows the data.
+    """
+    return _wrapped(NormalizingFlow(shape, flow, contexts=contexts), transform, levels)
 
 
 def _wrapped(model: Model, transform: Transform | None, levels: int | None = None) -> Model:

@@ -1,8 +1,17 @@
 """Models, one family of models per file; these files never import each other."""
 
 from latently.models.base import Model
+from latently.models.flow import NormalizingFlow
 from latently.models.linear import PPCA, FactorAnalysis
 from latently.models.vae import VAE
 from latently.models.wrappers import Dequantized, Transformed
 
-__all__ = ["PPCA", "VAE", "Dequantized", "FactorAnalysis", "Model", "Transformed"]
+__all__ = [
+    "PPCA",
+    "VAE",
+    "Dequantized",
+    "FactorAnalysis",
+    "Model",
+    "NormalizingFlow",
+    "Transformed",
+]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
@@ -40,6 +42,9 @@ class Model(nn.Module, ABC):
             a lower bound); None for models without a density.
         discrete: True where log p is a log-probability, False where a log-density.
         contexts: width of the context c of a model of p(x|c); 0: it takes none.
+        invertible: a model without latents whose `encode` and `decode` are a bijection between
+            rows and a base space, such as a flow; `infer` then returns no z.
+        holes: whether rows may lack cells, because the model knows log p(x_observed).
         call: the recipe call that built the model, where one did; it is what files store.
     """
 
@@ -47,6 +52,8 @@ class Model(nn.Module, ABC):
     shape: tuple[int, ...]
     discrete: bool
     contexts: int = 0
+    invertible: bool = False
+    holes: bool = True
     call: Any = None
 
     @abstractmethod
@@ -117,6 +124,13 @@ class Model(nn.Module, ABC):
             raise UserError(
                 f"{name} has rows of shape {tuple(x.shape[1:])}, the model of "
                 f"{tuple(self.shape)}; build the model with shape=data.shape"
+            )
+        if mask is not None and not self.holes and not bool(mask.all()):
+            row, *column = (~mask).nonzero()[0].tolist()
+            raise UserError(
+                f"{name}: no value in row {first + row}, column {', '.join(map(str, column))}, "
+                f"and a {type(self).__name__} cannot leave cells out; impute them first by "
+                "another model, such as a mixture, fa or vae"
             )
         for start in range(0, len(x), _BLOCK):
             rows = slice(start, start + _BLOCK)
@@ -240,27 +254,67 @@ class Model(nn.Module, ABC):
         return torch.logsumexp(p.log_pi + p.log_w, dim=0)
 
     @torch.no_grad()
-    def sample(self, n: int, context: Tensor | None = None, *, seed: int | None = None) -> Tensor:
-        """n draws from p(x), (n, *shape); a context has one row for all or one for each."""
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> Tensor:
+        """n draws from p(x), (n, *shape).
+
+        Args:
+            n: number of rows.
+            context: one row for all or one for each.
+            temperature: factor of the noise of flows. Below 1 rows are more typical and less
+                varied, and no longer draws from p(x).
+            seed: of the draws; None: the global generator goes on.
+
+        Raises:
+            UserError: a temperature that is not positive, or of a model that has none.
+        """
+        if not 0 < temperature < math.inf:
+            raise UserError(f"temperature={temperature} must be a positive number")
         if context is not None and len(context) == 1:
             context = context.expand(n, *context.shape[1:])
-        if seed is None:
-            return self.likelihood(self.latents(n, context), context).sample()[0]
-        with seeded(seed, self.device):
-            return self.sample(n, context)
+        with nullcontext() if seed is None else seeded(seed, self.device):
+            return self.draws(n, context, temperature)
+
+    def draws(self, n: int, context: Tensor | None, temperature: float) -> Tensor:
+        """What `sample` returns, from the global generator."""
+        if temperature != 1:
+            raise UserError(
+                f"temperature={temperature} has no effect on {type(self).__name__}: it scales "
+                "the noise of flows; leave it out"
+            )
+        return self.likelihood(self.latents(n, context), context).sample()[0]
 
     @torch.no_grad()
     def encode(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Posterior means, one (B, *Z) per layer: two calls give the same."""
+        """Posterior means, one (B, *Z) per layer: two calls give the same.
+
+        An invertible model's one layer is the row in its base space, exactly.
+        """
         return tuple(z[0] for z in self.infer(x, 1, mask, context, draw=draw_mean).z)
+
+    @torch.no_grad()
+    def decode(self, z: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
+        """The mean of p(x|z) of latents as `encode` gives them, (B, *shape).
+
+        An invertible model's is the row itself: `decode(encode(x))` is x.
+        """
+        return self.likelihood(tuple(layer[None] for layer in z), context).mean[0]
 
     @torch.no_grad()
     def reconstruct(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> Tensor:
         """The mean of p(x|z) at the posterior mean, of discrete latents the mode, (B, *shape)."""
+        if self.invertible:
+            return self.decode(self.encode(x, mask, context), context)
         z = self.infer(x, 1, mask, context, draw=draw_centre).z
         return self.likelihood(z, context).mean[0]
 

@@ -10,14 +10,14 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Uniform
 from torch.distributions.constraints import Constraint
 
-from latently.errors import UserError, called
+from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.noise import seeded
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Density, Model
 from latently.probability.conditional import Draw, draw
-from latently.probability.distributions import Factorized, Relaxed, Rounded
-from latently.probability.transforms import Transform, Transported
+from latently.probability.distributions import Factorized, Relaxed, Rounded, RoundedRows
+from latently.probability.transforms import Transform, Transported, TransportedRows
 
 __all__ = ["Dequantized", "Transformed"]
 
@@ -25,13 +25,37 @@ __all__ = ["Dequantized", "Transformed"]
 _PROBES = 67  # values between 0 and the levels that an inner model is asked for
 
 
-class _Noise(Uniform):
-    """U(0, 1) that any estimator can draw: it has no parameters, and is its own relaxation."""
+class _Drawn(Distribution):
+    """Noise u that any estimator can draw: its own path, its own relaxation, 1/2 for a centre."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    has_rsample = True
+
+    def __init__(self, q: Distribution, x: Tensor) -> None:
+        self.q, self.x = q, x
+        super().__init__(x.shape, validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws with a pathwise gradient, if q has one."""
+        shape = Size(sample_shape)
+        return self.q.rsample(shape) if self.q.has_rsample else self.q.sample(shape)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws without a gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
 
     def relaxed(self, sample_shape: Any, temperature: float | Tensor) -> Relaxed:
         """One draw, in all roles."""
-        u = self.sample(Size(sample_shape))
+        u = self.rsample(sample_shape)
         return Relaxed(u, u, u)
+
+    @property
+    def mean(self) -> Tensor:
+        """The middle of every cell."""
+        return torch.full_like(self.x, 0.5)
+
+    mode = mean
 
 
 class Dequantized(Model):
@@ -76,7 +100,7 @@ class Dequantized(Model):
                 f"between 0 and levels={levels}; choose a likelihood that holds it, e.g. Normal"
             )
         self.model, self.levels, self.shape = model, levels, model.shape
-        self.contexts = model.contexts
+        self.contexts, self.invertible, self.holes = model.contexts, model.invertible, model.holes
 
     def infer(
         self,
@@ -97,7 +121,8 @@ class Dequantized(Model):
             )
         lead = (samples if z is None or not z else len(z[0]), len(x))
         x = x.to(self.model.dtype)
-        u = draw(_Noise(torch.zeros_like(x), torch.ones_like(x), validate_args=False), lead[0])
+        q = Uniform(torch.zeros_like(x), torch.ones_like(x), validate_args=False)
+        u = draw(_Drawn(q, x), lead[0])
         if len(u) != lead[0]:
             raise UserError(
                 "Dequantized: this estimator adds draws of its own, which have no noise to go "
@@ -141,9 +166,29 @@ class Dequantized(Model):
 
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
         inner = self.model.likelihood(z, context)
-        if not isinstance(inner, Factorized):
-            raise UserError(f"{called(inner)} does not factorize; sample the inner model")
-        return Factorized(Rounded(inner.base, self.levels), inner.ndim)
+        if isinstance(inner, Factorized):
+            return Factorized(Rounded(inner.base, self.levels), inner.ndim)
+        return RoundedRows(inner, self.levels)
+
+    def draws(self, n: int, context: Tensor | None, temperature: float) -> Tensor:
+        return self._rounded(self.model.draws(n, context, temperature))
+
+    @torch.no_grad()
+    def encode(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The inner model's, of the middle of every cell."""
+        x = x.to(self.model.dtype)
+        return self.model.encode(_between(x, torch.full_like(x, 0.5)), mask, context)
+
+    @torch.no_grad()
+    def decode(self, z: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
+        if not self.invertible:
+            return super().decode(z, context)
+        return self._rounded(self.model.decode(z, context))
+
+    def _rounded(self, y: Tensor) -> Tensor:
+        return y.floor().clamp(0, self.levels - 1)
 
     def local(self, rows: int) -> tuple[Tensor, ...]:
         return self.model.local(rows)
@@ -251,12 +296,27 @@ class Transformed(Model):
     ) -> tuple[Tensor, ...]:
         return self.model.latents(n, context, given)
 
-    def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Factorized:
+    def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
         return self._carried(self.model.likelihood(z, context))
+
+    def draws(self, n: int, context: Tensor | None, temperature: float) -> Tensor:
+        return self.transform.inverse(self.model.draws(n, context, temperature))
+
+    @torch.no_grad()
+    def encode(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        return self.model.encode(self._forward(x, mask), mask, context)
+
+    @torch.no_grad()
+    def decode(self, z: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
+        if not self.invertible:
+            return super().decode(z, context)
+        return self.transform.inverse(self.model.decode(z, context))
 
     def predictive(
         self, x: Tensor, mask: Tensor, context: Tensor | None = None
-    ) -> Factorized | None:
+    ) -> Distribution | None:
         known = self.model.predictive(self._forward(x, mask), mask, context)
         return None if known is None else self._carried(known)
 
@@ -324,12 +384,9 @@ class Transformed(Model):
     def _at_zero(self, dtype: torch.dtype) -> Tensor:
         return self.transform.inverse(torch.zeros((), dtype=dtype, device=self.device))
 
-    def _carried(self, inner: Distribution) -> Factorized:
+    def _carried(self, inner: Distribution) -> Distribution:
         if not isinstance(inner, Factorized):
-            raise UserError(
-                f"Transformed: {called(inner)} does not factorize over columns; choose a "
-                "likelihood that does, e.g. Normal"
-            )
+            return TransportedRows(inner, self.transform)
         fill = self._at_zero(self.dtype)
         return Factorized(
             Transported(inner.base, self.transform, whole=self.whole), inner.ndim, fill

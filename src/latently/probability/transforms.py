@@ -20,9 +20,10 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from latently.errors import UserError
+from latently.errors import UserError, called
+from latently.probability.distributions import Joint
 
-__all__ = ["Asinh", "Log", "Logit", "Transform", "Transported"]
+__all__ = ["Asinh", "Log", "Logit", "Transform", "Transported", "TransportedRows"]
 
 _REACH, _NODES = 12.0, 73  # quadrature: standard deviations to each side, and nodes in all
 _QUANTILES = 64  # nodes where y is not any number
@@ -275,3 +276,71 @@ class Transported(Distribution):
         points, weights = np.polynomial.legendre.leggauss(_QUANTILES)
         for point, weight in zip((points + 1) / 2, weights, strict=True):
             yield self.base.icdf(mu.new_tensor(point)), mu.new_tensor(weight)
+
+
+class TransportedRows(Joint):
+    r"""The distribution of rows `x = T^-1(y)`, cell by cell, of rows y that do not factorize.
+
+    `log p(x_o) = log p_Y(T(x_o)) + sum_j log T'(x_j)` over observed cells. Quantiles of cells are
+    exact where those of y are; their moments are sums over 64 quantiles (see `Transported`).
+
+    Args:
+        base: the distribution of y, over rows.
+        transform: T.
+    """
+
+    def __init__(self, base: Distribution, transform: Transform) -> None:
+        self.base, self.transform = base, transform
+        self._cells = Transported(base, transform, whole=False)
+        Distribution.__init__(self, base.batch_shape, base.event_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density of the observed cells, in nats."""
+        x = value if mask is None else self._filled(value, mask)
+        y, slopes = self.transform.forward(x), self.transform.log_slope(x)
+        log_p = self.base.log_prob(y) if mask is None else self._joint().log_prob(y, mask)
+        slopes = slopes if mask is None else torch.where(mask, slopes, 0.0)
+        return log_p + slopes.flatten(-len(self.event_shape)).sum(-1).to(log_p.dtype)
+
+    def given(self, value: Tensor, mask: Tensor) -> TransportedRows:
+        """Those of y given the observed cells, carried likewise."""
+        y = self.transform.forward(self._filled(value, mask))
+        return TransportedRows(self._joint().given(y, mask), self.transform)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws."""
+        return self.transform.inverse(self.base.sample(Size(sample_shape)))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """`P(X_j <= x_j)` of each cell."""
+        return self._known().cdf(value)
+
+    def icdf(self, q: Tensor) -> Tensor:
+        """Quantiles of each cell."""
+        return self._known().icdf(q)
+
+    @property
+    def mean(self) -> Tensor:
+        """`E[X_j]` of each cell."""
+        return self._known().mean
+
+    @property
+    def variance(self) -> Tensor:
+        """`Var[X_j]` of each cell."""
+        return self._known().variance
+
+    def _filled(self, value: Tensor, mask: Tensor) -> Tensor:
+        """T^-1(0) where missing."""
+        return torch.where(mask, value, self.transform.inverse(torch.zeros_like(value)))
+
+    def _known(self) -> Transported:
+        self._joint()
+        return self._cells
+
+    def _joint(self) -> Joint:
+        if not isinstance(self.base, Joint):
+            raise UserError(
+                f"{called(self.base)} does not know its cells one by one, so that moments and "
+                "conditionals of its rows are unknown; draw from it"
+            )
+        return self.base

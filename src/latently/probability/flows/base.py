@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,13 @@ class Bijection(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Flow(ABC):
-    """What bijection to build."""
+    """What bijection to build.
+
+    Attributes:
+        spatial: whether it sees rows as images (C, H, W), whose pixels then share one scale.
+    """
+
+    spatial: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, shape: Sequence[int] | int, context: int = 0) -> Bijection:
