@@ -14,6 +14,7 @@ from latently._version import __version__
 if TYPE_CHECKING:
     from latently import data, nets
     from latently.data import Data
+    from latently.data.toys import toy
     from latently.errors import Interrupted, UserError
     from latently.inference import (
         AIS,
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "latently.data": ["Data"],
+    "latently.data.toys": ["toy"],
     "latently.errors": ["Interrupted", "UserError"],
     "latently.io": ["load", "save"],
     "latently.training": ["fit", "train"],
@@ -225,6 +227,7 @@ __all__ = [
     "save",
     "second_opinion",
     "strangeness",
+    "toy",
     "train",
     "transforms",
     "vae",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from latently.data import cifar, factors, files, frey, images, omniglot
+from latently.data import cifar, factors, files, frey, images, omniglot, toys
 from latently.data.source import SPLITS, Source
 from latently.errors import UserError, closest
 
@@ -17,7 +17,7 @@ __all__ = ["SOURCES", "Spec", "names", "parse"]
 
 SOURCES: dict[str, Source] = {
     source.name: source
-    for module in (images, factors, omniglot, frey, cifar)
+    for module in (images, factors, toys, omniglot, frey, cifar)
     for source in (getattr(module, name) for name in module.__all__)
 }
 
