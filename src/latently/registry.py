@@ -12,6 +12,7 @@ from torch import nn, optim
 from latently import nets, recipes
 from latently.data import masks
 from latently.inference import bounds, estimators, kernels, methods, schedules
+from latently.models import components as kinds
 from latently.probability import families, flows, priors, transforms
 from latently.training import objectives
 
@@ -35,8 +36,10 @@ def _public(module: ModuleType, base: type | None = None) -> dict[str, Any]:
 KINDS: dict[str, dict[str, Any]] = {
     "recipes": recipes.RECIPES,
     "families": _public(families, families.Family),
+    "components": _public(kinds, kinds.Component),
     "priors": _public(priors, priors.Prior),
     "flows": _public(flows, flows.Flow),
+    "couplings": _public(flows, flows.Coupling),
     "transforms": _public(transforms, transforms.Transform),
     "bounds": _public(bounds, bounds.Bound),
     "estimators": _public(estimators, estimators.Estimator),
