@@ -22,10 +22,12 @@ from latently.models import (
     VAE,
     Dequantized,
     FactorAnalysis,
+    Mixture,
     Model,
     NormalizingFlow,
     Transformed,
 )
+from latently.models.components import Component, Full
 from latently.nets.mlp import MLP
 from latently.probability.conditional import Conditional
 from latently.probability.families.base import Family
@@ -35,7 +37,7 @@ from latently.probability.flows import NSF, Flow
 from latently.probability.priors import Prior, StandardNormal
 from latently.probability.transforms import Transform
 
-__all__ = ["CLOSED_FORM", "RECIPES", "Call", "fa", "flow", "ppca", "recipe", "vae"]
+__all__ = ["CLOSED_FORM", "RECIPES", "Call", "fa", "flow", "mixture", "ppca", "recipe", "vae"]
 
 R = TypeVar("R", bound=Callable[..., Model])
 RECIPES: dict[str, Callable[..., Model]] = {}
@@ -141,6 +143,37 @@ def ppca(
         contexts: as for fa.
     """
     return _wrapped(PPCA(shape, latents, contexts=contexts), transform, levels)
+
+
+@recipe(closed_form=True)
+def mixture(
+    shape: Sequence[int],
+    *,
+    components: int = 10,
+    family: Component = Full(),  # noqa: B008  (frozen)
+    restarts: int = 4,
+    levels: int | None = None,
+    transform: Transform | None = None,
+) -> Model:
+    """Mixture fitted by EM: p(x) = sum_k pi_k p_k(x), exact.
+
+    Args:
+        shape: shape of one row.
+        components: how many.
+        family: their kind, such as Full, Diagonal or Factors(8).
+        restarts: starts of EM, of which the best goes on.
+        levels: as for fa; Bits are of 2 levels as they are.
+        transform: as for fa.
+    """
+    model = Mixture(shape, components, family=family, restarts=restarts)
+    if model.discrete and levels is not None:
+        if levels > 2:
+            raise UserError(
+                f"mixture: {expr.show(model.family)} hold 0 and 1, not levels={levels}; choose "
+                "another family, or data of 2 levels"
+            )
+        levels = None
+    return _wrapped(model, transform, levels)
 
 
 @recipe

@@ -18,6 +18,7 @@ __all__ = ["Flag", "check_seed", "flags_of", "parse", "usage"]
 # What an annotation admits, by a word in it: the kind of component, as the registry calls it.
 _KIND_OF = {
     "Family": "families",
+    "Component": "components",
     "Prior": "priors",
     "Flow": "flows",
     "Transform": "transforms",

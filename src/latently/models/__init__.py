@@ -3,6 +3,7 @@
 from latently.models.base import Model
 from latently.models.flow import NormalizingFlow
 from latently.models.linear import PPCA, FactorAnalysis
+from latently.models.mixture import Mixture
 from latently.models.vae import VAE
 from latently.models.wrappers import Dequantized, Transformed
 
@@ -11,6 +12,7 @@ __all__ = [
     "VAE",
     "Dequantized",
     "FactorAnalysis",
+    "Mixture",
     "Model",
     "NormalizingFlow",
     "Transformed",

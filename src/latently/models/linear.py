@@ -13,7 +13,6 @@ Tipping, Bishop, "Probabilistic Principal Component Analysis", 1999; the best W 
 from __future__ import annotations
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -27,13 +26,13 @@ from torch.distributions.constraints import Constraint
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
+from latently.models._columns import FLOOR, columns, noise_floor
 from latently.models.base import Model
 from latently.probability.conditional import Draw, check_context, draw
 from latently.probability.distributions import Factorized, Normal, StandardNormal
 
 __all__ = ["PPCA", "FactorAnalysis", "LinearGaussian"]
 
-_FLOOR = 1e-6  # smallest noise variance, relative to the column's
 _TRIAL = 10  # passes of every start of factor analysis
 _BLOCK = 256  # rows per step of EM with missing entries
 _LOG_2PI = math.log(2 * math.pi)
@@ -200,7 +199,7 @@ class LinearGaussian(Model):
         centred = x - mean - (c - offset) @ effect
         covariance = centred.T @ centred / len(x)
         self._set_mean(mean - offset @ effect, effect.T)
-        floor = self._floor(_noise_floor(mean, total))
+        floor = self._floor(noise_floor(mean, total))
         for log_p, weight, noise in self._maximise(covariance, floor):
             self._set(weight, noise)
             yield log_p
@@ -218,7 +217,7 @@ class LinearGaussian(Model):
         x = torch.where(mask, x, 0.0)
         mean = x.sum(0) / count
         total = torch.where(mask, (x - mean).square(), 0.0).sum(0) / count
-        floor = self._floor(_noise_floor(mean, total))
+        floor = self._floor(noise_floor(mean, total))
         self._start(mean, total, self._noise(0.5 * total, count).clamp(min=floor), seed)
         latents = self.weight.shape[1]
         while True:
@@ -276,11 +275,11 @@ class LinearGaussian(Model):
         """Names columns in a Heywood case: a noise variance that fell to its floor."""
         signal = self.weight.detach().square().sum(1)
         noise = self.log_variance.detach().exp()
-        fallen = noise <= 1.01 * self._floor(_FLOOR * (signal + noise))
+        fallen = noise <= 1.01 * self._floor(FLOOR * (signal + noise))
         if not bool(fallen.any()):
             return ()
         return (
-            f"Heywood case: {_columns(fallen)} explained by the latents alone (noise variance at "
+            f"Heywood case: {columns(fallen)} explained by the latents alone (noise variance at "
             "its floor); the likelihood has no maximum there, use fewer latents",
         )
 
@@ -435,24 +434,3 @@ def _best_weight(covariance: Tensor, noise: Tensor, latents: int) -> tuple[Tenso
     weight = root[:, None] * vectors * (top - 1).clamp(min=0).sqrt()
     kept = torch.where(top > 1, top.clamp(min=1).log() + 1, top).sum()
     return weight, -0.5 * (len(noise) * _LOG_2PI + noise.log().sum() + kept + rest)
-
-
-def _noise_floor(mean: Tensor, total: Tensor) -> Tensor:
-    """The smallest noise variance of each column; warns of constant columns."""
-    constant = total <= 1e-12 * mean.square().clamp(min=1e-12)
-    usual = total[~constant].mean() if bool((~constant).any()) else torch.ones_like(total[0])
-    if bool(constant.any()):
-        warnings.warn(
-            f"{_columns(constant)} constant: the noise variance is held at {_FLOOR:g} of the "
-            "other columns', so this share of the density means little",
-            stacklevel=2,
-        )
-    return _FLOOR * torch.where(constant, usual, total)
-
-
-def _columns(which: Tensor) -> str:
-    index = which.nonzero().flatten().tolist()
-    if len(index) == 1:
-        return f"column {index[0]} is"
-    shown = ", ".join(map(str, index[:8])) + (", ..." if len(index) > 8 else "")
-    return f"{len(index)} columns ({shown}) are"

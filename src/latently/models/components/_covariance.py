@@ -1,0 +1,285 @@
+r"""Full covariances by their Cholesky factor, `Sigma_k = L_k L_k'`, one for each or one for all.
+
+Complete rows are whitened by all components in one product, `y_k = L_k^-1 (x - mu_k)`, and the
+sums of a pass are taken in these units, where nothing cancels: with `S_k` the mean of `y y'` and
+`m_k` that of y, the next mean is `mu_k + L_k m_k`, the next covariance
+`L_k (S_k - m_k m_k') L_k'`.
+
+Rows with holes are taken by pattern. With M the diagonal matrix of the observed cells, the
+Cholesky factor T of `M Sigma M + I - M` is that of `Sigma_oo`, with ones elsewhere, so that every
+pattern and component has matrices of one size. The expected row is `mu + Sigma a`, where `a` is
+`Sigma_oo^-1 (x_o - mu_o)`, and the covariance of what is missing `Sigma - B' B`, where
+`B = T^-1 M Sigma`.
+
+A covariance has no eigenvalue below `FLOOR` in units of the columns' variances: with
+`A = D^-1/2 S D^-1/2` the expected log-density is largest, under this condition, at the
+eigenvectors of A and its eigenvalues, the small ones raised to the floor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from latently.models._columns import FLOOR
+from latently.models.components._elliptical import LEAST, Expected, Scatter
+from latently.models.components._rows import Block, Clusters, pattern_blocks
+from latently.probability.distributions import MultivariateNormal
+
+__all__ = ["Covariance"]
+
+
+@dataclass
+class _Sums:
+    """Of a pass: per component, sums about its mean; those of complete rows are whitened.
+
+    Attributes:
+        loc: means, about the centre of the rows, (C, D).
+        root: Cholesky factors, (F, D, D); F is C, or 1 where all share one.
+        whiten: their inverses side by side, (D, F D).
+        at: whitened means, (F, D) or (C, D).
+        count, weight: sums of r and w, (C,).
+        white_first, first: sums of `w y` and of `w (E x - mu)`, (C, D).
+        white_second, second: sums of `w y y'`, and of `w E[(x - mu) (x - mu)']`, (C, D, D).
+    """
+
+    loc: Tensor
+    root: Tensor
+    whiten: Tensor
+    at: Tensor
+    count: Tensor
+    weight: Tensor
+    white_first: Tensor
+    white_second: Tensor
+    first: Tensor
+    second: Tensor
+
+
+class Covariance(Scatter):
+    """Means and full covariances; `lower` (F, D, D) holds L, the logarithms on its diagonal."""
+
+    def __init__(self, size: int, count: int, *, shared: bool) -> None:
+        super().__init__(size, count)
+        factors = 1 if shared else count
+        self.lower = nn.Parameter(torch.zeros(factors, size, size, dtype=torch.float64))
+
+    @property
+    def root(self) -> Tensor:
+        """L, (F, D, D)."""
+        diagonal = self.lower.diagonal(dim1=-2, dim2=-1).exp()
+        return self.lower.tril(-1) + torch.diag_embed(diagonal)
+
+    @property
+    def width(self) -> int:
+        return 2 * self.loc.numel()
+
+    def degrees(self) -> int:
+        factors, size, _ = self.lower.shape
+        return factors * size * (size + 1) // 2
+
+    def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:
+        count, size = self.loc.shape
+        return pattern_blocks(x, mask, self.width, 5 * count * size**2)
+
+    def energy(self, x: Tensor, mask: Tensor | None) -> Expected:
+        root = self.root
+        if mask is None:
+            return self._whole(x, root)
+        rows = self.blocks(x, mask)
+        found = [
+            self._whole(block.x, root)
+            if block.mask is None
+            else _Patterns(self.loc, root, block).expected()
+            for block in rows
+        ]
+        place = _places(rows, len(x))
+        energy, log_det = (torch.cat([f[i] for f in found])[place] for i in (0, 1))
+        return Expected(energy, log_det)
+
+    def _whole(self, x: Tensor, root: Tensor) -> Expected:
+        """Distances of complete rows."""
+        white = torch.linalg.solve_triangular(root, (x - self.loc[:, None]).mT, upper=False)
+        energy = white.square().sum(1).T
+        return Expected(energy, _log_det(root).expand_as(energy))
+
+    def given(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        rows, root = self.blocks(x, mask), self.root
+        means, variances = [], []
+        for block in rows:
+            if block.mask is None:
+                means.append(block.x[:, None].expand(-1, *self.loc.shape))
+                variances.append(torch.ones_like(means[-1]))
+                continue
+            found = _Patterns(self.loc, root, block)
+            means.append((self.loc[:, None] + found.moved().mT).transpose(1, 2).flatten(0, 1))
+            left = found.sigma.diagonal(dim1=-2, dim2=-1) - found.explained().square().sum(-2)
+            tall = block.x.shape[1]
+            shape = len(left), tall, *self.loc.shape
+            variances.append(left[:, None].expand(shape).flatten(0, 1))
+        place = _places(rows, len(x))
+        return torch.cat(means)[place], torch.cat(variances)[place]
+
+    def normal(self, k: int, shape: tuple[int, ...]) -> MultivariateNormal:
+        root = self.root[k if len(self.lower) > 1 else 0]
+        made = MultivariateNormal(self.loc[k].view(shape), _inverse(root))
+        made.scale_tril = root  # known: no second inversion
+        return made
+
+    def fallen(self) -> list[int]:
+        unit = self._unit()
+        scaled = self.root / unit[:, None]
+        least = torch.linalg.eigvalsh(scaled @ scaled.mT)[:, 0]
+        return (least <= 1.01 * FLOOR).nonzero().flatten().tolist()
+
+    def start(self, clusters: Clusters) -> None:
+        found = [clusters.covariance(k) for k in range(len(self.loc))]
+        self._set(torch.stack(found), clusters.count)
+
+    def begin(self, centre: Tensor) -> _Sums:
+        loc, root = self.loc - centre, self.root
+        inverse = _inverse(root)
+        at = (inverse @ loc[..., None])[..., 0]
+        flat, tall = torch.zeros_like(loc), loc.new_zeros(*loc.shape, loc.shape[1])
+        return _Sums(
+            loc=loc,
+            root=root,
+            whiten=inverse.flatten(0, 1).T.contiguous(),
+            at=at,
+            count=torch.zeros_like(loc[:, 0]),
+            weight=torch.zeros_like(loc[:, 0]),
+            white_first=flat,
+            white_second=tall,
+            first=flat.clone(),
+            second=tall.clone(),
+        )
+
+    def expect(self, block: Block, sums: _Sums) -> Expected:
+        if block.mask is not None:
+            found = _Patterns(sums.loc, sums.root, block)
+            return found.expected()._replace(state=found)
+        n, count = len(block.x), len(self.loc)
+        if len(self.lower) == count:
+            white = torch.addmm(-sums.at.flatten(), block.x, sums.whiten).view(n, count, -1)
+        else:
+            white = (block.x @ sums.whiten)[:, None] - sums.at
+        return Expected(white.square().sum(-1), _log_det(sums.root), white)
+
+    def collect(self, block: Block, sums: _Sums, found: Expected, r: Tensor, w: Tensor) -> None:
+        sums.count += r.sum(0)
+        sums.weight += w.sum(0)
+        if block.mask is not None:
+            first, second = found.state.sums(r, w)
+            sums.first += first
+            sums.second += second
+            return
+        white = found.state
+        weighted = white * w[..., None]
+        sums.white_first += weighted.sum(0)
+        sums.white_second.baddbmm_(weighted.permute(1, 2, 0), white.transpose(0, 1))
+
+    def maximise(self, sums: _Sums) -> None:
+        first = (sums.root @ sums.white_first[..., None])[..., 0] + sums.first
+        second = sums.root @ sums.white_second @ sums.root.mT + sums.second
+        alive = sums.count > LEAST
+        weight = torch.where(alive, sums.weight, 1.0)[:, None]
+        step = torch.where(alive[:, None], first / weight, 0.0)
+        self.loc.add_(step)
+        second -= weight[..., None] * step[:, :, None] * step[:, None]
+        self._set(second / torch.where(alive, sums.count, 1.0)[:, None, None], sums.count)
+
+    def _set(self, covariance: Tensor, count: Tensor) -> None:
+        """Sets L from covariances (C, D, D) of so many rows, pooled where one is shared."""
+        alive = count > LEAST
+        if len(self.lower) != len(self.loc):
+            covariance = (count[:, None, None] * covariance).sum(0, keepdim=True) / count.sum()
+            alive = torch.ones_like(alive[:1])
+        unit = self._unit()
+        scaled = covariance / unit[:, None] / unit
+        root = _floored((scaled + scaled.mT) / 2) * unit[:, None]
+        logs = root.diagonal(dim1=-2, dim2=-1).log()
+        found = root.tril(-1) + torch.diag_embed(logs)
+        self.lower.copy_(torch.where(alive[:, None, None], found, self.lower))
+
+    def _unit(self) -> Tensor:
+        """Deviations of the columns, (D,)."""
+        return torch.where(self.floor > 0, self.floor / FLOOR, 1.0).sqrt()
+
+
+class _Patterns:
+    """A block of rows (P, R, D) by pattern under every component."""
+
+    def __init__(self, loc: Tensor, root: Tensor, block: Block) -> None:
+        assert block.mask is not None
+        seen = block.mask.to(loc.dtype)[:, None]  # (P, 1, D)
+        self.sigma, self._seen = root @ root.mT, seen
+        eye = torch.eye(loc.shape[1], dtype=loc.dtype, device=loc.device)
+        padded = self.sigma * seen[..., None] * seen[..., None, :] + (1 - seen[..., None]) * eye
+        self.root = torch.linalg.cholesky_ex(padded).L  # (P, F, D, D)
+        apart = (block.x[:, None] - loc[:, None]) * seen[..., None, :]  # (P, C, R, D)
+        self.white = torch.linalg.solve_triangular(self.root, apart.mT, upper=False)
+
+    def expected(self) -> Expected:
+        tall, count = self.white.shape[-1], self.white.shape[1]
+        energy = self.white.square().sum(-2).transpose(1, 2).flatten(0, 1)
+        log_det = _log_det(self.root).expand(-1, count)
+        return Expected(energy, log_det[:, None].expand(-1, tall, -1).flatten(0, 1))
+
+    def moved(self) -> Tensor:
+        """`E[x | x_o] - mu`, (P, C, D, R)."""
+        solved = torch.linalg.solve_triangular(self.root.mT, self.white, upper=True)
+        return self.sigma @ solved
+
+    def explained(self) -> Tensor:
+        """B, (P, F, D, D)."""
+        rows = (self._seen[..., None] * self.sigma).expand_as(self.root)
+        return torch.linalg.solve_triangular(self.root, rows, upper=False)
+
+    def sums(self, r: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `w E[x - mu]`, (C, D), and of `w E[(x - mu) (x - mu)']`, (C, D, D)."""
+        tall, count, size = self.white.shape[-1], r.shape[1], self.white.shape[-2]
+        moved = self.moved()
+        weighted = moved * w.view(-1, tall, count).transpose(1, 2)[:, :, None]
+        second = torch.einsum("pcir,pcjr->cij", weighted, moved)
+        of_pattern = r.view(-1, tall, count).sum(1)
+        taken = self.explained().expand(-1, count, size, size)
+        taken = taken * of_pattern.sqrt()[..., None, None]
+        taken = taken.transpose(0, 1).flatten(1, 2)
+        second = second + of_pattern.sum(0)[:, None, None] * self.sigma - taken.mT @ taken
+        return weighted.sum((0, 3)), second
+
+
+def _floored(scaled: Tensor) -> Tensor:
+    """Cholesky factors of the nearest covariances, in likelihood, above the floor, (F, D, D)."""
+    eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+    above = torch.linalg.cholesky_ex(scaled - FLOOR * eye).info == 0
+    if not bool(above.all()):
+        values, vectors = torch.linalg.eigh(scaled[~above])
+        raised = (vectors * values.clamp(min=FLOOR)[:, None]) @ vectors.mT
+        scaled = scaled.clone()
+        scaled[~above] = (raised + raised.mT) / 2
+    return torch.linalg.cholesky_ex(scaled).L
+
+
+def _inverse(root: Tensor) -> Tensor:
+    eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
+
+
+def _log_det(root: Tensor) -> Tensor:
+    return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _places(rows: list[Block], n: int) -> Tensor:
+    """Where row i stands among the rows of the blocks; those that fill up stand aside."""
+    index = torch.cat([block.numbers for block in rows])
+    place = torch.arange(len(index), device=index.device)
+    found = torch.empty(n, dtype=torch.long, device=index.device)
+    live = [
+        torch.ones_like(b.numbers, dtype=torch.bool) if b.live is None else b.live > 0
+        for b in rows
+    ]
+    alive = torch.cat(live)
+    found[index[alive]] = place[alive]
+    return found

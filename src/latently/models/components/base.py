@@ -1,0 +1,129 @@
+"""What a kind of component is, and what the K trained ones of a mixture answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from latently.errors import UserError
+from latently.models.components._rows import Block, Clusters, plain_blocks
+from latently.probability.distributions import Joint
+
+__all__ = ["Component", "Components", "as_component"]
+
+
+class Component(ABC):
+    """A kind of component of a mixture: a frozen dataclass that builds the trained ones.
+
+    Attributes:
+        discrete: whether its rows are of counted values.
+    """
+
+    discrete: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, size: int, count: int) -> Components:
+        """`count` components of rows of `size` cells, all alike and standard until trained."""
+
+
+class Components(nn.Module, ABC):
+    """C trained components p_k over rows of D flat cells, and their side of EM.
+
+    A pass of EM is `begin`, then `expect` and `collect` of every block of rows, then `maximise`;
+    its rows have had `centre` taken off. Blocks are chosen by the components, because what is
+    cheap depends on their algebra.
+    """
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`log p_k(x_o)` of rows (B, D), in nats, (B, C); differentiable."""
+
+    @abstractmethod
+    def member(self, k: int, shape: tuple[int, ...]) -> Joint:
+        """Component k alone: a distribution of rows of a shape, without batch."""
+
+    @abstractmethod
+    def mixed(
+        self, shares: Tensor, x: Tensor, mask: Tensor, shape: tuple[int, ...]
+    ) -> Distribution:
+        """`sum_k shares_k p_k(x_j | x_o)` of every missing cell, elementwise.
+
+        Args:
+            shares: log p(k | x_o), (B, C).
+            x: rows (B, D).
+            mask: True where observed, (B, D).
+            shape: of a row; the batch shape is (B, *shape).
+        """
+
+    @abstractmethod
+    def degrees(self) -> int:
+        """Free parameters."""
+
+    @abstractmethod
+    def misfit(self, x: Tensor) -> tuple[Tensor, str]:
+        """Where a value lies outside the support, and the support in words."""
+
+    def complaints(self) -> tuple[str, ...]:
+        """What a reader should know of the trained parameters, a line each."""
+        return ()
+
+    def log_prior(self) -> Tensor | float:
+        """Log-density of the parameters up to a constant, which a pass adds to the rows'."""
+        return 0.0
+
+    # EM.
+
+    @abstractmethod
+    def scale(self, x: Tensor, mask: Tensor | None) -> None:
+        """Learns the units of the columns, and the floors in them, from rows (N, D)."""
+
+    @abstractmethod
+    def start(self, clusters: Clusters) -> None:
+        """Starts from rows that were divided among the components."""
+
+    def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:
+        """Centred rows (N, D) in blocks."""
+        return plain_blocks(x, mask, self.width)
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """About how many numbers a pass holds for a row of a block."""
+
+    @abstractmethod
+    def begin(self, centre: Tensor) -> Any:
+        """What a pass accumulates, empty."""
+
+    @abstractmethod
+    def expect(self, block: Block, sums: Any) -> tuple[Tensor, Any]:
+        """`log p_k(x_o)` of the rows of a block, (n, C), and what `collect` needs of them."""
+
+    @abstractmethod
+    def collect(self, block: Block, sums: Any, state: Any, r: Tensor) -> None:
+        """Adds a block with its responsibilities (n, C) to the sums."""
+
+    @abstractmethod
+    def maximise(self, sums: Any) -> None:
+        """Sets the parameters that maximise the expected log-density; no pass decreases it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+
+def as_component(family: Any, who: str) -> Component:
+    """A component, where its class stands for the one of default options.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(family, type) and issubclass(family, Component):
+        family = family()
+    if not isinstance(family, Component):
+        raise UserError(f"{who}={family!r} must be a component such as Full() or Diagonal()")
+    return family

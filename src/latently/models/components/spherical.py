@@ -1,0 +1,25 @@
+"""Normal components of one variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from latently.models.components._cells import Cells
+from latently.models.components._elliptical import Scatter, Structured
+
+__all__ = ["Spherical"]
+
+
+@dataclass(frozen=True)
+class Spherical(Structured):
+    r"""Normal, with one variance for all cells: `p_k = N(mu_k, sigma_k^2 I)`.
+
+    Columns must be in comparable units: what is round in metres is not in feet. No variance
+    falls below 1e-6 of the least column's.
+
+    >>> Spherical()
+    Spherical()
+    """
+
+    def scatter(self, size: int, count: int) -> Scatter:
+        return Cells(size, count, shared=True)
