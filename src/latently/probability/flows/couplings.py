@@ -22,8 +22,9 @@ from latently.errors import UserError
 __all__ = ["Additive", "Affine", "Coupling", "LogisticMixture", "Spline"]
 
 _LEAST_SHARE = 0.1  # of a spline's box, dealt evenly to its bins
-_LOG_SLOPE_LIMIT = 4.0  # of a spline's knots
+_LOG_SLOPE_LIMIT = 3.0  # of a spline's knots
 _LOG_SCALE_LIMIT = 4.0  # of logistics
+_LEAST_SLOPE = 0.05  # of a mixture's logit: without it there is no way back from between modes
 _HALVINGS = 24
 _NEWTON_STEPS = 4
 
@@ -108,7 +109,7 @@ class Spline(Coupling):
         y = y_k + v_k (s t^2 + d_k t (1 - t)) / (s + (d_{k+1} + d_k - 2 s) t (1 - t)),
 
     inverted by the root of a quadratic. Each bin has at least a tenth of an even share of the box,
-    and `|log d|` is below 4. Source: Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows",
+    and `|log d|` is below 3. Source: Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows",
     2019.
 
     Attributes:
@@ -176,11 +177,12 @@ class Spline(Coupling):
 class LogisticMixture(Coupling):
     r"""The distribution function of a mixture of logistics, its logit, a scale and a shift.
 
-    `y = logit(sum_k pi_k sigmoid((x - m_k) / s_k)) exp(a) + b`, with `|a|` below 2 and `|log s_k|`
-    below 4. It can make two modes of one, and the other way round. It is computed from logarithms
-    on both sides, so that nothing overflows; at first its means lie spread on [-1, 1], or all
-    components would learn the same. The inverse brackets x by the components' own inverses, halves
-    24 times, then takes Newton steps; its gradient is implicit, and of first order only. Source:
+    `y = (0.95 logit(sum_k pi_k sigmoid((x - m_k) / s_k)) + 0.05 x) exp(a) + b`, with `|a|` below 2
+    and `|log s_k|` below 4. It makes one mode of two. It is computed from logarithms on both
+    sides, so that nothing overflows; x is added, which the source does not, so that no slope
+    vanishes between two modes; at first the means lie spread on [-1, 1], or all components would
+    learn the same. The inverse brackets x by the components' own inverses, halves 24 times, then
+    takes Newton steps; its gradient is implicit, and of first order only. Source:
     Ho, Chen, Srinivas, Duan, Abbeel, "Flow++: Improving Flow-Based Generative Models with
     Variational Dequantization and Architecture Design", 2019.
 
@@ -231,15 +233,17 @@ class LogisticMixture(Coupling):
     def _logit(
         self, x: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The logit of the mixture's distribution function, and its log slope."""
+        """The logit of the mixture's distribution function with some x, and its log slope."""
         z = (x.unsqueeze(-1) - means) * (-log_scales).exp()
         log_below, log_above = functional.logsigmoid(z), functional.logsigmoid(-z)
         below, above = (log_pi + log_below).logsumexp(-1), (log_pi + log_above).logsumexp(-1)
         log_p = (log_pi + log_below + log_above - log_scales).logsumexp(-1)
-        return below - above, log_p - below - above
+        slope = _LEAST_SLOPE + (1 - _LEAST_SLOPE) * (log_p - below - above).exp()
+        return _LEAST_SLOPE * x + (1 - _LEAST_SLOPE) * (below - above), slope.log()
 
     def _solve(self, y: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-        own = means + y.unsqueeze(-1) * log_scales.exp()
+        steep = (1 - _LEAST_SLOPE) * (-log_scales).exp()
+        own = (y.unsqueeze(-1) + steep * means) / (_LEAST_SLOPE + steep)
         low, high = own.amin(-1), own.amax(-1)
         for _ in range(_HALVINGS):
             x = 0.5 * (low + high)
