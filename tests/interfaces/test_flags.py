@@ -167,9 +167,10 @@ def test_what_the_help_of_a_closed_form_leaves_out_is_refused(rejected, made, tm
     idle = {flag.text[2:] for flag in fit_flags(recipe)}
     idle -= {flag.text[2:] for flag in taken_flags(recipe)}
     assert idle == {"init", *IDLE}
-    call = (
-        f"fit {recipe} --latents 1 --data {made / 'real.npz'} --out {tmp_path / 'm.safetensors'}"
+    size = (
+        "--latents" if "latents" in {flag.name for flag in fit_flags(recipe)} else "--components"
     )
+    call = f"fit {recipe} {size} 1 --data {made / 'real.npz'} --out {tmp_path / 'm.safetensors'}"
     for name, value in IDLE.items():
         said = f"--{name} has no effect: {recipe} is fitted in closed form or by EM"
         rejected([*call.split(), f"--{name}", *value.split()], said)

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["FLOOR", "columns", "moments", "noise_floor"]
+__all__ = ["FLOOR", "columns", "constant_columns", "moments", "noise_floor"]
 
 FLOOR = 1e-6  # smallest variance, relative to the column's
 
@@ -17,7 +17,7 @@ def noise_floor(mean: Tensor, total: Tensor) -> Tensor:
 
     Warns of constant columns.
     """
-    constant = total <= 1e-12 * mean.square().clamp(min=1e-12)
+    constant = constant_columns(mean, total)
     usual = total[~constant].mean() if bool((~constant).any()) else torch.ones_like(total[0])
     if bool(constant.any()):
         warnings.warn(
@@ -26,6 +26,11 @@ def noise_floor(mean: Tensor, total: Tensor) -> Tensor:
             stacklevel=2,
         )
     return FLOOR * torch.where(constant, usual, total)
+
+
+def constant_columns(mean: Tensor, total: Tensor) -> Tensor:
+    """Columns whose variance is nothing but rounding, (D,)."""
+    return total <= 1e-12 * mean.square().clamp(min=1e-12)
 
 
 def columns(which: Tensor) -> str:

@@ -76,6 +76,8 @@ class Cells(Scatter):
 
     def fallen(self) -> list[int]:
         held = (2 * self.log_scale).exp() <= 1.01 * self._least()
+        if held.shape[1] > 1:
+            held = held[:, self.varies]
         return held.any(1).nonzero().flatten().tolist()
 
     def start(self, clusters: Clusters) -> None:

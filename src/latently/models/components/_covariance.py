@@ -60,6 +60,8 @@ class _Sums:
 class Covariance(Scatter):
     """Means and full covariances; `lower` (F, D, D) holds L, the logarithms on its diagonal."""
 
+    advice = "use fewer components, or Diagonal, Factors"
+
     def __init__(self, size: int, count: int, *, shared: bool) -> None:
         super().__init__(size, count)
         factors = 1 if shared else count
@@ -128,9 +130,8 @@ class Covariance(Scatter):
         return made
 
     def fallen(self) -> list[int]:
-        unit = self._unit()
-        scaled = self.root / unit[:, None]
-        least = torch.linalg.eigvalsh(scaled @ scaled.mT)[:, 0]
+        scaled = (self.root / self._unit()[:, None])[:, self.varies]
+        least = torch.linalg.eigvalsh(scaled @ scaled.mT)[:, :1].amin(1)
         return (least <= 1.01 * FLOOR).nonzero().flatten().tolist()
 
     def start(self, clusters: Clusters) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latently.models._columns import moments, noise_floor
+from latently.models._columns import constant_columns, moments, noise_floor
 from latently.models.components._rows import Block, Clusters, plain_blocks
 from latently.models.components.base import Component, Components
 from latently.probability.distributions import Joint, Mixture, Normal
@@ -41,14 +41,23 @@ class Expected(NamedTuple):
 
 
 class Scatter(nn.Module):
-    """Means `loc` (C, D) and covariances of some structure."""
+    """Means `loc` (C, D) and covariances of some structure.
 
+    Attributes:
+        floor: smallest variance of each column, (D,); 0 before there were rows.
+        varies: columns that are not constant, (D,).
+        advice: what helps where covariances are held at their floor.
+    """
+
+    advice = "use fewer components"
     floor: Tensor
+    varies: Tensor
 
     def __init__(self, size: int, count: int) -> None:
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(count, size, dtype=torch.float64))
         self.register_buffer("floor", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("varies", torch.ones(size, dtype=torch.bool))
 
     @property
     @abstractmethod
@@ -73,7 +82,7 @@ class Scatter(nn.Module):
 
     @abstractmethod
     def fallen(self) -> list[int]:
-        """Components whose covariance is held at its floor."""
+        """Components whose covariance is held at its floor in columns that vary."""
 
     @abstractmethod
     def start(self, clusters: Clusters) -> None:
@@ -151,12 +160,14 @@ class Elliptical(Components):
         who = f"components {', '.join(map(str, fallen))}" if many else f"component {fallen[0]}"
         return (
             f"{who}: covariance singular, held at 1e-6 of the columns' variances; "
-            f"{'their' if many else 'its'} share of the likelihood has no maximum; use fewer "
-            "components, or Diagonal, Factors",
+            f"{'their' if many else 'its'} share of the likelihood has no maximum; "
+            + self.scatter.advice,
         )
 
     def scale(self, x: Tensor, mask: Tensor | None) -> None:
-        self.scatter.floor.copy_(noise_floor(*moments(x, mask)))
+        found = moments(x, mask)
+        self.scatter.floor.copy_(noise_floor(*found))
+        self.scatter.varies.copy_(~constant_columns(*found))
 
     @torch.no_grad()
     def start(self, clusters: Clusters) -> None:
