@@ -2,6 +2,7 @@
 
 from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
 from latently.inference.bracket import Bracket, bracket
+from latently.inference.criteria import Criteria, information_criteria
 from latently.inference.diagnostics import Diagnosis, diagnose
 from latently.inference.disentanglement import Disentanglement, disentanglement, mig, sap
 from latently.inference.divergences import Divergence, GaussianFit, fit_gaussian, kl
@@ -68,6 +69,7 @@ __all__ = [
     "ClassifierFeatures",
     "ColumnFeatures",
     "Cosine",
+    "Criteria",
     "DReG",
     "Diagnosis",
     "Disentanglement",
@@ -111,6 +113,7 @@ __all__ = [
     "fit_gaussian",
     "gaps",
     "impute",
+    "information_criteria",
     "judge_samples",
     "kl",
     "likelihood_ratio",

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -46,6 +46,13 @@ def _whole(text: object) -> int:
         return int(str(text))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
 
 
 def _seed(text: object) -> int:
@@ -177,13 +184,18 @@ def sample(
         str | None,
         typer.Option("--context", help="of a conditional model: 7, each, or 0.5,2"),
     ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option("--temperature", parser=_number, metavar="T", help="of a flow's noise"),
+    ] = 1.0,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Draw from the model: .png grid, .npz, .npy or .csv."""
     from latently.interfaces import verbs
 
-    print(verbs.sample(model, n, out, seed=seed, force=force, context=context))
+    how: dict[str, Any] = {"seed": seed, "force": force, "context": context}
+    print(verbs.sample(model, n, out, temperature=temperature, **how))
 
 
 @app.command()

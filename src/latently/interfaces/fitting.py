@@ -238,9 +238,10 @@ def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
     closed_form = bool(result.history) and "pass" in result.history[0]
     return {
         "data": train.protocol,
-        "objective": "maximum likelihood" if closed_form else _objective(request.objective),
+        "objective": result.kept if closed_form else _objective(request.objective),
         "options": options,
         "kept": result.kept,
+        "criteria": "" if result.criteria is None else str(result.criteria),
         "seconds": result.seconds,
         "warnings": list(result.warnings),
         "history": result.history,
@@ -277,6 +278,8 @@ def summary(result: Fit, out: Path) -> str:
     last = result.history[-1] if result.history else {}
     if "pass" in last:
         reached = f"log p(x) {last['log_prob']:.4f} nats in {last['pass']:.0f} passes"
+        if result.criteria is not None:
+            reached += f", {result.criteria}"
     else:
         name = "bound" if "bound" in last else "objective"
         reached = f"{name} {last.get(name, math.nan):.2f} nats"

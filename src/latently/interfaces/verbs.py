@@ -84,7 +84,14 @@ def compare(paths: Sequence[str], rows: Rows, *, samples: int | None, as_json: b
 
 
 def sample(
-    path: str, n: int, out: str, *, seed: int, force: bool, context: str | None = None
+    path: str,
+    n: int,
+    out: str,
+    *,
+    seed: int,
+    force: bool,
+    context: str | None = None,
+    temperature: float = 1.0,
 ) -> str:
     """Draws from the model to a picture grid, arrays or a table."""
     target = check_target(out, (".png", ".npz", ".npy", ".csv"), force)
@@ -93,9 +100,11 @@ def sample(
     saved = open_model(path)
     size = n * math.prod(saved.model.shape)
     check_memory(8 * size, f"drawing {n:,} rows", "draw fewer with -n, by several seeds")
-    x = saved.model.sample(n, read_context(saved, context, n), seed=seed)
+    given = read_context(saved, context, n)
+    x = saved.model.sample(n, given, temperature=temperature, seed=seed)
     _write_rows(target, x, saved)
-    return f"wrote {n} samples to {target}"
+    cooled = "" if temperature == 1 else f" at temperature {temperature:g}"
+    return f"wrote {n} samples{cooled} to {target}"
 
 
 def read_context(saved: Saved, text: str | None, n: int) -> Tensor | None:
@@ -267,7 +276,7 @@ def show(path: str, *, command: bool) -> str:
         f"data      {json.dumps(metadata.get('data', {}))}",
         f"latently  {metadata['latently'].get('version')}",
     ]
-    for key in ("objective", "options", "kept", "seconds", "date", "torch", "threads"):
+    for key in ("objective", "options", "kept", "criteria", "seconds", "date", "torch", "threads"):
         if training.get(key):
             lines.append(f"{key:<9} {_plain(training[key])}")
     lines += [f"warning   {warning}" for warning in training.get("warnings", [])]

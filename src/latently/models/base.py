@@ -192,6 +192,10 @@ class Model(nn.Module, ABC):
         """Free parameters that a closed-form fit or EM chooses, for AIC and BIC; None: unknown."""
         return None
 
+    def log_prior(self) -> float:
+        """Log-density of the parameters that EM adds to log p of all rows, in nats; 0: none."""
+        return 0.0
+
     def predictive(
         self, x: Tensor, mask: Tensor, context: Tensor | None = None
     ) -> Distribution | None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
@@ -70,6 +71,11 @@ class NormalizingFlow(Model):
         draw: Draw = draw,
         local: tuple[Tensor, ...] | None = None,
     ) -> Particles:
+        if gradient == "exact" or local:
+            raise UserError(
+                f"{type(self).__name__} has no latents to sum over or to refine; its density is "
+                "exact as it is"
+            )
         if mask is not None:
             self.check(x, mask)
         log_lik = self.likelihood((), context).log_prob(x).view(1, -1).expand(samples, -1)

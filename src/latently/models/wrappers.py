@@ -222,6 +222,9 @@ class Dequantized(Model):
     def degrees(self) -> int | None:
         return self.model.degrees()
 
+    def log_prior(self) -> float:
+        return self.model.log_prior()
+
     def complaints(self) -> tuple[str, ...]:
         return self.model.complaints()
 
@@ -363,6 +366,9 @@ class Transformed(Model):
 
     def degrees(self) -> int | None:
         return self.model.degrees()
+
+    def log_prior(self) -> float:
+        return self.model.log_prior()
 
     def complaints(self) -> tuple[str, ...]:
         return self.model.complaints()

@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latently.data import Data
 from latently.errors import Interrupted, UserError
+from latently.inference.criteria import Criteria
 from latently.inference.noise import seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
@@ -46,12 +47,15 @@ class Fit:
         kept: which weights the model holds, in words.
         seconds: time spent.
         warnings: what a reader should know, a line each.
+        criteria: AIC and BIC of a fit in closed form or by EM; of integers they are those of
+            x + u, with the noise u that was drawn for the fit.
     """
 
     history: list[dict[str, float]]
     kept: str
     seconds: float
     warnings: tuple[str, ...] = field(default=())
+    criteria: Criteria | None = None
 
 
 def fit(
@@ -157,7 +161,8 @@ def fit(
             _check_idle(model, options | others)
             if tolerance is None:
                 tolerance = 1e-8 if data.fully_observed else 1e-6
-            return _fit_passes(model, passes, steps or 2000, tolerance, log, progress)
+            found = _fit_passes(model, passes, steps or 2000, tolerance, log, progress)
+            return replace(found, criteria=_criteria(model, found, len(data)))
         _check_trained(model, tolerance)
         if epochs is None and steps is None:
             options["epochs"] = 50
@@ -218,7 +223,16 @@ def _fit_passes(
             f"stopped after {most} passes while still gaining {gain:.1e} nats a pass; "
             "raise --steps or --tolerance"
         )
-    return Fit(history, "maximum likelihood", time.monotonic() - began, tuple(notes))
+    kept = "maximum a posteriori" if model.log_prior() else "maximum likelihood"
+    return Fit(history, kept, time.monotonic() - began, tuple(notes))
+
+
+def _criteria(model: Model, found: Fit, rows: int) -> Criteria | None:
+    parameters = model.degrees()
+    if parameters is None:
+        return None
+    total = rows * found.history[-1]["log_prob"] - model.log_prior()
+    return Criteria(total, parameters, rows)
 
 
 def _solved(passes: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from latently.data import Data
 from latently.inference.noise import derive, seeded
+from latently.interfaces.report.content import drawn
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.subject import Subject, shown_context, shuffled
 from latently.interfaces.report.walks import Strip
@@ -46,12 +47,9 @@ def _strip(subject: Subject, frame: Frame, context: Tensor) -> Strip:
     model = subject.model
     here = context.expand(_DRAWS, -1).to(model.device)
     title = shown_context(subject.data, context[0])
-    with torch.no_grad(), seeded(derive(subject.seed, "report", "contexts"), model.device):
-        p = model.likelihood(model.latents(_DRAWS, here), here)
-        groups = [p.sample()[0].cpu().double()]
-        try:
-            groups.append(p.mean[0].cpu().double())
-        except NotImplementedError:
-            groups.append(torch.full_like(groups[0], torch.nan))
+    with seeded(derive(subject.seed, "report", "contexts"), model.device):
+        x, mean = drawn(model, _DRAWS, here)
+    means = torch.full_like(x, torch.nan) if mean is None else mean
+    groups = [x.double(), means.double()]
     alt = f"{subject.name}: {_DRAWS} draws under {title}, then the means of p(x|z) at the same z"
     return Strip(title, "", frame.strip(groups, alt))

@@ -16,7 +16,15 @@ from latently.interfaces.report.numbers import plain, significant
 from latently.interfaces.report.subject import Subject, shuffled
 from latently.models import Model
 
-__all__ = ["Example", "chosen_rows", "draws", "examples", "reconstructions", "sample_pictures"]
+__all__ = [
+    "Example",
+    "chosen_rows",
+    "drawn",
+    "draws",
+    "examples",
+    "reconstructions",
+    "sample_pictures",
+]
 
 _TELLING = 4  # columns told of an unusual row
 
@@ -40,13 +48,21 @@ def draws(model: Model, data: Data, n: int, seed: int) -> tuple[Tensor, Tensor |
     context = data.context
     if context is not None:
         context = context[torch.arange(n) % len(context)].to(model.device)
-    with torch.no_grad(), seeded(derive(seed, "report", "draws"), model.device):
-        p = model.likelihood(model.latents(n, context), context)
-        x = p.sample()[0].cpu()
-        try:
-            return x, p.mean[0].cpu()
-        except NotImplementedError:
-            return x, None
+    with seeded(derive(seed, "report", "draws"), model.device):
+        return drawn(model, n, context)
+
+
+@torch.no_grad()
+def drawn(model: Model, n: int, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The same from the global generator; a model without latents has no means to show."""
+    if model.invertible:
+        return model.sample(n, context).cpu(), None
+    p = model.likelihood(model.latents(n, context), context)
+    x = p.sample()[0].cpu()
+    try:
+        return x, p.mean[0].cpu()
+    except (NotImplementedError, UserError):
+        return x, None
 
 
 def sample_pictures(subject: Subject) -> list[tuple[str, Picture]]:

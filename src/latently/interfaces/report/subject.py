@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latently.data import Data
+from latently.errors import UserError
 from latently.inference.noise import derive
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.latents import Layer
@@ -71,7 +72,7 @@ class Subject:
                 latents = z[rows].to(self.model.device, self.model.dtype)[None]
                 try:
                     parts.append(self.model.likelihood((latents,), here).mean[0].cpu())
-                except NotImplementedError:
+                except (NotImplementedError, UserError):
                     return None
         return torch.cat(parts)
 
