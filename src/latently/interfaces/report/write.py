@@ -23,6 +23,7 @@ from latently.interfaces.report import (
     history,
     imputed,
     plane,
+    surface,
     walks,
 )
 from latently.interfaces.report.frame import Frame
@@ -103,6 +104,8 @@ def write_report(
         is_image=is_image_shape(data.shape),
         histograms=None if is_image_shape(data.shape) else _histograms(subjects, data),
         holes=made,
+        surface=surface.surface(subjects, [entry.evidence for entry in entries], data, seed),
+        bound_draws=surface.BOUND_DRAWS,
         rebuilt=len(rows),
         seed=seed,
         active=ACTIVE,
