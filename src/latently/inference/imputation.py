@@ -194,7 +194,12 @@ def imputed_rows(
     """The rows (n, *shape) that lack something, by number; missing cells of x hold 0.
 
     With a seed the draws of a row depend on the row alone, without one on the global generator.
+
+    Raises:
+        UserError: a model that cannot leave cells out.
     """
+    if not model.holes:
+        model.check(x, mask)
     for i in (~mask.flatten(1).all(1)).nonzero()[:, 0].tolist():
         row = slice(i, i + 1)
         here = None if context is None else context[row]

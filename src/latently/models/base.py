@@ -129,8 +129,8 @@ class Model(nn.Module, ABC):
             row, *column = (~mask).nonzero()[0].tolist()
             raise UserError(
                 f"{name}: no value in row {first + row}, column {', '.join(map(str, column))}, "
-                f"and a {type(self).__name__} cannot leave cells out; impute them first by "
-                "another model, such as a mixture, fa or vae"
+                "and this model cannot leave cells out; impute them first by another one, such "
+                "as a mixture, fa or vae"
             )
         for start in range(0, len(x), _BLOCK):
             rows = slice(start, start + _BLOCK)

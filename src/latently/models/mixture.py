@@ -255,13 +255,13 @@ class Mixture(Model):
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for block in rows.blocks:
             log_p, state = self.parts.expect(block, sums)
-            joint = log_p + log_pi
-            r = joint.softmax(1)
-            log_p = joint.amax(1) - r.amax(1).log()  # one exponential for both
+            joint = (log_p + log_pi).T.contiguous()  # sums over few components run along rows
+            r = joint.softmax(0)
+            log_p = joint.amax(0) - r.amax(0).log()  # one exponential for both
             if block.live is not None:
-                r, log_p = r * block.live[:, None], log_p * block.live
+                r, log_p = r * block.live, log_p * block.live
             total += log_p.sum()
-            self.parts.collect(block, sums, state, r)
+            self.parts.collect(block, sums, state, r.T)
         return total, sums
 
     def _prepared(self, x: Tensor, mask: Tensor | None) -> _Prepared:

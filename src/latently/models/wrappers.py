@@ -268,7 +268,7 @@ class Transformed(Model):
                 "no density to carry over; choose a continuous one, e.g. likelihood=Normal"
             )
         self.model, self.transform, self.shape = model, transform, model.shape
-        self.contexts = model.contexts
+        self.contexts, self.invertible, self.holes = model.contexts, model.invertible, model.holes
         _, support = model.misfit(torch.zeros(1, *model.shape, device=model.device))
         self.whole = support == "finite numbers"
 

@@ -1,7 +1,8 @@
 """Independent cells: a variance for every cell of a component, or one for all of them.
 
 Cells that are missing leave the sums: nothing is expected of them that could move a parameter.
-Distances and sums are products of matrices with x and x^2, taken about the centre of the rows.
+Distances and sums are products of matrices with x and x^2, taken about the centre of the rows;
+where a component is so narrow that the terms of a distance would cancel, it is a sum of squares.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from latently.probability.distributions import Factorized, Normal
 
 __all__ = ["Cells"]
 
+_NARROW = 1e4  # (mu / sigma)^2 up to which products keep twelve digits
+
 
 @dataclass
 class _Sums:
@@ -29,6 +32,7 @@ class _Sums:
         count: sum of r, (C,).
         rows, weight: sums of r and w over the rows that hold a cell, (C, D).
         first, second: sums of `w x` and `w x^2`, (C, D).
+        narrow: whether a component is so narrow that distances are sums of squares.
     """
 
     loc: Tensor
@@ -39,6 +43,7 @@ class _Sums:
     weight: Tensor
     first: Tensor
     second: Tensor
+    narrow: bool
 
 
 class Cells(Scatter):
@@ -57,13 +62,7 @@ class Cells(Scatter):
         return self.log_scale.numel()
 
     def energy(self, x: Tensor, mask: Tensor | None) -> Expected:
-        scale = self.log_scale.expand_as(self.loc)
-        if mask is None:
-            white = (x[:, None] - self.loc) * (-scale).exp()
-            return Expected(white.square().sum(-1), scale.sum(-1))
-        white = (torch.where(mask, x, 0.0)[:, None] - self.loc) * (-scale).exp()
-        energy = torch.where(mask[:, None], white, 0.0).square().sum(-1)
-        return Expected(energy, mask.to(scale.dtype) @ scale.T)
+        return self._squares(x, mask, self.loc)
 
     def given(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         shape = len(x), *self.loc.shape
@@ -87,12 +86,23 @@ class Cells(Scatter):
         loc, scale = self.loc - centre, self.log_scale.expand_as(self.loc)
         rate = (-2 * scale).exp()
         products = torch.cat([rate, -2 * loc * rate], 1).T.contiguous()
-        zeros = [torch.zeros_like(loc) for _ in range(4)]
-        count = torch.zeros_like(loc[:, 0])
-        return _Sums(loc, products, loc.square() * rate, count, *zeros)
+        constant = loc.square() * rate
+        return _Sums(
+            loc=loc,
+            products=products,
+            constant=constant,
+            count=torch.zeros_like(loc[:, 0]),
+            rows=torch.zeros_like(loc),
+            weight=torch.zeros_like(loc),
+            first=torch.zeros_like(loc),
+            second=torch.zeros_like(loc),
+            narrow=bool(constant.max() > _NARROW),
+        )
 
     def expect(self, block: Block, sums: _Sums) -> Expected:
         both = torch.cat([block.x.square(), block.x], 1)
+        if sums.narrow:
+            return self._squares(block.x, block.mask, sums.loc)._replace(state=both)
         scale = self.log_scale.expand_as(self.loc)
         if block.mask is None:
             energy = torch.addmm(sums.constant.sum(1), both, sums.products)
@@ -120,6 +130,16 @@ class Cells(Scatter):
         self.loc.add_(mean - sums.loc)
         square = (sums.second - mean * sums.first).clamp(min=0)
         self._set(torch.where(alive, square / sums.rows.clamp(min=LEAST), 0.0), sums.rows)
+
+    def _squares(self, x: Tensor, mask: Tensor | None, loc: Tensor) -> Expected:
+        """Distances from means (C, D) as sums of squares."""
+        scale = self.log_scale.expand_as(loc)
+        if mask is None:
+            white = (x[:, None] - loc) * (-scale).exp()
+            return Expected(white.square().sum(-1), scale.sum(-1))
+        white = (torch.where(mask, x, 0.0)[:, None] - loc) * (-scale).exp()
+        energy = torch.where(mask[:, None], white, 0.0).square().sum(-1)
+        return Expected(energy, mask.to(scale.dtype) @ scale.T)
 
     def _set(self, variance: Tensor, rows: Tensor) -> None:
         """Sets variances (C, D) of so many rows, pooled over the cells where one is shared."""

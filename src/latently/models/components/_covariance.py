@@ -1,9 +1,9 @@
 r"""Full covariances by their Cholesky factor, `Sigma_k = L_k L_k'`, one for each or one for all.
 
-Complete rows are whitened by all components in one product, `y_k = L_k^-1 (x - mu_k)`, and the
-sums of a pass are taken in these units, where nothing cancels: with `S_k` the mean of `y y'` and
-`m_k` that of y, the next mean is `mu_k + L_k m_k`, the next covariance
-`L_k (S_k - m_k m_k') L_k'`.
+Complete rows are whitened by all components in one product, `y_k = L_k^-1 (x - mu_k)`, whose
+squares sum to the distances, and one more product sums `x y_k'` over the rows with their weights:
+`sum w (x - mu_k) (x - mu_k)' = (sum w x y_k' - mu_k sum w y_k') L_k'`. The factors y are in units
+of the component, so that hardly anything cancels where components are narrow and far apart.
 
 Rows with holes are taken by pattern. With M the diagonal matrix of the observed cells, the
 Cholesky factor T of `M Sigma M + I - M` is that of `Sigma_oo`, with ones elsewhere, so that every
@@ -33,7 +33,7 @@ __all__ = ["Covariance"]
 
 @dataclass
 class _Sums:
-    """Of a pass: per component, sums about its mean; those of complete rows are whitened.
+    """Of a pass, per component.
 
     Attributes:
         loc: means, about the centre of the rows, (C, D).
@@ -41,8 +41,10 @@ class _Sums:
         whiten: their inverses side by side, (D, F D).
         at: whitened means, (F, D) or (C, D).
         count, weight: sums of r and w, (C,).
-        white_first, first: sums of `w y` and of `w (E x - mu)`, (C, D).
-        white_second, second: sums of `w y y'`, and of `w E[(x - mu) (x - mu)']`, (C, D, D).
+        white: sum of `w y` over complete rows, (C, D).
+        cross: of `w x y'`, (D, C D).
+        first: sum of `w (E x - mu)` over the others, (C, D).
+        second: of `w E[(x - mu) (x - mu)']`, (C, D, D).
     """
 
     loc: Tensor
@@ -51,8 +53,8 @@ class _Sums:
     at: Tensor
     count: Tensor
     weight: Tensor
-    white_first: Tensor
-    white_second: Tensor
+    white: Tensor
+    cross: Tensor
     first: Tensor
     second: Tensor
 
@@ -142,7 +144,7 @@ class Covariance(Scatter):
         loc, root = self.loc - centre, self.root
         inverse = _inverse(root)
         at = (inverse @ loc[..., None])[..., 0]
-        flat, tall = torch.zeros_like(loc), loc.new_zeros(*loc.shape, loc.shape[1])
+        count, size = loc.shape
         return _Sums(
             loc=loc,
             root=root,
@@ -150,10 +152,10 @@ class Covariance(Scatter):
             at=at,
             count=torch.zeros_like(loc[:, 0]),
             weight=torch.zeros_like(loc[:, 0]),
-            white_first=flat,
-            white_second=tall,
-            first=flat.clone(),
-            second=tall.clone(),
+            white=torch.zeros_like(loc),
+            cross=loc.new_zeros(size, count * size),
+            first=torch.zeros_like(loc),
+            second=loc.new_zeros(count, size, size),
         )
 
     def expect(self, block: Block, sums: _Sums) -> Expected:
@@ -165,7 +167,8 @@ class Covariance(Scatter):
             white = torch.addmm(-sums.at.flatten(), block.x, sums.whiten).view(n, count, -1)
         else:
             white = (block.x @ sums.whiten)[:, None] - sums.at
-        return Expected(white.square().sum(-1), _log_det(sums.root), white)
+        energy = torch.linalg.vector_norm(white, dim=-1).square()
+        return Expected(energy, _log_det(sums.root), white)
 
     def collect(self, block: Block, sums: _Sums, found: Expected, r: Tensor, w: Tensor) -> None:
         sums.count += r.sum(0)
@@ -175,14 +178,15 @@ class Covariance(Scatter):
             sums.first += first
             sums.second += second
             return
-        white = found.state
-        weighted = white * w[..., None]
-        sums.white_first += weighted.sum(0)
-        sums.white_second.baddbmm_(weighted.permute(1, 2, 0), white.transpose(0, 1))
+        weighted = found.state * w[..., None]
+        sums.white += weighted.sum(0)
+        sums.cross.addmm_(block.x.T, weighted.flatten(1))
 
     def maximise(self, sums: _Sums) -> None:
-        first = (sums.root @ sums.white_first[..., None])[..., 0] + sums.first
-        second = sums.root @ sums.white_second @ sums.root.mT + sums.second
+        first = (sums.root @ sums.white[..., None])[..., 0] + sums.first
+        cross = sums.cross.unflatten(1, sums.loc.shape).transpose(0, 1)
+        cross = cross - sums.loc[..., None] * sums.white[:, None]
+        second = cross @ sums.root.mT + sums.second
         alive = sums.count > LEAST
         weight = torch.where(alive, sums.weight, 1.0)[:, None]
         step = torch.where(alive[:, None], first / weight, 0.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["Block", "Clusters", "pattern_blocks", "plain_blocks"]
 
-_CACHE = 2**18  # numbers held for a block of rows
+_CACHE = 2**19  # numbers held for a block of rows
 _LEAST, _MOST = 128, 8192  # rows of a block
 _PATTERNS = 2**22  # numbers held for a block of patterns
 _TALL = 1024  # rows of a pattern that are processed together

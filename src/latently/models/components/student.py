@@ -16,6 +16,7 @@ from latently.models.components._rows import Block, Clusters
 from latently.models.components.base import Component, Components, as_component
 from latently.models.components.full import Full
 from latently.probability.distributions import Joint
+from latently.probability.families._counts import stirling
 from latently.probability.families.student_t import _StudentT
 
 __all__ = ["Student"]
@@ -23,7 +24,7 @@ __all__ = ["Student"]
 _LEAST, _MOST = 2.01, 1e4  # degrees of freedom that EM chooses from
 _FIRST = 10.0  # of the start
 _HALVINGS = 60
-_LOG_PI, _LOG_2PI = math.log(math.pi), math.log(2 * math.pi)
+_LOG_2PI = math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -226,10 +227,14 @@ def _joint(d: Distribution) -> Joint:
 
 
 def _log_t(energy: Tensor, log_det: Tensor, cells: Tensor | int, df: Tensor) -> Tensor:
-    """Log-density of Student's t at distances, with half the log determinant of its scale."""
-    ends = torch.lgamma((df + cells) / 2) - torch.lgamma(df / 2)
-    ends = ends - 0.5 * cells * (df.log() + _LOG_PI)
-    return ends - log_det - 0.5 * (df + cells) * torch.log1p(energy / df)
+    """Log-density of Student's t at distances, with half the log determinant of its scale.
+
+    By Stirling's formula the large terms of the gamma functions cancel beforehand.
+    """
+    a, h = df / 2, 0.5 * torch.as_tensor(cells, dtype=df.dtype, device=df.device)
+    ends = a * (torch.log1p(h / a) - h / a) + (h - 0.5) * torch.log1p(h / a)
+    ends = ends + stirling(a + h) - stirling(a) - h * _LOG_2PI
+    return ends - log_det - (a + h) * torch.log1p(energy / df)
 
 
 def _best_df(score: Tensor, count: Tensor) -> Tensor:

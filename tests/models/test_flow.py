@@ -1,0 +1,196 @@
+"""Flows as models of rows: the density against autograd and quadrature, encode against decode."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal as TorchNormal
+
+import latently as lt
+from latently import Data, UserError, evaluate, fit, load, save
+from latently.inference.noise import seeded
+from latently.models import NormalizingFlow
+from latently.probability.flows import MAF, NSF, Glow, RealNVP
+from latently.probability.transforms import Log, Logit
+
+FLOWS = {
+    "MAF": ((3,), MAF(transforms=2, hidden=(8,))),
+    "NSF": ((3,), NSF(transforms=2, hidden=(8,))),
+    "RealNVP": ((3,), RealNVP(transforms=2, hidden=(8,))),
+    "Glow": ((1, 4, 4), Glow(scales=2, steps=1, hidden=4)),
+}
+
+
+def shaken(model, by=0.3):
+    with seeded(3), torch.no_grad():
+        for p in model.parameters():
+            p.add_(by * torch.randn_like(p))
+    return model.double().eval()
+
+
+def model_of(name, contexts=0):
+    shape, flow = FLOWS[name]
+    model = NormalizingFlow(shape, flow, contexts=contexts)
+    context = torch.randn(200, contexts) if contexts else None
+    model.initialise(5 + 3 * torch.randn(200, *shape), None, context)
+    return shaken(model)
+
+
+@pytest.fixture(params=FLOWS)
+def model(request):
+    return model_of(request.param)
+
+
+def test_density_is_that_of_the_noise_times_the_jacobian(model, exactly):
+    x = 5 + 3 * torch.randn(4, *model.shape).double()
+    p = model.infer(x, 3)
+    assert p.z == ()
+    assert p.log_w.shape == (3, 4)
+    for b in range(len(x)):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda row: model.encode.__wrapped__(model, row[None])[0][0], x[b]
+        ).reshape(math.prod(model.shape), -1)
+        eps = model.encode(x[b : b + 1])[0][0]
+        log_normal = -0.5 * eps.square().sum() - 0.5 * len(eps) * math.log(2 * math.pi)
+        log_p = log_normal + torch.linalg.slogdet(jacobian)[1]
+        exactly(p.log_w[:, b], log_p.expand(3), 1e-8)
+
+
+def test_decode_is_the_inverse_of_encode(model, exactly):
+    x = 5 + 3 * torch.randn(6, *model.shape).double()
+    exactly(model.decode(model.encode(x)), x, 1e-9)
+    exactly(model.reconstruct(x), x, 1e-9)
+
+
+def test_draws_are_decoded_noise_and_cooler_noise_lies_nearer(model, exactly):
+    with seeded(7):
+        eps = torch.randn(5, math.prod(model.shape), dtype=torch.float64)
+    exactly(model.sample(5, seed=7), model.decode((eps,)), 0)
+    exactly(model.encode(model.sample(5, seed=7, temperature=0.5))[0], 0.5 * eps, 1e-8)
+
+
+def test_plane_density_integrates_to_one():
+    model = shaken(NormalizingFlow((2,), NSF(transforms=2, hidden=(8,))))
+    axis = torch.linspace(-12, 12, 801).double()
+    x = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    with torch.no_grad():
+        total = model.log_prob(x).exp().sum() * (axis[1] - axis[0]) ** 2
+    assert abs(total - 1) < 1e-3
+
+
+def test_a_context_moves_the_density_and_draws(exactly):
+    model = model_of("MAF", contexts=2)
+    x, c = 5 + torch.randn(4, 3).double(), torch.randn(4, 2).double()
+    together = model.log_prob(x, context=c)
+    for b in range(4):
+        exactly(model.log_prob(x[b : b + 1], context=c[b : b + 1]), together[b : b + 1], 1e-10)
+    assert not torch.allclose(together, model.log_prob(x, context=c + 1))
+    exactly(model.decode(model.encode(x, context=c), c), x, 1e-9)
+    assert model.sample(4, c, seed=1).shape == (4, 3)
+    assert model.sample(4, c[:1], seed=1).shape == (4, 3)
+
+
+def test_columns_are_standardised_and_numbers_stay_those_of_x():
+    x = torch.randn(500, 3).double() * torch.tensor([1e-3, 1.0, 1e6]) + torch.tensor([5, 0, 1e8])
+    model = lt.flow((3,), flow=MAF(transforms=1, hidden=(4,)))
+    model.initialise(x)
+    normal = TorchNormal(x.mean(0), x.var(0, correction=0).diag())
+    assert (model.log_prob(x) - normal.log_prob(x)).abs().max() < 0.2  # f starts near identity
+    assert model.loc.dtype == torch.float64
+
+
+def test_pixels_of_images_share_a_scale_and_a_constant_column_has_one():
+    x = torch.randn(50, 2, 4, 4).double() * torch.tensor([1.0, 7.0]).view(2, 1, 1)
+    image = NormalizingFlow((2, 4, 4), Glow(scales=1, steps=1, hidden=4))
+    image.initialise(x)
+    assert image.scale.flatten(1).std(1).max() == 0
+    torch.testing.assert_close(
+        image.scale[:, 0, 0], torch.tensor([1.0, 7.0]).double(), rtol=0.1, atol=0
+    )
+    flat = NormalizingFlow((3,), MAF(transforms=1))
+    flat.initialise(torch.tensor([[1.0, 2.0, 0.0], [1.0, 4.0, 1.0]]))
+    assert (flat.scale > 0).all()
+    assert flat.log_prob(torch.tensor([[1.0, 2.0, 0.0]])).isfinite().all()
+
+
+def test_rows_with_holes_are_refused_by_every_door(refused):
+    model = model_of("MAF")
+    x, mask = torch.randn(3, 3).double(), torch.ones(3, 3, dtype=torch.bool)
+    mask[1, 2] = False
+    assert model.log_prob(x, torch.ones_like(mask)).shape == (3,)
+    data = Data.from_array(torch.where(mask, x, math.nan))
+    for ask in (
+        lambda: model.log_prob(x, mask),
+        lambda: model.encode(x, mask),
+        lambda: model.impute(x, mask),
+        lambda: evaluate(model, data),
+        lambda: lt.impute(model, data),
+        lambda: fit(model, data, epochs=1, progress=False),
+        lambda: fit(lt.flow((3,), transform=Log(shift=50)), data, epochs=1, progress=False),
+    ):
+        with refused("row 1, column 2", "cannot leave cells out"):
+            ask()
+
+
+def test_a_temperature_is_of_flows_and_positive(refused):
+    model = model_of("MAF")
+    with refused("temperature=0", "positive"):
+        model.sample(3, temperature=0)
+    with refused("temperature=0.5", "FactorAnalysis", "leave it out"):
+        lt.fa((3,), latents=1).sample(3, temperature=0.5)
+
+
+def test_states_cannot_be_summed(refused):
+    with refused("no latents"):
+        model_of("MAF").infer(torch.zeros(2, 3).double(), gradient="exact")
+
+
+def test_wrapped_flows_keep_what_flows_can(exactly):
+    inner = shaken(NormalizingFlow((3,), RealNVP(transforms=2, hidden=(8,))))
+    positive = lt.Transformed(inner, Log())
+    x = torch.rand(5, 3).double() + 0.5
+    exactly(positive.decode(positive.encode(x)), x, 1e-9)
+    exactly(positive.log_prob(x), inner.log_prob(x.log()) - x.log().sum(1), 1e-10)
+    exactly(positive.sample(4, seed=2), inner.sample(4, seed=2).exp(), 1e-12)
+    whole = lt.Dequantized(lt.Transformed(inner, Logit(high=4)), levels=4)
+    k = torch.tensor([[0.0, 3.0, 1.0], [2.0, 2.0, 3.0]]).double()
+    assert torch.equal(whole.reconstruct(k), k)
+    assert torch.equal(whole.decode(whole.encode(k)), k)
+    drawn = whole.sample(50, seed=1, temperature=0.7)
+    assert not whole.misfit(drawn)[0].any()
+    assert whole.invertible
+    assert not whole.holes
+
+
+def test_dequantized_probabilities_sum_to_one():
+    """Of two cells of two levels, by 4,000 draws of the noise each."""
+    inner = shaken(NormalizingFlow((2,), RealNVP(transforms=2, hidden=(8,))), 0.1)
+    model = lt.Dequantized(lt.Transformed(inner, Logit(high=2)), levels=2)
+    x = torch.tensor([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0)]).double()
+    p = evaluate(model, Data.from_array(x, levels=2), lt.ImportanceSampling(4000))
+    error = (p.values.exp().square() * p.mc_variance).sum().sqrt()
+    assert (p.values.exp().sum() - 1).abs() < 5 * error
+
+
+def test_a_flow_is_fitted_and_comes_back_from_its_file(tmp_path):
+    x = torch.randn(400, 2)
+    x = torch.stack([x[:, 0], x[:, 0].square() + 0.3 * x[:, 1]], 1)
+    truth = -2 * 0.5 * (1 + math.log(2 * math.pi)) - math.log(0.3)
+    model = lt.flow((2,), flow=NSF(transforms=2, hidden=(32,)))
+    found = fit(model, Data.from_array(x), epochs=60, learning_rate=5e-3, progress=False)
+    assert found.history[-1]["kl"] == 0
+    held = torch.randn(4000, 2)
+    held = torch.stack([held[:, 0], held[:, 0].square() + 0.3 * held[:, 1]], 1)
+    evidence = evaluate(model, Data.from_array(held))
+    assert evidence.kind == "exact"
+    assert truth - 0.6 < evidence.nats < truth + 4 * evidence.nats_stderr
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert torch.equal(again.log_prob(x), model.eval().log_prob(x))
+
+
+def test_what_is_no_flow_is_refused(refused):
+    with refused("NormalizingFlow", "no flow"):
+        NormalizingFlow((3,), "NSF")
+    with pytest.raises(UserError, match="3"):
+        NormalizingFlow((3,), Glow())
