@@ -10,6 +10,11 @@ ARGS  ?=
 PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python)
 NEW_ENOUGH = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))'
 
+# Tests go file by file to as many processes as there are cores, up to four, which hold 1.5 GB each. One
+# thread for each of them: a second one gains little. ARGS='-n 0' keeps to one process, for a debugger.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest \
+	-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 # An environment of another place, or of other requirements, does not count as set up.
 STATE = { pwd; cksum pyproject.toml constraints.txt; }
 
@@ -25,10 +30,10 @@ demo: setup ## real digits: fit, evidence, samples and a report, in about two mi
 	@$(BIN)/latently demo $(ARGS)
 
 test: lint ## what must pass before a commit: lint, all tests, all doctests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 fast: setup ## the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 lint: setup ## style, format, types and the floors of the package
 	@$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
+from torch.distributions import Distribution, MultivariateNormal
 
 from latently import vae
 from latently.errors import UserError
@@ -20,6 +21,14 @@ from latently.probability.families import FixedNormal
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where the tests of truth run")
     parser.addoption("--dtype", default="float64", choices=("float32", "float64"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Files with most slow tests go first, so that no process ends long after the others."""
+    if hasattr(config, "workerinput"):  # one of several
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +58,11 @@ def _seed():
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _checks():
+    Distribution.set_default_validate_args(True)  # compiling a step switches them off for good
 
 
 @contextmanager
