@@ -81,6 +81,6 @@ class Source:
         if protocol:
             return f"{self.name} has no protocol {protocol!r}; {closest(protocol, self.protocols)}"
         return (
-            f"{self.name} alone names no benchmark: numbers under different protocols do not "
-            f"compare; choose {', '.join(self.specs)}"
+            f"{self.name} alone names no benchmark: its protocols differ by nats, and their "
+            f"numbers do not compare; choose {', '.join(self.specs)}"
         )

@@ -95,7 +95,7 @@ def _moments(parts: Elliptical, k: int) -> tuple[np.ndarray, np.ndarray]:
 def _grid(subject: Subject, window: Window, rows: np.ndarray) -> Anatomy:
     """The grid over rows, circles of whole deviations wider; given a context, the first row's."""
     context = subject.context(slice(0, 1))
-    widths = [1.5 if r == round(r) else 0.5 for r in _RADII] + [0.5] * _SPOKES
+    widths = [1.6 if r == round(r) else 0.7 for r in _RADII] + [0.7] * _SPOKES
     curves = list(zip(warped(subject.model, context), widths, strict=True))
     alt = f"{subject.name}: circles and spokes of the base space"
     figure = maps.lines(window, rows, curves, (), alt, subject.index)
