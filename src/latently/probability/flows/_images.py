@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +165,8 @@ class ImageFlow(Flow):
         dropout: probability of zeroing a hidden value of a net in training.
         coupling: the map of one value.
     """
+
+    spatial: ClassVar[bool] = True
 
     scales: int = 2
     steps: int = 8

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from latently.probability.flows._zuko import AFFINE_SLOPE, VectorFlow, order, zuko
+from latently.probability.flows._vectors import AFFINE_SLOPE, VectorFlow, order, zuko
 
 __all__ = ["MAF"]
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from latently.probability.flows._zuko import VectorFlow, order, zuko
+from latently.probability.flows._vectors import VectorFlow, order, zuko
 
 __all__ = ["NSF"]
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from latently.probability.flows._zuko import AFFINE_SLOPE, VectorFlow, zuko
+from latently.probability.flows._vectors import AFFINE_SLOPE, VectorFlow, zuko
 
 __all__ = ["RealNVP"]
 
