@@ -13,7 +13,7 @@ from latently import nets, recipes
 from latently.data import masks
 from latently.inference import bounds, estimators, kernels, methods, schedules
 from latently.models import components as kinds
-from latently.probability import families, flows, priors, transforms
+from latently.probability import dequantise, families, flows, priors, transforms
 from latently.training import objectives
 
 __all__ = ["ACTIVATIONS", "KINDS", "OPTIMIZERS", "components", "names"]
@@ -40,6 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "priors": _public(priors, priors.Prior),
     "flows": _public(flows, flows.Flow),
     "couplings": _public(flows, flows.Coupling),
+    "noises": _public(dequantise, dequantise.Noise),
     "transforms": _public(transforms, transforms.Transform),
     "bounds": _public(bounds, bounds.Bound),
     "estimators": _public(estimators, estimators.Estimator),

@@ -21,6 +21,7 @@ _KIND_OF = {
     "Component": "components",
     "Prior": "priors",
     "Flow": "flows",
+    "Noise": "noises",
     "Transform": "transforms",
     "nn.Module": "nets",
     "Objective": "objectives",
