@@ -103,7 +103,8 @@ if TYPE_CHECKING:
         Student,
         Tied,
     )
-    from latently.probability import families, priors, transforms
+    from latently.probability import families, flows, priors, transforms
+    from latently.probability.dequantise import Noise, UniformNoise, VariationalNoise
     from latently.recipes import fa, flow, mixture, ppca, recipe, vae
     from latently.training import (  # type: ignore[no-redef]
         InfoVAE,
@@ -128,6 +129,7 @@ _HOMES = {
 _MODULES = {
     "data": "latently.data",
     "families": "latently.probability.families",
+    "flows": "latently.probability.flows",
     "nets": "latently.nets",
     "priors": "latently.probability.priors",
     "transforms": "latently.probability.transforms",
@@ -156,6 +158,7 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
     "latently.training.objectives",
     "latently.models",
     "latently.models.components",
+    "latently.probability.dequantise",
     "latently.recipes",
 ]
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
@@ -208,6 +211,7 @@ __all__ = [
     "Mixture",
     "Model",
     "MultiplyIWAE",
+    "Noise",
     "NormalizingFlow",
     "Objective",
     "Opinion",
@@ -230,8 +234,10 @@ __all__ = [
     "Tied",
     "TotalCorrelation",
     "Transformed",
+    "UniformNoise",
     "UserError",
     "Variational",
+    "VariationalNoise",
     "WakeSleep",
     "Warmup",
     "__version__",
@@ -247,6 +253,7 @@ __all__ = [
     "fit",
     "fit_gaussian",
     "flow",
+    "flows",
     "gaps",
     "impute",
     "information_criteria",
