@@ -6,7 +6,7 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal, multivariate_t, norm
+from scipy.stats import invwishart, multivariate_normal, multivariate_t, norm
 from scipy.stats import t as student
 from sklearn.mixture import GaussianMixture
 
@@ -28,6 +28,7 @@ from latently.probability.conditional import draw_mean
 NORMAL = [Full(), Tied(), Diagonal(), Spherical(), Factors(2), Principal(2)]
 KINDS = [*NORMAL, *(Student(kind) for kind in NORMAL), Bits(), Bits(pseudo=0.0)]
 LEARN = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
+PRIORS = [Full(5.0), Tied(5.0), Diagonal(5.0), Spherical(5.0), Student(Full(5.0))]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 with_holes = pytest.mark.parametrize("holes", [False, True], ids=["complete", "holes"])
 
@@ -263,7 +264,7 @@ def test_probabilities_of_all_rows_of_bits_sum_to_one(exactly):
     exactly(random_mixture(Bits()).log_prob(rows).exp().sum(), 1.0)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [*KINDS, *PRIORS], ids=str)
 @with_holes
 def test_em_never_decreases_and_reports_its_parameters(kind, holes):
     x, mask = data_for(kind, n=120, holes=0.3 * holes)
@@ -279,7 +280,7 @@ def test_em_never_decreases_and_reports_its_parameters(kind, holes):
     assert values[-1] > values[0]
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [*KINDS, *PRIORS], ids=str)
 @with_holes
 @pytest.mark.parametrize("components", [1, 2])
 def test_em_ends_where_the_gradient_is_zero(kind, holes, components):
@@ -393,6 +394,41 @@ def test_a_pass_over_bits_is_the_formula(pseudo, holes):
     np.testing.assert_allclose(model.weights.detach(), r.mean(0), atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [Full(9.0), Tied(9.0)], ids=str)
+def test_prior_of_covariances_is_inverse_wishart(kind):
+    x, _ = clustered(400)
+    x = torch.cat([x, -x])  # its mean is 0
+    found = []
+    for seed in (1, 2):
+        model = random_mixture(kind, (4,), 3, seed)
+        model.parts.scale(x, None)
+        count = len(model.parts.scatter.lower)
+        whole = (x.T @ x + 4 * torch.diag(x.square().mean(0))) / (len(x) + 4)
+        whole = whole.numpy() / count ** (2 / 4)
+        density = invwishart(9.0 - 4 - 1, 9.0 * whole)
+        wanted = sum(density.logpdf(covariance_of(model.parts.scatter, k)) for k in range(count))
+        found.append(model.log_prior() - wanted)
+    assert found[0] == pytest.approx(found[1], abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", [Diagonal(4.0), Spherical(4.0)], ids=str)
+def test_prior_of_variances_is_of_rows_of_the_columns_variances(kind):
+    x, _ = clustered(300)
+    model = random_mixture(kind, (4,), 3)
+    r = brute_log_joint(model, x, None).softmax(1).numpy()
+    list(islice(model.passes(x), 2))
+    variance = x.numpy().var(0) / 3 ** (2 / 4)
+    mean = (r.T @ x.numpy()) / r.sum(0)[:, None]
+    square = np.einsum("nk,nkj->kj", r, (x.numpy()[:, None] - mean) ** 2)
+    rows = np.broadcast_to(r.sum(0)[:, None], square.shape) + 4.0
+    total = square + 4.0 * variance
+    if isinstance(kind, Spherical):
+        total, rows = (np.broadcast_to(t.sum(1, keepdims=True), t.shape) for t in (total, rows))
+    for k in range(3):
+        dense = np.diag(covariance_of(model.parts.scatter, k))
+        np.testing.assert_allclose(dense, total[k] / rows[k], rtol=1e-9)
+
+
 @pytest.mark.parametrize("scale", NORMAL, ids=str)
 @with_holes
 def test_student_of_many_degrees_is_normal(scale, holes):
@@ -498,6 +534,8 @@ def test_wrong_options_are_refused(refused):
         Student(Bits())
     with refused("Student", "scale=3"):
         Student(3)
+    with refused("Full", "prior=-2"):
+        Full(-2)
     with refused("Bits", "pseudo=-1"):
         Bits(-1)
     assert Student(Diagonal) == Student(Diagonal())

@@ -285,6 +285,9 @@ def test_dequantized_it_is_a_model_of_integers(kind):
     evidence = evaluate(model, data)
     assert evidence.kind == "lower_bound"
     assert -7 < evidence.nats < -3
+    drawn = model.sample(500, seed=0)
+    assert not model.misfit(drawn)[0].any()
+    assert (drawn.double().mean(0) - data.x.double().mean(0)).abs().max() < 0.4
     assert model.latent_constraints() == (None,)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from latently.models._columns import moments
 from latently.models.components._elliptical import LEAST, Expected, Scatter
 from latently.models.components._rows import Block, Clusters
 from latently.probability.distributions import Factorized, Normal
@@ -49,8 +50,13 @@ class _Sums:
 class Cells(Scatter):
     """Means and variances; `log_scale` is (C, D), or (C, 1) where one is for all cells."""
 
-    def __init__(self, size: int, count: int, *, shared: bool) -> None:
+    target: Tensor
+
+    def __init__(self, size: int, count: int, *, shared: bool, prior: float = 0.0) -> None:
         super().__init__(size, count)
+        self.prior = prior
+        if prior:
+            self.register_buffer("target", torch.ones(size, dtype=torch.float64))
         width = 1 if shared else size
         self.log_scale = nn.Parameter(torch.zeros(count, width, dtype=torch.float64))
 
@@ -60,6 +66,18 @@ class Cells(Scatter):
 
     def degrees(self) -> int:
         return self.log_scale.numel()
+
+    def scale(self, x: Tensor, mask: Tensor | None) -> None:
+        super().scale(x, mask)
+        if self.prior:
+            self.target.copy_(moments(x, mask)[1] / len(self.loc) ** (2 / len(self.target)))
+
+    def log_prior(self) -> Tensor | float:
+        if not self.prior:
+            return 0.0
+        log_scale = self.log_scale.expand_as(self.loc)
+        terms = 2 * log_scale + self.target * (-2 * log_scale).exp()
+        return -0.5 * self.prior * terms.sum()
 
     def energy(self, x: Tensor, mask: Tensor | None) -> Expected:
         return self._squares(x, mask, self.loc)
@@ -143,6 +161,9 @@ class Cells(Scatter):
 
     def _set(self, variance: Tensor, rows: Tensor) -> None:
         """Sets variances (C, D) of so many rows, pooled over the cells where one is shared."""
+        if self.prior:
+            variance = (rows * variance + self.prior * self.target) / (rows + self.prior)
+            rows = rows + self.prior
         if self.log_scale.shape[1] == 1:
             total = rows.sum(1, keepdim=True)
             variance = (variance * rows).sum(1, keepdim=True) / total.clamp(min=LEAST)

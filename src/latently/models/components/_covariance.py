@@ -64,9 +64,13 @@ class Covariance(Scatter):
 
     advice = "use fewer components, or Diagonal, Factors"
 
-    def __init__(self, size: int, count: int, *, shared: bool) -> None:
+    target: Tensor
+
+    def __init__(self, size: int, count: int, *, shared: bool, prior: float = 0.0) -> None:
         super().__init__(size, count)
-        factors = 1 if shared else count
+        factors, self.prior = 1 if shared else count, prior
+        if prior:
+            self.register_buffer("target", torch.eye(size, dtype=torch.float64))
         self.lower = nn.Parameter(torch.zeros(factors, size, size, dtype=torch.float64))
 
     @property
@@ -82,6 +86,20 @@ class Covariance(Scatter):
     def degrees(self) -> int:
         factors, size, _ = self.lower.shape
         return factors * size * (size + 1) // 2
+
+    def scale(self, x: Tensor, mask: Tensor | None) -> None:
+        super().scale(x, mask)
+        if self.prior:
+            one = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            whole = Clusters(x, mask, one, 1).covariance(0)
+            self.target.copy_(whole / len(self.lower) ** (2 / len(whole)))
+
+    def log_prior(self) -> Tensor | float:
+        if not self.prior:
+            return 0.0
+        root = self.root
+        trace = (_inverse(root) @ torch.linalg.cholesky_ex(self.target).L).square().sum()
+        return -0.5 * self.prior * (2 * _log_det(root).sum() + trace)
 
     def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:
         count, size = self.loc.shape
@@ -199,7 +217,11 @@ class Covariance(Scatter):
         alive = count > LEAST
         if len(self.lower) != len(self.loc):
             covariance = (count[:, None, None] * covariance).sum(0, keepdim=True) / count.sum()
-            alive = torch.ones_like(alive[:1])
+            alive, count = torch.ones_like(alive[:1]), count.sum()[None]
+        if self.prior:
+            rows = count[:, None, None]
+            covariance = (rows * covariance + self.prior * self.target) / (rows + self.prior)
+            alive = torch.ones_like(alive)
         unit = self._unit()
         scaled = covariance / unit[:, None] / unit
         root = _floored((scaled + scaled.mT) / 2) * unit[:, None]

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from latently.inference.options import check_number
 from latently.models._columns import constant_columns, moments, noise_floor
 from latently.models.components._rows import Block, Clusters, plain_blocks
 from latently.models.components.base import Component, Components
 from latently.probability.distributions import Joint, Mixture, Normal
 
-__all__ = ["Elliptical", "Expected", "Normals", "Scatter", "Structured"]
+__all__ = ["Elliptical", "Expected", "Normals", "Scatter", "Shrunk", "Structured"]
 
 _LOG_2PI = math.log(2 * math.pi)
 LEAST = 1e-8  # rows of a component that is left as it is
@@ -87,6 +89,16 @@ class Scatter(nn.Module):
     @abstractmethod
     def start(self, clusters: Clusters) -> None:
         """Covariances of starting clusters."""
+
+    def scale(self, x: Tensor, mask: Tensor | None) -> None:
+        """Learns the floor, and what a prior is about, from rows (N, D)."""
+        found = moments(x, mask)
+        self.floor.copy_(noise_floor(*found))
+        self.varies.copy_(~constant_columns(*found))
+
+    def log_prior(self) -> Tensor | float:
+        """Log-density of the covariances up to a constant; 0: there is no prior."""
+        return 0.0
 
     def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:
         return plain_blocks(x, mask, self.width)
@@ -165,9 +177,10 @@ class Elliptical(Components):
         )
 
     def scale(self, x: Tensor, mask: Tensor | None) -> None:
-        found = moments(x, mask)
-        self.scatter.floor.copy_(noise_floor(*found))
-        self.scatter.varies.copy_(~constant_columns(*found))
+        self.scatter.scale(x, mask)
+
+    def log_prior(self) -> Tensor | float:
+        return self.scatter.log_prior()
 
     @torch.no_grad()
     def start(self, clusters: Clusters) -> None:
@@ -217,3 +230,24 @@ class Structured(Component):
 
     def build(self, size: int, count: int) -> Components:
         return Normals(self.scatter(size, count))
+
+
+@dataclass(frozen=True)
+class Shrunk(Structured):
+    """A structure whose covariances may have a prior.
+
+    An inverse Wishart density of every covariance, as if a component had seen `prior` rows more,
+    of the covariance `Lambda` of all rows over C^(2 / D), which parts their volume among C
+    components:
+
+        log p(Sigma_k) = -prior (log |Sigma_k| + tr(Lambda Sigma_k^-1)) / 2 + const.
+
+    EM then maximises `log p(x) + log p(Sigma)`, and reports that. Source: Fraley, Raftery,
+    "Bayesian Regularization for Normal Mixture Estimation and Model-Based Clustering", 2007,
+    whose default is of some 2 D + 3 rows.
+    """
+
+    prior: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "prior", low=0.0)

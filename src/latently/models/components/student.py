@@ -47,7 +47,7 @@ class Student(Component):
         UserError: a scale that is no covariance.
 
     >>> Student()
-    Student(scale=Full())
+    Student(scale=Full(prior=0.0))
     """
 
     scale: Component = Full()  # noqa: RUF009  (frozen)
