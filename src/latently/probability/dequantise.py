@@ -274,7 +274,8 @@ class _Squashed(FlowDistribution):
 
 
 def _squashed(v: Tensor) -> Tensor:
-    return _EDGE + (1 - 2 * _EDGE) * torch.sigmoid(_WIDTH * v)
+    u = _EDGE + (1 - 2 * _EDGE) * torch.sigmoid(_WIDTH * v)
+    return u.clamp(_EDGE, 1 - _EDGE)  # but for rounding it is
 
 
 def _log_slope(v: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class ImageFlow(Flow):
         scales: how many; each but the first has half as many rows and columns as the one before.
         steps: couplings of a scale.
         hidden: channels of the nets.
-        blocks: residual blocks of each net, two 3x3 convolutions each.
+        blocks: residual blocks of each net, a 3x3 and a 1x1 convolution each.
         dropout: probability of zeroing a hidden value of a net in training.
         coupling: the map of one value.
     """

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from latently.probability.flows.couplings import Coupling
 
-_LEAST_DEVIATION = 1e-3  # a channel that never changes is not blown up
+_LEAST_DEVIATION = 1e-6  # a channel that changes by less keeps its scale
 
 
 class Layer(nn.Module, ABC):
@@ -90,7 +90,8 @@ class ActNorm(Layer):
             loc = x.mean((0, 2, 3), keepdim=True)
             deviation = (x - loc).square().mean((0, 2, 3), keepdim=True).sqrt()
             self.loc.copy_(loc[0])
-            self.log_slope.copy_(-deviation[0].clamp(min=_LEAST_DEVIATION).log())
+            changes = deviation[0] > _LEAST_DEVIATION
+            self.log_slope.copy_(-torch.where(changes, deviation[0], 1).log())
         return self(x)[0]
 
 

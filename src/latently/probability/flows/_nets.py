@@ -9,11 +9,11 @@ _FAR = 10.0  # what nets see of a value is below it: none runs away far out
 
 
 class ImageNet(nn.Module):
-    """A small residual net of 3x3 convolutions that starts at zero everywhere.
+    """A small residual net of convolutions that starts at zero everywhere.
 
     `h = W x + V c`, then `h = h + W_2 d(a(W_1 a(h)))` per block, with the activation a(h) the
-    sigmoid linear unit and d dropout, then `y = W_0 a(h)`, whose weights start at 0. It sees
-    `10 tanh(x / 10)`.
+    sigmoid linear unit and d dropout, then `y = W_0 a(h)`, whose weights start at 0. V and W_2
+    are 1x1 convolutions, the others 3x3. It sees `10 tanh(x / 10)`.
 
     Args:
         inputs: channels of x.
@@ -54,11 +54,11 @@ class ImageNet(nn.Module):
 
 def weights(inputs: int, outputs: int, hidden: int, blocks: int, context: int) -> int:
     """How many weights an `ImageNet` has, but for biases."""
-    return hidden * (9 * (inputs + outputs + 2 * blocks * hidden) + context)
+    return hidden * (9 * (inputs + outputs) + 10 * blocks * hidden + context)
 
 
 def _block(hidden: int, dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = [nn.SiLU(), nn.Conv2d(hidden, hidden, 3, padding=1), nn.SiLU()]
     if dropout:
         layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Conv2d(hidden, hidden, 3, padding=1))
+    return nn.Sequential(*layers, nn.Conv2d(hidden, hidden, 1))

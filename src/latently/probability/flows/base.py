@@ -172,12 +172,17 @@ def check_flow(who: str, flow: Any) -> Flow:
 
 @lru_cache(maxsize=16)
 def _normal_points(size: int) -> Tensor:
-    """Sobol points as noise, then their mirror images, (128, size).
+    """Sobol points as noise (random ones above 21,201 values), then their mirror images.
 
     Variances are 1 and, below 64 values, covariances 0: the nearest such points to the Sobol ones.
     """
-    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=0)
-    uniform = engine.draw(_PAIRS, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+    if size > torch.quasirandom.SobolEngine.MAXDIM:  # of so many values each averages out
+        generator = torch.Generator().manual_seed(0)
+        uniform = torch.rand(_PAIRS, size, dtype=torch.float64, generator=generator)
+    else:
+        engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=0)
+        uniform = engine.draw(_PAIRS, dtype=torch.float64)
+    uniform = uniform.clamp(1e-6, 1 - 1e-6)
     eps = math.sqrt(2) * torch.erfinv(2 * uniform - 1)
     if size < _PAIRS:
         u, _, v = torch.linalg.svd(eps, full_matrices=False)

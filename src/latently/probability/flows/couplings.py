@@ -224,8 +224,8 @@ class LogisticMixture(Coupling):
         """Log scale and shift of y; log pi, means and log scales of the logistics."""
         n = self.components
         outer, logits, means, log_scales = h.split([2, n, n, n], -1)
-        start = torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1)
-        means = means + start.to(means)
+        if n > 1:
+            means = means + torch.linspace(-1, 1, n, dtype=h.dtype, device=h.device)
         log_scales = _bounded(log_scales, _LOG_SCALE_LIMIT)
         log_scale = _bounded(outer[..., 0], 2.0)
         return log_scale, outer[..., 1], logits.log_softmax(-1), means, log_scales

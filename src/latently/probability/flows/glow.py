@@ -30,7 +30,7 @@ class Glow(ImageFlow):
         scales: how many; rows and columns must be divisible by 2^scales.
         steps: couplings of a scale.
         hidden: channels of the nets.
-        blocks: residual blocks of each net, two 3x3 convolutions each.
+        blocks: residual blocks of each net, a 3x3 and a 1x1 convolution each.
         dropout: probability of zeroing a hidden value of a net in training.
         coupling: the map of one value: `Additive`, `Affine`, `Spline` or `LogisticMixture`.
 

@@ -26,7 +26,7 @@ class ImageRealNVP(ImageFlow):
         scales: how many; rows and columns must be divisible by 2^(scales - 1).
         steps: couplings of either kind in a scale.
         hidden: channels of the nets.
-        blocks: residual blocks of each net, two 3x3 convolutions each.
+        blocks: residual blocks of each net, a 3x3 and a 1x1 convolution each.
         dropout: probability of zeroing a hidden value of a net in training.
         coupling: the map of one value: `Additive`, `Affine`, `Spline` or `LogisticMixture`.
 
