@@ -246,7 +246,7 @@ def test_imputed_bits_are_those_of_the_conditional(exactly):
 @pytest.mark.parametrize("kind", [k for k in KINDS if not k.discrete], ids=str)
 def test_density_of_a_row_of_two_integrates_to_one(kind):
     model = random_mixture(of_one_factor(kind), (2,), 2)
-    u = torch.linspace(-6, 6, 901, dtype=torch.float64)
+    u = torch.linspace(-6, 6, 601, dtype=torch.float64)
     line, step = u.sinh(), (u[1] - u[0]) * u.cosh()
     seen = torch.tensor([True, False]).expand(len(line), 2)
     cell = torch.stack([line, torch.full_like(line, math.nan)], 1)
@@ -281,8 +281,7 @@ def test_em_never_decreases_and_reports_its_parameters(kind, holes):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PRIORS], ids=str)
-@with_holes
-@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize(("components", "holes"), [(1, True), (2, False)])
 def test_em_ends_where_the_gradient_is_zero(kind, holes, components):
     df = 3 if isinstance(kind, Student) else None
     options = {"clusters": components, "bits": kind.discrete, "df": df, "seed": 5 - components}
@@ -466,13 +465,13 @@ def test_singular_covariances_are_held_and_named(kind, holes):
     x[:, 4] = 2 * x[:, 3]  # full covariances have no inverse
     x[:60] = x[0]  # nor has anything about rows that are one row
     model = Mixture((5,), 3, family=kind)
-    values = [float(v) for v in islice(model.em(x, mask), 120)]
+    values = [float(v) for v in islice(model.em(x, mask), 50)]
     assert all(later >= earlier - 1e-9 for earlier, later in pairwise(values))
     assert math.isfinite(values[-1])
     found = [c for c in model.complaints() if "singular" in c]
     assert len(found) == 1
     assert "no maximum" in found[0]
-    assert "use fewer" in found[0]
+    assert "use fewer" in found[0] or "leave out columns" in found[0]
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if not k.discrete], ids=str)

@@ -333,6 +333,7 @@ def test_few_rows_copies_and_clusters_of_one_row_do_not_break():
             assert np.isfinite(values).all()
             assert model.log_prob(torch.from_numpy(x)).isfinite().all()
             assert min(np.diff(values)) >= -1e-8
+            assert all(len(line.splitlines()) == 1 for line in model.complaints())
 
 
 def test_a_component_without_rows_is_named():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from latently.models._columns import moments
 from latently.models.components._elliptical import LEAST, Expected, Scatter
-from latently.models.components._rows import Block, Clusters
+from latently.models.components._rows import Block, Clusters, slices
 from latently.probability.distributions import Factorized, Normal
 
 __all__ = ["Cells"]
@@ -150,14 +150,16 @@ class Cells(Scatter):
         self._set(torch.where(alive, square / sums.rows.clamp(min=LEAST), 0.0), sums.rows)
 
     def _squares(self, x: Tensor, mask: Tensor | None, loc: Tensor) -> Expected:
-        """Distances from means (C, D) as sums of squares."""
-        scale = self.log_scale.expand_as(loc)
-        if mask is None:
-            white = (x[:, None] - loc) * (-scale).exp()
-            return Expected(white.square().sum(-1), scale.sum(-1))
-        white = (torch.where(mask, x, 0.0)[:, None] - loc) * (-scale).exp()
-        energy = torch.where(mask[:, None], white, 0.0).square().sum(-1)
-        return Expected(energy, mask.to(scale.dtype) @ scale.T)
+        """Distances from means (C, D) as sums of squares, in blocks of rows."""
+        scale, found = self.log_scale.expand_as(loc), []
+        for rows in slices(len(x), loc.numel()):
+            here = x[rows] if mask is None else torch.where(mask[rows], x[rows], 0.0)
+            white = (here[:, None] - loc) * (-scale).exp()
+            if mask is not None:
+                white = torch.where(mask[rows][:, None], white, 0.0)
+            found.append(white.square().sum(-1))
+        log_det = scale.sum(-1) if mask is None else mask.to(scale.dtype) @ scale.T
+        return Expected(torch.cat(found), log_det)
 
     def _set(self, variance: Tensor, rows: Tensor) -> None:
         """Sets variances (C, D) of so many rows, pooled over the cells where one is shared."""

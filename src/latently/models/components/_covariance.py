@@ -62,13 +62,13 @@ class _Sums:
 class Covariance(Scatter):
     """Means and full covariances; `lower` (F, D, D) holds L, the logarithms on its diagonal."""
 
-    advice = "use fewer components, or Diagonal, Factors"
-
     target: Tensor
 
     def __init__(self, size: int, count: int, *, shared: bool, prior: float = 0.0) -> None:
         super().__init__(size, count)
         factors, self.prior = 1 if shared else count, prior
+        fewer = "leave out columns that others give" if shared else "use fewer components"
+        self.advice = f"{fewer}, or use Diagonal, Factors"
         if prior:
             self.register_buffer("target", torch.eye(size, dtype=torch.float64))
         self.lower = nn.Parameter(torch.zeros(factors, size, size, dtype=torch.float64))
@@ -107,9 +107,9 @@ class Covariance(Scatter):
 
     def energy(self, x: Tensor, mask: Tensor | None) -> Expected:
         root = self.root
-        if mask is None:
-            return self._whole(x, root)
         rows = self.blocks(x, mask)
+        if mask is None and len(rows) <= 1:
+            return self._whole(x, root)
         found = [
             self._whole(block.x, root)
             if block.mask is None
@@ -150,8 +150,10 @@ class Covariance(Scatter):
         return made
 
     def fallen(self) -> list[int]:
+        if not bool(self.varies.any()):
+            return []
         scaled = (self.root / self._unit()[:, None])[:, self.varies]
-        least = torch.linalg.eigvalsh(scaled @ scaled.mT)[:, :1].amin(1)
+        least = torch.linalg.eigvalsh(scaled @ scaled.mT)[:, 0].expand(len(self.loc))
         return (least <= 1.01 * FLOOR).nonzero().flatten().tolist()
 
     def start(self, clusters: Clusters) -> None:

@@ -51,7 +51,7 @@ class Scatter(nn.Module):
         advice: what helps where covariances are held at their floor.
     """
 
-    advice = "use fewer components"
+    advice: str = "use fewer components"
     floor: Tensor
     varies: Tensor
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from latently.errors import UserError
 from latently.models.components._elliptical import LEAST, Expected, Scatter
-from latently.models.components._rows import Block, Clusters
+from latently.models.components._rows import Block, Clusters, slices
 from latently.probability.distributions import LowRankMultivariateNormal
 
 __all__ = ["Loadings"]
@@ -90,8 +90,13 @@ class Loadings(Scatter):
         return count * loadings + self.log_variance.numel()
 
     def energy(self, x: Tensor, mask: Tensor | None) -> Expected:
-        found = self._posterior(x - self.loc[:, None], mask)
-        return Expected(found.energy.T, self._log_det(found.root, mask))
+        energies, log_dets = [], []
+        for rows in slices(len(x), self.width):
+            seen = None if mask is None else mask[rows]
+            found = self._posterior(x[rows] - self.loc[:, None], seen)
+            energies.append(found.energy.T)
+            log_dets.append(self._log_det(found.root, seen).expand_as(energies[-1]))
+        return Expected(torch.cat(energies), torch.cat(log_dets))
 
     def given(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         found = self._posterior(x - self.loc[:, None], mask)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "Clusters", "pattern_blocks", "plain_blocks"]
+__all__ = ["Block", "Clusters", "pattern_blocks", "plain_blocks", "slices"]
 
 _CACHE = 2**19  # numbers held for a block of rows
 _LEAST, _MOST = 128, 8192  # rows of a block
@@ -41,9 +41,20 @@ class Block(NamedTuple):
         return cells[:, None]
 
 
+def slices(n: int, width: int) -> list[slice]:
+    """n rows in blocks, each of whose rows holds so many numbers."""
+    size = _height(width)
+    return [slice(first, first + size) for first in range(0, max(n, 1), size)]
+
+
+def _height(width: int) -> int:
+    """Rows of a block."""
+    return min(max(_CACHE // width, _LEAST), _MOST)
+
+
 def plain_blocks(x: Tensor, mask: Tensor | None, width: int) -> list[Block]:
     """Complete rows first, then the others, in blocks of about `_CACHE / width` rows."""
-    size = min(max(_CACHE // width, _LEAST), _MOST)
+    size = _height(width)
     index = torch.arange(len(x), device=x.device)
     if mask is None:
         return [Block(x[i[0] : i[-1] + 1], None, i) for i in index.split(size) if len(i)]
@@ -70,7 +81,7 @@ def pattern_blocks(x: Tensor, mask: Tensor | None, width: int, square: int) -> l
     index = torch.arange(len(x), device=x.device)
     whole = mask.all(1)
     full, part = index[whole], index[~whole]
-    size = min(max(_CACHE // width, _LEAST), _MOST)
+    size = _height(width)
     found = [Block(x[i], None, i) for i in full.split(size) if len(i)]
     if not len(part):
         return found
