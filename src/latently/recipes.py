@@ -30,10 +30,11 @@ from latently.models import (
 from latently.models.components import Component, Full
 from latently.nets.mlp import MLP
 from latently.probability.conditional import Conditional
+from latently.probability.dequantise import Noise, UniformNoise
 from latently.probability.families.base import Family
 from latently.probability.families.bernoulli import Bernoulli
 from latently.probability.families.normal import Normal
-from latently.probability.flows import NSF, Flow
+from latently.probability.flows import NSF, Flow, Glow
 from latently.probability.priors import Prior, StandardNormal
 from latently.probability.transforms import Transform
 
@@ -219,8 +220,9 @@ def vae(
 def flow(
     shape: Sequence[int],
     *,
-    flow: Flow = NSF(),  # noqa: B008  (frozen)
+    flow: Flow | None = None,
     levels: int | None = None,
+    noise: Noise = UniformNoise(),  # noqa: B008
     transform: Transform | None = None,
     contexts: int = 0,
 ) -> Model:
@@ -228,15 +230,31 @@ def flow(
 
     Args:
         shape: shape of one row.
-        flow: the bijection, of columns such as NSF, of images such as Glow.
+        flow: the bijection; default: Glow for images (C, H, W) of even height and width, over two
+            scales where they can be halved twice, else NSF.
         levels: for integers 0 .. levels - 1: fit x + u, u in [0, 1), and report a lower bound of
             log P(x); None: a density.
+        noise: where u comes from: UniformNoise, or VariationalNoise, learned with the flow.
         transform: as for fa.
         contexts: width of the context c of a model of p(x|c); 0: none. It follows the data.
     """
-    return _wrapped(NormalizingFlow(shape, flow, contexts=contexts), transform, levels)
+    if levels is None and noise != UniformNoise():
+        raise UserError(f"flow: noise={noise} has no effect without levels; leave it out")
+    model = NormalizingFlow(shape, flow or _usual_flow(shape), contexts=contexts)
+    return _wrapped(model, transform, levels, noise)
 
 
-def _wrapped(model: Model, transform: Transform | None, levels: int | None = None) -> Model:
+def _usual_flow(shape: Sequence[int]) -> Flow:
+    if len(shape) != 3 or shape[1] % 2 or shape[2] % 2:
+        return NSF()
+    return Glow(scales=1 if shape[1] % 4 or shape[2] % 4 else 2)
+
+
+def _wrapped(
+    model: Model,
+    transform: Transform | None,
+    levels: int | None = None,
+    noise: Noise = UniformNoise(),  # noqa: B008
+) -> Model:
     model = model if transform is None else Transformed(model, transform)
-    return model if levels is None else Dequantized(model, levels=levels)
+    return model if levels is None else Dequantized(model, levels=levels, noise=noise)

@@ -10,6 +10,7 @@ import latently as lt
 from latently import Data, UserError, evaluate, fit, load, save
 from latently.inference.noise import seeded
 from latently.models import NormalizingFlow
+from latently.probability.dequantise import VariationalNoise
 from latently.probability.flows import MAF, NSF, Glow, RealNVP
 from latently.probability.transforms import Log, Logit
 
@@ -194,3 +195,50 @@ def test_what_is_no_flow_is_refused(refused):
         NormalizingFlow((3,), "NSF")
     with pytest.raises(UserError, match="3"):
         NormalizingFlow((3,), Glow())
+
+
+def test_learned_noise_bounds_what_uniform_noise_bounds():
+    """Both bound one log P(x) from below, and many draws of either reach it."""
+    inner = shaken(NormalizingFlow((2,), RealNVP(transforms=2, hidden=(8,))), 0.1)
+    inside = lt.Transformed(inner, Logit(high=3))
+    even = lt.Dequantized(inside, levels=3)
+    learned = lt.Dequantized(inside, levels=3, noise=VariationalNoise(steps=2, hidden=8)).double()
+    x = torch.tensor([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]]).double()
+    data = Data.from_array(x, levels=3)
+    first, second = (evaluate(m, data, lt.ImportanceSampling(20_000)) for m in (even, learned))
+    error = (first.mc_variance + second.mc_variance).sqrt()
+    assert ((first.values - second.values).abs() < 5 * error + 1e-6).all()
+
+
+def test_learned_noise_tightens_the_bound_in_training():
+    """Of a density that no fit changes, by the noise alone."""
+    inner = NormalizingFlow((3,), MAF(transforms=1, hidden=(4,)))
+    narrow = Data.from_array(torch.tensor([[1.0, 2.0, 0.0]]).expand(200, 3), levels=4)
+    model = lt.Dequantized(
+        lt.Transformed(inner, Logit(high=4)), levels=4, noise=VariationalNoise(steps=2, hidden=8)
+    )
+    model.initialise(narrow.x)
+    inner.requires_grad_(False)
+    with torch.no_grad():
+        inner.scale.mul_(0.1)  # p(x + u) is far from flat
+    before = evaluate(model, narrow.rows([0]), lt.ImportanceSampling(1))
+    found = fit(model, narrow, steps=300, learning_rate=1e-2, initialise=False, progress=False)
+    assert found.history[-1]["bound"] > before.nats + 1
+    assert len(model.inference_parameters()) == len(list(model.noise.parameters()))
+
+
+def test_noise_without_levels_is_refused(refused):
+    with refused("noise", "levels"):
+        lt.flow((3,), noise=VariationalNoise())
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((3,), "NSF"), ((1, 8, 8), "Glow"), ((3, 6, 6), "Glow"), ((1, 7, 8), "NSF")],
+)
+def test_a_flow_suits_its_rows_by_itself(shape, kind):
+    wanted = {"NSF": NSF(), "Glow": Glow(scales=2 if shape[-1] == 8 else 1)}[kind]
+    with torch.device("meta"):
+        made, same = lt.flow(shape), lt.flow(shape, flow=wanted)
+    shapes = [[(name, p.shape) for name, p in m.named_parameters()] for m in (made, same)]
+    assert shapes[0] == shapes[1]

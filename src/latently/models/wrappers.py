@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
-from torch.distributions import Distribution, Uniform
+from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
@@ -16,6 +16,7 @@ from latently.inference.noise import seeded
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Density, Model
 from latently.probability.conditional import Draw, draw
+from latently.probability.dequantise import Noise, UniformNoise
 from latently.probability.distributions import Factorized, Relaxed, Rounded, RoundedRows
 from latently.probability.transforms import Transform, Transported, TransportedRows
 
@@ -59,16 +60,18 @@ class _Drawn(Distribution):
 
 
 class Dequantized(Model):
-    r"""A continuous model of `y = x + u`, `u ~ U(0, 1)`, as a model of integers x.
+    r"""A continuous model of `y = x + u`, `u ~ q(u|x)` in (0, 1), as a model of integers x.
 
-    `P(x) = int_[0,1) p(x + u) du`, so every draw of u gives a weight `p(x + u)` (times the inner
-    model's), and the bounds of these weights are lower bounds of log P(x): densities become
-    comparable with probabilities. u is no latent: its terms stand in `log_lik`. Source: Theis,
-    van den Oord, Bethge, "A note on the evaluation of generative models", 2016.
+    `P(x) = int_[0,1) p(x + u) du`, so every draw of u gives a weight `p(x + u) / q(u|x)` (times
+    the inner model's), and the bounds of these weights are lower bounds of log P(x): densities
+    become comparable with probabilities. u is no latent: its terms stand in `log_lik`. Source:
+    Theis, van den Oord, Bethge, "A note on the evaluation of generative models", 2016; q learned:
+    Ho et al., "Flow++", 2019.
 
     Args:
         model: a model of continuous rows.
         levels: the integers are 0 .. levels - 1.
+        noise: q, uniform or learned with the model. EM draws uniform noise once, whatever q.
 
     Raises:
         UserError: fewer than 2 levels, an inner model of discrete values, or one that does not
@@ -78,7 +81,13 @@ class Dequantized(Model):
     density = "bound"
     discrete = True
 
-    def __init__(self, model: Model, *, levels: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        levels: int,
+        noise: Noise = UniformNoise(),  # noqa: B008  (frozen)
+    ) -> None:
         super().__init__()
         if levels < 2:
             raise UserError(f"Dequantized: levels={levels} must be at least 2")
@@ -100,6 +109,8 @@ class Dequantized(Model):
                 f"between 0 and levels={levels}; choose a likelihood that holds it, e.g. Normal"
             )
         self.model, self.levels, self.shape = model, levels, model.shape
+        self.noise = noise.build(model.shape, levels)
+        self.learned = any(True for _ in self.noise.parameters())
         self.contexts, self.invertible, self.holes = model.contexts, model.invertible, model.holes
 
     def infer(
@@ -121,7 +132,7 @@ class Dequantized(Model):
             )
         lead = (samples if z is None or not z else len(z[0]), len(x))
         x = x.to(self.model.dtype)
-        q = Uniform(torch.zeros_like(x), torch.ones_like(x), validate_args=False)
+        q = self.noise(x, mask)
         u = draw(_Drawn(q, x), lead[0])
         if len(u) != lead[0]:
             raise UserError(
@@ -147,6 +158,8 @@ class Dequantized(Model):
             local=None if local is None else tuple(_repeat(own, lead) for own in local),
         )
         log_lik = p.log_lik.view(lead)
+        if self.learned:  # else log q is 0
+            log_lik = log_lik - q.log_prob(u).to(log_lik.dtype)
         return Particles(
             z=tuple(drawn) if z is None else z,
             log_lik=log_lik,
@@ -194,7 +207,7 @@ class Dequantized(Model):
         return self.model.local(rows)
 
     def inference_parameters(self) -> list[nn.Parameter]:
-        return self.model.inference_parameters()
+        return [*self.model.inference_parameters(), *self.noise.parameters()]
 
     def latent_constraints(self) -> tuple[Constraint | None, ...]:
         return self.model.latent_constraints()
