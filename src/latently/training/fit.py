@@ -116,7 +116,7 @@ def fit(
             validated and kept; default: no average.
         patience: stop after so many epochs without a better validation value; default: never.
         tolerance: a closed-form fit ends where a pass gains no more than this, in nats; default:
-            1e-8, and 1e-6 with missing values, where EM creeps.
+            1e-8, and where EM creeps 1e-6 (missing values) or 1e-5 (mixtures).
         seed: seed of everything random.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "32-true", "64-true", "bf16-mixed", "bf16-true", or "16-mixed" on CUDA.
@@ -160,7 +160,7 @@ def fit(
             others |= {"checkpoint_seconds": checkpoint_seconds, "objective": objective}
             _check_idle(model, options | others)
             if tolerance is None:
-                tolerance = 1e-8 if data.fully_observed else 1e-6
+                tolerance = model.tolerance[not data.fully_observed]
             found = _fit_passes(model, passes, steps or 2000, tolerance, log, progress)
             return replace(found, criteria=_criteria(model, found, len(data)))
         _check_trained(model, tolerance)
