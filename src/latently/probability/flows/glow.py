@@ -22,8 +22,9 @@ class Glow(ImageFlow):
                    the identity or near it.
 
     Between scales half of the channels leave, standardised by a normal that a net of the others
-    gives. One pass forwards, one back. Start it by `initialise` on rows. With `dropout`, training
-    sees another flow at each pass, and only in evaluation is the inverse that of the same one.
+    gives. One pass forwards, one back, to some 1e-5 of standardised values in float32 (1e-12 in
+    float64). Start it by `initialise` on rows. With `dropout`, training sees another flow at each
+    pass, and only in evaluation is the inverse that of the same one.
     Source: Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions", 2018.
 
     Attributes:
