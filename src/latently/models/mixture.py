@@ -12,14 +12,13 @@ Peel, "Finite Mixture Models", 2000; short runs from several starts: Biernacki, 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
@@ -28,6 +27,7 @@ from latently.inference.particles import Particles, equal_shares
 from latently.models._columns import moments
 from latently.models.base import Model
 from latently.models.components import Component, Full
+from latently.models.components._chosen import Chosen
 from latently.models.components._rows import Block, Clusters
 from latently.models.components._starts import nearest_clusters
 from latently.models.components.base import as_component
@@ -76,6 +76,7 @@ class Mixture(Model):
     """
 
     density = "exact"
+    tolerance = (1e-5, 1e-5)  # EM creeps where components overlap
     rows: Tensor
 
     def __init__(
@@ -148,7 +149,7 @@ class Mixture(Model):
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Joint:
         """p(x|k), k the place of the largest of z: only what is drawn or asked for is computed."""
         check_context(context, 0, type(self).__name__)
-        return _Chosen(lambda k: self.parts.member(k, self.shape), z[0].argmax(-1), self.shape)
+        return Chosen(lambda k: self.parts.member(k, self.shape), z[0].argmax(-1), self.shape)
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         return self.parts.misfit(x)
@@ -299,108 +300,3 @@ class Mixture(Model):
         shares = (clusters.count + 1) / (len(rows.x) + count)  # none starts without weight
         self.logits.copy_(shares.log())
         return {name: value.clone() for name, value in self.state_dict().items()}
-
-
-class _Chosen(Joint):
-    """Rows of one component each: row n is of `member(index[n])`.
-
-    Rows of a component are drawn, scored and summed up together, so that no parameter is copied
-    for a row. Given observed cells, every pair of a row and a component is a member of its own,
-    made when it is needed.
-
-    Args:
-        member: component k, a distribution of rows without batch.
-        index: k of every row, of the batch shape.
-        shape: of one row.
-    """
-
-    known_as = "Mixture"
-
-    def __init__(
-        self, member: Callable[[int], Joint], index: Tensor, shape: Sequence[int]
-    ) -> None:
-        self._member, self._index = functools.cache(member), index
-        super().__init__(index.shape, Size(shape), validate_args=False)
-
-    def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-density of the observed cells, in nats."""
-        batch = torch.broadcast_shapes(self._index.shape, value.shape[: self._axis])
-        rows = _flat(value, batch, self.event_shape)
-        seen = None if mask is None else _flat(mask, batch, self.event_shape)
-
-        def scored(d: Joint, which: Tensor) -> Tensor:
-            return d.log_prob(rows[which], None if seen is None else seen[which])
-
-        return self._by_member(scored, batch)
-
-    def given(self, value: Tensor, mask: Tensor) -> _Chosen:
-        """Each row's component given its observed cells."""
-        value, mask = torch.broadcast_tensors(value, mask)
-        rows = value.shape[: self._axis]
-        values, masks = (_flat(t, rows, self.event_shape) for t in (value, mask))
-        number = torch.arange(len(values), device=value.device).view(rows)
-        kinds, index = torch.unique(self._index * len(values) + number, return_inverse=True)
-
-        def member(pair: int) -> Joint:
-            k, row = divmod(int(kinds[pair]), len(values))
-            return cast(Joint, self._member(k).given(values[row], masks[row]))
-
-        return _Chosen(member, index, self.event_shape)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws."""
-        batch = Size((*sample_shape, *self._index.shape))
-        with torch.no_grad():
-            return self._by_member(lambda d, which: d.sample((len(which),)), batch)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= x)` of each cell."""
-        return self._of_cells("cdf", value)
-
-    def icdf(self, q: Tensor) -> Tensor:
-        """Quantiles of each cell."""
-        return self._of_cells("icdf", q)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean, (*batch, *event)."""
-        return self._by_member(lambda d, which: d.mean.expand(len(which), *d.event_shape))
-
-    @property
-    def mode(self) -> Tensor:
-        """Mode, (*batch, *event)."""
-        return self._by_member(lambda d, which: d.mode.expand(len(which), *d.event_shape))
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of each cell, (*batch, *event)."""
-        return self._by_member(lambda d, which: d.variance.expand(len(which), *d.event_shape))
-
-    @property
-    def _axis(self) -> int:
-        return -len(self.event_shape)
-
-    def _of_cells(self, name: str, value: Tensor) -> Tensor:
-        batch = torch.broadcast_shapes(self._index.shape, value.shape[: self._axis])
-        rows = _flat(value, batch, self.event_shape)
-        return self._by_member(lambda d, which: getattr(d, name)(rows[which]), batch)
-
-    def _by_member(
-        self, function: Callable[[Joint, Tensor], Tensor], batch: Size | None = None
-    ) -> Tensor:
-        """What a function gives of every member and the numbers of its rows, in their order."""
-        index = self._index if batch is None else self._index.expand(batch)
-        flat = index.flatten()
-        order = flat.argsort(stable=True)
-        kinds, counts = torch.unique_consecutive(flat[order], return_counts=True)
-        parts = order.split(counts.tolist())
-        found = [
-            function(self._member(k), which)
-            for k, which in zip(kinds.tolist(), parts, strict=True)
-        ]
-        joined = torch.cat(found)[order.argsort()]
-        return joined.unflatten(0, index.shape)
-
-
-def _flat(rows: Tensor, batch: Sequence[int], shape: Sequence[int]) -> Tensor:
-    return rows.expand(*batch, *shape).reshape(-1, *shape)

@@ -5,12 +5,6 @@ squares sum to the distances, and one more product sums `x y_k'` over the rows w
 `sum w (x - mu_k) (x - mu_k)' = (sum w x y_k' - mu_k sum w y_k') L_k'`. The factors y are in units
 of the component, so that hardly anything cancels where components are narrow and far apart.
 
-Rows with holes are taken by pattern. With M the diagonal matrix of the observed cells, the
-Cholesky factor T of `M Sigma M + I - M` is that of `Sigma_oo`, with ones elsewhere, so that every
-pattern and component has matrices of one size. The expected row is `mu + Sigma a`, where `a` is
-`Sigma_oo^-1 (x_o - mu_o)`, and the covariance of what is missing `Sigma - B' B`, where
-`B = T^-1 M Sigma`.
-
 A covariance has no eigenvalue below `FLOOR` in units of the columns' variances: with
 `A = D^-1/2 S D^-1/2` the expected log-density is largest, under this condition, at the
 eigenvectors of A and its eigenvalues, the small ones raised to the floor.
@@ -25,6 +19,7 @@ from torch import Tensor, nn
 
 from latently.models._columns import FLOOR
 from latently.models.components._elliptical import LEAST, Expected, Scatter
+from latently.models.components._patterns import Patterns, log_det, places
 from latently.models.components._rows import Block, Clusters, pattern_blocks
 from latently.probability.distributions import MultivariateNormal
 
@@ -99,7 +94,7 @@ class Covariance(Scatter):
             return 0.0
         root = self.root
         trace = (_inverse(root) @ torch.linalg.cholesky_ex(self.target).L).square().sum()
-        return -0.5 * self.prior * (2 * _log_det(root).sum() + trace)
+        return -0.5 * self.prior * (2 * log_det(root).sum() + trace)
 
     def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:
         count, size = self.loc.shape
@@ -113,10 +108,10 @@ class Covariance(Scatter):
         found = [
             self._whole(block.x, root)
             if block.mask is None
-            else _Patterns(self.loc, root, block).expected()
+            else Patterns(self.loc, root, block).expected()
             for block in rows
         ]
-        place = _places(rows, len(x))
+        place = places(rows, len(x))
         energy, log_det = (torch.cat([f[i] for f in found])[place] for i in (0, 1))
         return Expected(energy, log_det)
 
@@ -124,7 +119,7 @@ class Covariance(Scatter):
         """Distances of complete rows."""
         white = torch.linalg.solve_triangular(root, (x - self.loc[:, None]).mT, upper=False)
         energy = white.square().sum(1).T
-        return Expected(energy, _log_det(root).expand_as(energy))
+        return Expected(energy, log_det(root).expand_as(energy))
 
     def given(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         rows, root = self.blocks(x, mask), self.root
@@ -134,13 +129,13 @@ class Covariance(Scatter):
                 means.append(block.x[:, None].expand(-1, *self.loc.shape))
                 variances.append(torch.ones_like(means[-1]))
                 continue
-            found = _Patterns(self.loc, root, block)
+            found = Patterns(self.loc, root, block)
             means.append((self.loc[:, None] + found.moved().mT).transpose(1, 2).flatten(0, 1))
-            left = found.sigma.diagonal(dim1=-2, dim2=-1) - found.explained().square().sum(-2)
+            left = found.left()
             tall = block.x.shape[1]
             shape = len(left), tall, *self.loc.shape
             variances.append(left[:, None].expand(shape).flatten(0, 1))
-        place = _places(rows, len(x))
+        place = places(rows, len(x))
         return torch.cat(means)[place], torch.cat(variances)[place]
 
     def normal(self, k: int, shape: tuple[int, ...]) -> MultivariateNormal:
@@ -180,7 +175,7 @@ class Covariance(Scatter):
 
     def expect(self, block: Block, sums: _Sums) -> Expected:
         if block.mask is not None:
-            found = _Patterns(sums.loc, sums.root, block)
+            found = Patterns(sums.loc, sums.root, block)
             return found.expected()._replace(state=found)
         n, count = len(block.x), len(self.loc)
         if len(self.lower) == count:
@@ -188,7 +183,7 @@ class Covariance(Scatter):
         else:
             white = (block.x @ sums.whiten)[:, None] - sums.at
         energy = torch.linalg.vector_norm(white, dim=-1).square()
-        return Expected(energy, _log_det(sums.root), white)
+        return Expected(energy, log_det(sums.root), white)
 
     def collect(self, block: Block, sums: _Sums, found: Expected, r: Tensor, w: Tensor) -> None:
         sums.count += r.sum(0)
@@ -236,49 +231,6 @@ class Covariance(Scatter):
         return torch.where(self.floor > 0, self.floor / FLOOR, 1.0).sqrt()
 
 
-class _Patterns:
-    """A block of rows (P, R, D) by pattern under every component."""
-
-    def __init__(self, loc: Tensor, root: Tensor, block: Block) -> None:
-        assert block.mask is not None
-        seen = block.mask.to(loc.dtype)[:, None]  # (P, 1, D)
-        self.sigma, self._seen = root @ root.mT, seen
-        eye = torch.eye(loc.shape[1], dtype=loc.dtype, device=loc.device)
-        padded = self.sigma * seen[..., None] * seen[..., None, :] + (1 - seen[..., None]) * eye
-        self.root = torch.linalg.cholesky_ex(padded).L  # (P, F, D, D)
-        apart = (block.x[:, None] - loc[:, None]) * seen[..., None, :]  # (P, C, R, D)
-        self.white = torch.linalg.solve_triangular(self.root, apart.mT, upper=False)
-
-    def expected(self) -> Expected:
-        tall, count = self.white.shape[-1], self.white.shape[1]
-        energy = self.white.square().sum(-2).transpose(1, 2).flatten(0, 1)
-        log_det = _log_det(self.root).expand(-1, count)
-        return Expected(energy, log_det[:, None].expand(-1, tall, -1).flatten(0, 1))
-
-    def moved(self) -> Tensor:
-        """`E[x | x_o] - mu`, (P, C, D, R)."""
-        solved = torch.linalg.solve_triangular(self.root.mT, self.white, upper=True)
-        return self.sigma @ solved
-
-    def explained(self) -> Tensor:
-        """B, (P, F, D, D)."""
-        rows = (self._seen[..., None] * self.sigma).expand_as(self.root)
-        return torch.linalg.solve_triangular(self.root, rows, upper=False)
-
-    def sums(self, r: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Of `w E[x - mu]`, (C, D), and of `w E[(x - mu) (x - mu)']`, (C, D, D)."""
-        tall, count, size = self.white.shape[-1], r.shape[1], self.white.shape[-2]
-        moved = self.moved()
-        weighted = moved * w.view(-1, tall, count).transpose(1, 2)[:, :, None]
-        second = torch.einsum("pcir,pcjr->cij", weighted, moved)
-        of_pattern = r.view(-1, tall, count).sum(1)
-        taken = self.explained().expand(-1, count, size, size)
-        taken = taken * of_pattern.sqrt()[..., None, None]
-        taken = taken.transpose(0, 1).flatten(1, 2)
-        second = second + of_pattern.sum(0)[:, None, None] * self.sigma - taken.mT @ taken
-        return weighted.sum((0, 3)), second
-
-
 def _floored(scaled: Tensor) -> Tensor:
     """Cholesky factors of the nearest covariances, in likelihood, above the floor, (F, D, D)."""
     eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
@@ -294,21 +246,3 @@ def _floored(scaled: Tensor) -> Tensor:
 def _inverse(root: Tensor) -> Tensor:
     eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
     return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
-
-
-def _log_det(root: Tensor) -> Tensor:
-    return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-
-def _places(rows: list[Block], n: int) -> Tensor:
-    """Where row i stands among the rows of the blocks; those that fill up stand aside."""
-    index = torch.cat([block.numbers for block in rows])
-    place = torch.arange(len(index), device=index.device)
-    found = torch.empty(n, dtype=torch.long, device=index.device)
-    live = [
-        torch.ones_like(b.numbers, dtype=torch.bool) if b.live is None else b.live > 0
-        for b in rows
-    ]
-    alive = torch.cat(live)
-    found[index[alive]] = place[alive]
-    return found
