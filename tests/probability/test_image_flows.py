@@ -19,7 +19,6 @@ from latently.probability.flows import (
     LogisticMixture,
     Spline,
 )
-from latently.probability.flows._images import Split, Top
 from latently.probability.flows._layers import (
     ActNorm,
     Checkerboard,
@@ -28,6 +27,7 @@ from latently.probability.flows._layers import (
     Mixing,
     Squeeze,
 )
+from latently.probability.flows._multiscale import Split, Top
 from latently.probability.flows._nets import ImageNet, weights
 from latently.probability.priors import FlowPrior
 from latently.registry import KINDS, components

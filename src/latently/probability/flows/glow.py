@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from latently.probability.flows._images import ImageFlow, Net
+from latently.probability.flows._images import ImageFlow
 from latently.probability.flows._layers import ActNorm, Halves, Layer, Mixing, Squeeze
+from latently.probability.flows._multiscale import Net
 
 __all__ = ["Glow"]
 
