@@ -210,11 +210,13 @@ def test_draws_by_context_name_the_classes(rows, likelihood):
     code, few = Context("label", classes=tuple(range(10))), rows.rows(rows.labels != 3)
     data = replace(few, context=code.encode(few.labels), conditions=code)
     model = lt.vae(rows.shape, latents=2, likelihood=likelihood, contexts=10).eval()
-    strips = by_context(subject(model, data))
-    assert [strip.title for strip in strips] == [f"label {i}" for i in range(10)]
-    assert by_context(subject(model, data)) == strips
-    assert by_context(subject(model, data, seed=1)) != strips
-    assert by_context(subject(lt.vae(rows.shape, latents=2, likelihood=likelihood), rows)) == ()
+    found = by_context(subject(model, data))
+    assert [strip.title for strip in found.strips] == [f"label {i}" for i in range(10)]
+    assert found.means
+    assert [name for _, name in found.heads] == ["draws", *[""] * 5, "means", *[""] * 5]
+    assert by_context(subject(model, data)) == found
+    assert by_context(subject(model, data, seed=1)) != found
+    assert by_context(subject(lt.vae(rows.shape, latents=2, likelihood=likelihood), rows)) is None
 
 
 def test_numbers_are_shown_at_quantiles(rows):

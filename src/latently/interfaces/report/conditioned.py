@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from latently.data import Data
 from latently.inference.noise import derive, seeded
 from latently.interfaces.report.content import drawn
-from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.subject import Subject, shown_context, shuffled
 from latently.interfaces.report.walks import Strip
 
-__all__ = ["HEADS", "by_context", "contexts"]
+__all__ = ["ByContext", "by_context", "contexts"]
 
 _MOST = 12  # contexts
 _DRAWS = 6
-HEADS = [["draws", *[""] * (_DRAWS - 1)], ["means", *[""] * (_DRAWS - 1)]]
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class ByContext:
+    """A strip for each context.
+
+    Attributes:
+        strips: draws, then means at the same latents where the model has them.
+        heads: what stands above them, with its place in percent of the width.
+        means: whether there are means.
+    """
+
+    strips: tuple[Strip, ...]
+    heads: tuple[tuple[float, str], ...]
+    means: bool
 
 
 def contexts(data: Data) -> Tensor | None:
@@ -35,21 +50,31 @@ def contexts(data: Data) -> Tensor | None:
     return known[shuffled(len(known), 0, "contexts")[: len(_LEVELS)].sort().values]
 
 
-def by_context(subject: Subject) -> tuple[Strip, ...]:
-    """A strip of draws and means under each context, with the same noise under all of them."""
+def by_context(subject: Subject) -> ByContext | None:
+    """Draws and means under each context, with the same noise under all of them.
+
+    None of models that take no context, and of rows that are no images.
+    """
     frame, chosen = subject.frame, contexts(subject.data)
     if frame is None or chosen is None:
-        return ()
-    return tuple(_strip(subject, frame, row[None]) for row in chosen)
+        return None
+    found = [_drawn(subject, row[None]) for row in chosen]
+    means = all(mean is not None for _, mean in found)
+    strips = []
+    for row, (x, mean) in zip(chosen, found, strict=True):
+        title = shown_context(subject.data, row)
+        alt = f"{subject.name}: {_DRAWS} draws under {title}"
+        groups = [x.double()]
+        if means and mean is not None:
+            alt += ", then the means of p(x|z) at the same z"
+            groups.append(mean.double())
+        strips.append(Strip(title, "", frame.strip(groups, alt)))
+    blank = [""] * (_DRAWS - 1)
+    heads = [["draws", *blank], ["means", *blank]] if means else [["draws", *blank]]
+    return ByContext(tuple(strips), frame.heads(heads), means)
 
 
-def _strip(subject: Subject, frame: Frame, context: Tensor) -> Strip:
+def _drawn(subject: Subject, context: Tensor) -> tuple[Tensor, Tensor | None]:
     model = subject.model
-    here = context.expand(_DRAWS, -1).to(model.device)
-    title = shown_context(subject.data, context[0])
     with seeded(derive(subject.seed, "report", "contexts"), model.device):
-        x, mean = drawn(model, _DRAWS, here)
-    means = torch.full_like(x, torch.nan) if mean is None else mean
-    groups = [x.double(), means.double()]
-    alt = f"{subject.name}: {_DRAWS} draws under {title}, then the means of p(x|z) at the same z"
-    return Strip(title, "", frame.strip(groups, alt))
+        return drawn(model, _DRAWS, context.expand(_DRAWS, -1).to(model.device))

@@ -90,9 +90,9 @@ def chosen_rows(data: Data, most: int, seed: int) -> Tensor:
 
 
 def reconstructions(subject: Subject, rows: Tensor) -> Picture | None:
-    """Rows above their reconstructions; None for a model that has none."""
+    """Rows above their reconstructions; None for a model that has none but the rows themselves."""
     part, frame = subject.data.rows(rows), subject.frame
-    if frame is None:
+    if frame is None or subject.model.invertible:
         return None
     moved = part.to(subject.model.device)
     try:

@@ -10,12 +10,14 @@ import numpy as np
 from markupsafe import Markup
 
 from latently.interfaces.report.svg import INK, MUTED, panel, series, svg
+from latently.models import Model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["counts", "curves", "small_curves"]
 
+_EXACT = "log p(x)"
 _SHOWN = 0.8  # share of the epochs, the last ones, that the y-axis is fitted to
 _PANELS = (
     ("bound", "Bound on log p(x)", "validation"),
@@ -30,17 +32,23 @@ _COUNTED = (
 )
 
 
-def curves(history: Sequence[Mapping[str, Any]], name: str, index: int, kept: str) -> list[Markup]:
+def curves(
+    history: Sequence[Mapping[str, Any]], name: str, index: int, kept: str, model: Model
+) -> list[Markup]:
     """Training curves of one model: a panel each for what was maximised, reconstruction and KL.
 
-    A closed-form fit has one panel, log p(x) by pass, and none if there was one pass only.
+    A closed-form fit has one panel, log p(x) by pass, and none if there was one pass only. A
+    model without latents has one, too: there is nothing to split.
     """
     if any("log_prob" in row for row in history):
         line = _line(history, "pass", "log_prob")
-        return [_curve("log p(x)", {"training rows": line}, "pass", name, index)]
+        title = "log p(x) + log prior of the parameters / rows" if model.log_prior() else _EXACT
+        return [_curve(title, {"training rows": line}, "pass", name, index)]
     drawn = []
     best = _best_epoch(history) if "best" in kept else None
-    for key, title, second in _PANELS:
+    for key, title, second in _PANELS[:2] if model.invertible else _PANELS:
+        if key == "bound" and model.invertible and model.density == "exact":
+            title = _EXACT
         lines = {"training": _line(history, "epoch", key)}
         if second and any(key in row for row in history):
             lines[second] = _line(history, "epoch", second)

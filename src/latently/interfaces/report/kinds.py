@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from latently.models import Dequantized, Model, Transformed
+from latently.models import Mixture as MixtureModel
 from latently.probability.families import Dirichlet, LogisticNormal, Mixture, OneHot
 from latently.probability.families.base import Family
 
@@ -29,6 +30,8 @@ def latent_family(model: Model) -> Family | None:
 
 def kind_of(model: Model) -> Kind:
     """The kind of the latents; `real` where no family tells."""
+    if isinstance(bare(model), MixtureModel):
+        return "categories"
     family = latent_family(model)
     while isinstance(family, Mixture):
         family = family.family

@@ -15,7 +15,7 @@ from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 from latently.data import Data
 from latently.inference.noise import derive, seeded
 from latently.interfaces.report.kinds import Kind, bare, kind_of
-from latently.models import Model
+from latently.models import Mixture, Model
 from latently.models.linear import LinearGaussian
 from latently.probability.conditional import draw_centre
 from latently.probability.distributions import (
@@ -28,11 +28,11 @@ from latently.probability.distributions import (
     analytic_kl,
 )
 
-__all__ = ["ACTIVE", "Cost", "Layer", "latent_layers", "prior_of"]
+__all__ = ["ACTIVE", "MAX_ROWS", "Cost", "Layer", "latent_layers", "prior_of"]
 
 ACTIVE = 0.01  # Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders", 2016
 USED = 0.1  # of an even share
-MAX_ROWS = 2000
+MAX_ROWS = 2000  # whose posteriors are told of
 DRAWS = 16  # per row, of a KL without a closed form
 _BLOCK = 250
 
@@ -159,6 +159,8 @@ def prior_of(model: Model, context: Tensor | None) -> Distribution | None:
     if isinstance(model, LinearGaussian):
         zeros = torch.zeros(model.weight.shape[1], dtype=model.dtype, device=model.device)
         return Factorized(Normal(zeros, zeros), 1)
+    if isinstance(model, Mixture):
+        return OneHot(model.logits, 1)
     prior = getattr(model, "prior", None)
     return prior(context) if isinstance(prior, torch.nn.Module) else None
 

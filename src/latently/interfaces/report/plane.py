@@ -58,9 +58,14 @@ class Plane:
 
 
 def planes(subject: Subject) -> list[Plane]:
-    """A plane for each layer of two latents or more whose posterior means differ."""
+    """A plane for each layer of two latents or more whose posterior means differ.
+
+    One category of more than three has none: its values are all equally far from each other.
+    """
     drawn = []
     for number, layer in enumerate(subject.layers[:_LAYERS], 1):
+        if layer.kind == "categories" and layer.units == 1 and layer.size != 3:
+            continue
         apart = layer.rows > 2 and float(layer.flat.std(0).max()) > 1e-6
         if apart and layer.size > (1 if layer.use is None else 2):  # two shares are one number
             drawn.append(_plane(subject, layer, number if len(subject.layers) > 1 else 0))

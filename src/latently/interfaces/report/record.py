@@ -114,7 +114,7 @@ def record(entry: Entry) -> list[tuple[str, str]]:
     if isinstance(training.get("seconds"), int | float):
         told.append(("Time", _duration(float(training["seconds"]))))
     for key, value in training.items():
-        if key not in _TOLD and isinstance(value, str | int | float):
+        if key not in _TOLD and isinstance(value, str | int | float) and value != "":
             told.append((key.replace("_", " ").capitalize(), str(value)))
     count = sum(p.numel() for p in model.parameters())
     told.append(("Parameters", f"{count:,}, {str(model.dtype).removeprefix('torch.')}"))

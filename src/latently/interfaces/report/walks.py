@@ -9,13 +9,24 @@ import torch
 from torch import Tensor
 
 from latently.interfaces.report.frame import Picture
+from latently.interfaces.report.kinds import bare
 from latently.interfaces.report.latents import prior_of
 from latently.interfaces.report.numbers import plain, significant
 from latently.interfaces.report.paths import between, moves, told
 from latently.interfaces.report.subject import Subject, shown_context, shuffled
+from latently.models import Mixture
 from latently.probability.distributions import Factorized
 
-__all__ = ["Manifold", "Strip", "Walk", "interpolations", "manifold", "traversals"]
+__all__ = [
+    "Manifold",
+    "Strip",
+    "Walk",
+    "between_labels",
+    "interpolations",
+    "manifold",
+    "partners",
+    "traversals",
+]
 
 _PAIRS = 6  # interpolations
 _STEPS = 8
@@ -75,9 +86,14 @@ class Manifold:
 
 
 def traversals(subject: Subject) -> Walk | None:
-    """The most active latents, each moved while the others stay as they are in a row."""
+    """The most active latents, each moved while the others stay as they are in a row.
+
+    None of mixtures, whose components have a section of their own.
+    """
     layer, frame = subject.only_layer, subject.frame
     if frame is None or layer is None or layer.activity is None:
+        return None
+    if isinstance(bare(subject.model), Mixture):
         return None
     row = int(shuffled(layer.rows, subject.seed, "traversals")[0])
     paths, stops = moves(layer, row)
@@ -105,7 +121,7 @@ def interpolations(subject: Subject) -> Walk | None:
     if frame is None or layer is None or layer.rows < 2:
         return None
     strips = []
-    for a, b in _partners(subject, layer.rows):
+    for a, b in partners(subject, layer.rows):
         z = between(layer, a, b, _STEPS)
         means = None if z is None else subject.means(z, subject.context([a]))
         if means is None:
@@ -115,7 +131,7 @@ def interpolations(subject: Subject) -> Walk | None:
             ends = ends.masked_fill(~data.mask[[a, b]], math.nan)
         alt = f"{subject.name}: from row {a} to row {b} in {_STEPS} steps, between the rows"
         picture = frame.strip([ends[:1], means, ends[1:]], alt)
-        strips.append(Strip(f"row {a} to {b}", _labels(subject, a, b), picture))
+        strips.append(Strip(f"row {a} to {b}", between_labels(subject, a, b), picture))
     heads = frame.heads([["row"], ["mean", *[""] * (_STEPS - 2), "mean"], ["row"]])
     switches = layer.kind in ("categories", "levels")
     return Walk(tuple(strips), heads, context=data.context is not None, switches=switches)
@@ -161,7 +177,7 @@ def _quantiles(subject: Subject, side: int) -> tuple[Tensor, bool]:
     return torch.quantile(layer.flat, levels, 0), False
 
 
-def _partners(subject: Subject, n: int) -> list[tuple[int, int]]:
+def partners(subject: Subject, n: int) -> list[tuple[int, int]]:
     """Pairs of rows, drawn by seed; under a context each of two rows that share it, if any do."""
     order = shuffled(n, subject.seed, "interpolations").tolist()
     context = subject.context(slice(0, n))
@@ -180,7 +196,8 @@ def _called(subject: Subject, row: int) -> str:
     return f"row {row} ({label})" if label else f"row {row}"
 
 
-def _labels(subject: Subject, a: int, b: int) -> str:
+def between_labels(subject: Subject, a: int, b: int) -> str:
+    """The labels of a pair, "" if there are none."""
     data = subject.data
     if data.labels is None:
         return ""

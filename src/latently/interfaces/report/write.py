@@ -22,6 +22,8 @@ from latently.interfaces.report import (
     figures,
     history,
     imputed,
+    parts,
+    passages,
     plane,
     surface,
     walks,
@@ -49,7 +51,15 @@ _EXAMPLES = 8  # strangest, and most typical, images
 _EXAMPLE_ROWS = 5  # the same, of tables
 _PAIRS = 24  # reconstructions
 _DRAWS = 1000  # rows drawn for histograms
-_OPTIONAL = ("planes", "traversals", "interpolations", "filled")  # sections that may be empty
+_OPTIONAL = (  # sections that may be empty
+    "latent",
+    "components",
+    "planes",
+    "traversals",
+    "interpolations",
+    "passage",
+    "filled",
+)
 
 
 def write_report(
@@ -167,6 +177,7 @@ def _told(entry: Entry, subject: Subject) -> dict[str, Any]:
     """What the page tells of one model in words, numbers and curves."""
     name, index, training = entry.name, subject.index, entry.saved.training
     past, kept = history_of(training), str(training.get("kept", ""))
+    model = subject.model
     passes = [row for row in past if "log_prob" in row]
     return {
         "index": index,
@@ -175,9 +186,11 @@ def _told(entry: Entry, subject: Subject) -> dict[str, Any]:
         "call": call_of(entry),
         "passes": passes,
         "reached": plain(passes[-1]["log_prob"]) if passes else "",
-        "curves": [] if len(passes) == 1 else history.curves(past, name, index, kept),
+        "curves": [] if len(passes) == 1 else history.curves(past, name, index, kept, model),
         "small": history.small_curves(past, name, index),
         "counts": history.counts(past),
+        "latent": not model.invertible,
+        "components": parts.components(subject, training),
         "layers": [_layer(layer, name, index) for layer in subject.layers],
         "record": record(entry),
         "warnings": [str(line) for line in lines(training.get("warnings"))],
@@ -193,14 +206,16 @@ def _examples(entry: Entry, subject: Subject) -> dict[str, Any]:
 
 def _shown(subject: Subject, rows: torch.Tensor, made: imputed.Holes | None) -> dict[str, Any]:
     """What the page shows of one model's latents and of the rows it makes."""
+    samples = content.sample_pictures(subject)
     return {
         "planes": plane.planes(subject),
         "manifold": walks.manifold(subject),
         "traversals": walks.traversals(subject),
         "interpolations": walks.interpolations(subject),
-        "samples": content.sample_pictures(subject),
+        "passage": passages.passage(subject),
+        "samples": samples,
+        "averaged": len(samples) > 1,
         "conditional": conditioned.by_context(subject),
-        "conditional_heads": subject.frame.heads(conditioned.HEADS) if subject.frame else (),
         "rebuilt": content.reconstructions(subject, rows),
         "filled": None if made is None else imputed.filled(subject, made),
     }
