@@ -29,6 +29,7 @@ from latently.inference.particles import Particles, equal_shares
 from latently.inference.rows import Rows
 from latently.models import Transformed
 from latently.nets import MLP
+from latently.probability.dequantise import UniformNoise, VariationalNoise
 from latently.probability.families import (
     Bernoulli,
     Beta,
@@ -267,8 +268,9 @@ def test_holes_and_contexts():
     assert not close(AIS(steps=300)(model, x, None, c), truth)
 
 
-def test_noise_of_a_dequantised_model_is_annealed_with_the_latents():
-    model = Dequantized(FactorAnalysis((1,), 1), levels=4)
+@pytest.mark.parametrize("noise", [UniformNoise(), VariationalNoise(steps=2, hidden=4)], ids=str)
+def test_noise_of_a_dequantised_model_is_annealed_with_the_latents(noise):
+    model = Dequantized(FactorAnalysis((1,), 1), levels=4, noise=noise).eval()
     with torch.no_grad():
         model.model.loc.fill_(1.7)
         model.model.weight.fill_(0.8)

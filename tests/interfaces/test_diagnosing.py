@@ -122,7 +122,7 @@ def test_noise_of_the_model_is_not_blamed_on_the_posterior(asked):
     """The posterior of z of factor analysis is exact: a richer family cannot help."""
     found = json.loads(asked("fa", "digits", *QUICK, "--parts", "gaps", "--json"))
     (blamed,) = (one["text"] for one in found["findings"])
-    assert "noise" in blamed
+    assert "none to q, which is exact given the noise" in blamed
     assert "FlowNormal" not in blamed
 
 
@@ -165,6 +165,20 @@ def test_counted_latents_have_no_chains(done, asked, made):
     assert silent == {"opinion", "bracket", "curve", "factors"}
     assert "Enumeration" in found["opinion"]["unavailable"]
     assert found["gaps"]["log_p"]["kind"] == "exact"
+
+
+def test_a_flow_is_asked_what_it_can_answer(done, asked, made):
+    """It has no latents; of integers its noise is annealed."""
+    small, whole = made / "columns.safetensors", made / "flow.safetensors"
+    words = ("--epochs", 1, "--quiet", "--out")
+    done("fit", "flow", "--data", made / "real.npz", *words, small)
+    glow = "Glow(scales=1, steps=1, hidden=4)"
+    done("fit", "flow", "--data", "digits", "--flow", glow, *words, whole)
+    found = json.loads(asked("columns", made / "real.npz", *QUICK, "--json"))["parts"]
+    for name in ("latents", "opinion", "bracket", "curve"):
+        assert "no latents" in found[name]["unavailable"]
+    found = json.loads(asked("flow", "digits", *QUICK, "--json", "--parts", "opinion"))
+    assert found["parts"]["opinion"]["second"]["kind"] == "lower_bound"
 
 
 def test_known_factors(done, asked, made):

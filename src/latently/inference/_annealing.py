@@ -142,8 +142,8 @@ class Target:
             nonlocal log_det
             part, t = next(pieces), biject_to(q.support)
             value: Tensor = t(part)
-            log_p = q.log_prob(value) + t.log_abs_det_jacobian(part, value)
-            log_det = log_det + _per_row(log_p)
+            slopes = _per_row(t.log_abs_det_jacobian(part, value))
+            log_det = log_det + _per_row(q.log_prob(value)) + slopes
             return value
 
         how: dict[str, Any] = {"z": tuple(z), "draw": noise}
@@ -308,11 +308,13 @@ def continuous(model: Any) -> tuple[Constraint, ...]:
     """Where the latents of a model lie.
 
     Raises:
-        UserError: it has no density, or latents that are counted.
+        UserError: it has no density, an exact one without latents, or latents that are counted.
     """
     if model.density is None:
         raise UserError(f"AIS: {called(model)} has no density")
     found = tuple(model.latent_constraints())
+    if not found and model.density == "exact":
+        raise UserError(f"AIS: {called(model)} has no latents to move; leave the method out")
     if any(c is None for c in found):
         raise UserError(
             f"AIS: {called(model)} has latents that are counted, and Hamiltonian Monte Carlo "

@@ -136,13 +136,15 @@ class Found:
 class GapsHereAndThere:
     """The gaps of the rows asked about, and of as many that the model was fitted to.
 
-    `noise` says that the model adds noise to its rows, so that its bound has a gap of its own.
+    `noise` says that the model adds noise to its rows, so that its bound has a gap of its own;
+    `exact` that there is no other, because the posterior given the noise is exact.
     """
 
     here: Gaps
     there: Gaps | None
     more: Mapping[str, Number]
     noise: bool = False
+    exact: bool = False
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -150,7 +152,7 @@ class GapsHereAndThere:
         amortised, family = self.here.amortisation, self.here.approximation
         if not math.isfinite(amortised.value + family.value):
             return ()
-        found = [Finding("note", "gap", _blamed(amortised, family, self.noise))]
+        found = [Finding("note", "gap", _blamed(amortised, family, self.noise, self.exact))]
         more = self.more.get("amortisation")
         few = len(self.here) < _MANY  # whose spread says little of the error
         if more is not None and not few and more.value > max(_SMALL, 3 * more.stderr):
@@ -171,13 +173,19 @@ class GapsHereAndThere:
         return "\n".join(map(str, [self.here, *self.more.values()]))
 
 
-def _blamed(amortised: Number, family: Number, noise: bool) -> str:
+def _blamed(amortised: Number, family: Number, noise: bool, exact: bool) -> str:
     if max(amortised.value, family.value) < _SMALL:
         return f"neither gap exceeds {_SMALL} nats: q is as good as exact"
     if amortised.value > family.value:
         return (
             f"the encoder is the larger part, {amortised.value:.2f} nats against "
             f"{family.value:.2f}: train it longer or with more inference steps, or widen its net"
+        )
+    if exact:
+        return (
+            f"{family.value:.2f} nats are lost to the noise that makes whole numbers "
+            "continuous, and none to q, which is exact given the noise: a bound of more draws, "
+            "such as IWAE, loses fewer"
         )
     if noise:
         return (
@@ -198,6 +206,7 @@ def _latents(job: Job, progress: Progress) -> Any:
 def _gaps(job: Job, progress: Progress) -> GapsHereAndThere:
     both = job.train is not None
     noise = isinstance(job.model, Dequantized)
+    exact = isinstance(job.model, Dequantized) and job.model.model.density == "exact"
     n = len(job.few)
 
     def first(done: int, total: int) -> None:
@@ -205,7 +214,7 @@ def _gaps(job: Job, progress: Progress) -> GapsHereAndThere:
 
     here = gaps(job.model, job.few, seed=job.seed, progress=first)
     if job.train is None:
-        return GapsHereAndThere(here, None, {}, noise)
+        return GapsHereAndThere(here, None, {}, noise, exact)
     there = gaps(
         job.model,
         _some(job.train, n, job.seed, "fitted"),
@@ -216,7 +225,7 @@ def _gaps(job: Job, progress: Progress) -> GapsHereAndThere:
         name: replace(number, name=f"{name} gap, these rows minus those of the fit")
         for name, number in compare_gaps(there, here).items()
     }
-    return GapsHereAndThere(here, there, more, noise)
+    return GapsHereAndThere(here, there, more, noise, exact)
 
 
 def _opinion(job: Job, progress: Progress) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
@@ -31,10 +31,15 @@ class _Drawn(Distribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     has_rsample = True
+    support = constraints.unit_interval
 
     def __init__(self, q: Distribution, x: Tensor) -> None:
         self.q, self.x = q, x
         super().__init__(x.shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density, in nats, of the shape that q gives."""
+        return self.q.log_prob(value)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws with a pathwise gradient, if q has one."""
