@@ -146,8 +146,10 @@ def _ground(axes: Axes, *, circle: bool, found: Regions | None, corners: Sequenc
             lines.set_linestyle([dashed["linestyle"], "solid"])
     if corners:
         axes.plot(*np.vstack([_CORNERS, _CORNERS[:1]]).T, color=MUTED, linewidth=0.9)
-        for (x, y), name, side in zip(_CORNERS, corners, ("top", "top", "bottom"), strict=True):
-            axes.text(x, y, name, color=MUTED, fontsize=10, ha="center", va=side)
+        for at, name, side in zip(_CORNERS, corners, ("top", "top", "bottom"), strict=True):
+            away: dict[str, Any] = {"xytext": (0, -6 if side == "top" else 6)}
+            style: dict[str, Any] = {"color": MUTED, "fontsize": 10, "ha": "center", "va": side}
+            axes.annotate(name, at, textcoords="offset points", **away, **style)
         axes.set_axis_off()
 
 
