@@ -112,6 +112,20 @@ class Imputation:
         return tuple(found)
 
 
+class _Population(NamedTuple):
+    """Weighted particles of one row.
+
+    Attributes:
+        z: latents (N, 1, *Z), one per layer.
+        noise: u of integers x that were scored as x + u, (N, 1, *X); None where there is none.
+        log_w: log-weights, (N,).
+    """
+
+    z: tuple[Tensor, ...]
+    noise: Tensor | None
+    log_w: Tensor
+
+
 class RowImputation(NamedTuple):
     """What `impute_row` finds of one row; shapes as in `Imputation`, without the row axis."""
 
@@ -226,11 +240,11 @@ def impute_row(
     """
     exact = model.density == "exact"  # every draw of z has the same weight
     count, most = (draws, 0) if exact else (samples, sweeps)
-    zs, log_w = _population(model, x, mask, context, count, most)
-    log_shares = torch.log_softmax(log_w, 0)
+    found = _population(model, x, mask, context, count, most)
+    log_shares = torch.log_softmax(found.log_w, 0)
     wanted = draws if quantiles is None or exact else max(draws, samples)
     index = torch.arange(draws) if exact else _resampled(log_shares, wanted)
-    drawn = _conditioned(model, zs, index, x, mask, context).sample()[:, 0]
+    drawn = _conditioned(model, found, index, x, mask, context).sample()[:, 0]
     drawn = _inside(model, drawn, x.dtype)
     empty = x[0].new_empty(0)
     if quantiles is None:
@@ -238,7 +252,7 @@ def impute_row(
     levels = torch.tensor(list(quantiles), dtype=x.dtype, device=x.device)
     known = model.predictive(x, mask, context)
     if known is None:
-        mean, std = _moments(model, zs, log_shares, x, mask, context)
+        mean, std = _moments(model, found, log_shares, x, mask, context)
         lines = _quantiles(drawn, levels)
     else:
         mean, std = known.mean[0], known.variance[0].sqrt()
@@ -270,19 +284,27 @@ def _inside(model: Any, drawn: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _population(
     model: Any, x: Tensor, mask: Tensor, context: Tensor | None, samples: int, sweeps: int
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Latents (N, 1, *Z) of one row, one per layer, with their log-weights (N,)."""
+) -> _Population:
     p = model.infer(x, samples, mask, context)
-    first = p.z, (p.log_pi + p.log_w)[:, 0].double()
+    first = _Population(p.z, p.noise, (p.log_pi + p.log_w)[:, 0].double())
     done = [first]
-    while p.z and len(done) <= sweeps and not _settled(done[-1][1]):
-        done.append(_moved(model, x, mask, context, *done[-1]))
-        if len(done) == 2 and not _gains(done[1][1], first[1]):
+    while p.z and len(done) <= sweeps and not _settled(done[-1].log_w):
+        done.append(_moved(model, x, mask, context, done[-1]))
+        if len(done) == 2 and not _gains(done[1].log_w, first.log_w):
             return first
-    late = done[-max(1, len(done) // 2) :]
-    zs = tuple(torch.cat(layers) for layers in zip(*(z for z, _ in late), strict=True))
-    log_w = torch.cat([log_w for _, log_w in late])
-    return (zs, log_w) if len(done) == 1 or _gains(log_w, first[1]) else first
+    if len(done) == 1:
+        return first
+    late = _pooled(done[-max(1, len(done) // 2) :])
+    return late if _gains(late.log_w, first.log_w) else first
+
+
+def _pooled(sweeps: Sequence[_Population]) -> _Population:
+    noise = [sweep.noise for sweep in sweeps if sweep.noise is not None]
+    return _Population(
+        tuple(torch.cat(layers) for layers in zip(*(sweep.z for sweep in sweeps), strict=True)),
+        torch.cat(noise) if noise else None,
+        torch.cat([sweep.log_w for sweep in sweeps]),
+    )
 
 
 def _gains(log_w: Tensor, before: Tensor) -> bool:
@@ -299,19 +321,19 @@ def _moved(
     x: Tensor,
     mask: Tensor,
     context: Tensor | None,
-    zs: tuple[Tensor, ...],
-    log_w: Tensor,
-) -> tuple[tuple[Tensor, ...], Tensor]:
+    before: _Population,
+) -> _Population:
     """The next sweep: resampled, holes filled, completed rows encoded, weighed."""
-    k = len(log_w)
-    index = _resampled(torch.log_softmax(log_w, 0), k)
-    drawn = _conditioned(model, zs, index, x, mask, context).sample()[:, 0]
+    k = len(before.log_w)
+    index = _resampled(torch.log_softmax(before.log_w, 0), k)
+    drawn = _conditioned(model, before, index, x, mask, context).sample()[:, 0]
     contexts = None if context is None else context.expand(k, -1)
     q = model.infer(torch.where(mask, x, _inside(model, drawn, x.dtype)), 1, None, contexts)
     moved = tuple(z.transpose(0, 1) for z in q.z)
     p = model.infer(x, k, mask, context, z=moved)
     terms = (*(t[:, 0] for t in p.log_prior), *(-t[0] for t in q.log_q))
-    return moved, (p.log_pi[:, 0] + p.log_lik[:, 0] + sum(terms)).double()
+    log_w = (p.log_pi[:, 0] + p.log_lik[:, 0] + sum(terms)).double()
+    return _Population(moved, p.noise, log_w)
 
 
 def _settled(log_w: Tensor) -> bool:
@@ -371,25 +393,25 @@ def _resampled(log_shares: Tensor, n: int) -> Tensor:
 
 def _conditioned(
     model: Any,
-    zs: tuple[Tensor, ...],
+    particles: _Population,
     index: Tensor,
     x: Tensor,
     mask: Tensor,
     context: Tensor | None,
 ) -> Any:
     """p(x_missing | x_observed, z) for some of the particles, of batch shape (N, 1)."""
-    d = model.likelihood(tuple(z[index] for z in zs), context)
+    d = model.likelihood(tuple(z[index] for z in particles.z), context)
     if not hasattr(d, "given"):
         raise UserError(
             f"{called(d)} cannot be conditioned on the observed cells of a row; use a "
             "likelihood that can leave out missing entries"
         )
-    return d.given(x, mask)
+    return d.given(x if particles.noise is None else x + particles.noise[index], mask)
 
 
 def _moments(
     model: Any,
-    zs: tuple[Tensor, ...],
+    found: _Population,
     log_shares: Tensor,
     x: Tensor,
     mask: Tensor,
@@ -400,7 +422,7 @@ def _moments(
     total = log_shares[order].exp().cumsum(0)
     heavy = order[: int((total < 1 - _NEGLECTED).sum()) + 1]
     share = torch.softmax(log_shares[heavy], 0)
-    d = _conditioned(model, zs, heavy, x, mask, context)
+    d = _conditioned(model, found, heavy, x, mask, context)
     means, variances = d.mean[:, 0].double(), d.variance[:, 0].double()
     share = share.view(-1, *(1,) * (means.dim() - 1))
     mean = (share * means).sum(0)

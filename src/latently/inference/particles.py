@@ -28,6 +28,7 @@ class Particles(NamedTuple):
             particles are all states of discrete latents.
         kl_cells: the terms of `kl`, one (K, B, *Z) per layer, where q and p factorize; free bits
             read them.
+        noise: u of integers x that were scored as x + u, (K, B, *X); None where there is none.
     """
 
     z: tuple[Tensor, ...]
@@ -37,6 +38,7 @@ class Particles(NamedTuple):
     kl: tuple[Tensor | None, ...]
     log_pi: Tensor
     kl_cells: tuple[Tensor | None, ...] = ()
+    noise: Tensor | None = None
 
     @property
     def log_w(self) -> Tensor:
@@ -64,6 +66,7 @@ class Particles(NamedTuple):
             cut(self.kl),
             equal_shares(self.log_lik[which]),
             cut(self.kl_cells),
+            None if self.noise is None else self.noise[which],
         )
 
     def average(self, terms: Tensor) -> Tensor:

@@ -176,6 +176,7 @@ class Dequantized(Model):
             kl_cells=tuple(
                 None if term is None else term[0].unflatten(0, lead) for term in p.kl_cells
             ),
+            noise=u.detach(),
         )
 
     def latents(

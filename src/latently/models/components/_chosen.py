@@ -48,11 +48,14 @@ class Chosen(Joint):
 
     def given(self, value: Tensor, mask: Tensor) -> Chosen:
         """Each row's component given its observed cells."""
-        value, mask = torch.broadcast_tensors(value, mask)
+        value, mask = torch.broadcast_tensors(torch.where(mask, value, 0.0), mask)
         rows = value.shape[: self._axis]
-        values, masks = (_flat(t, rows, self.event_shape) for t in (value, mask))
-        number = torch.arange(len(values), device=value.device).view(rows)
-        kinds, index = torch.unique(self._index * len(values) + number, return_inverse=True)
+        both = torch.stack([value, mask.to(value.dtype)], self._axis - 1)
+        both, number = both.reshape(-1, 2, *self.event_shape).unique(dim=0, return_inverse=True)
+        values, masks = both[:, 0], both[:, 1] > 0
+        kinds, index = torch.unique(
+            self._index * len(values) + number.view(rows), return_inverse=True
+        )
 
         def member(pair: int) -> Joint:
             k, row = divmod(int(kinds[pair]), len(values))

@@ -6,15 +6,13 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Distribution
 
 from latently.errors import UserError, called
 from latently.probability.distributions.integers import Rounded
 from latently.probability.distributions.joint import Joint
 
 __all__ = ["RoundedRows"]
-
-_CANDIDATES = 16  # of the noise of a row's observed cells
 
 
 class RoundedRows(Distribution):
@@ -40,24 +38,12 @@ class RoundedRows(Distribution):
             return self.base.sample(Size(sample_shape)).floor().clamp(0, self.levels - 1)
 
     def given(self, value: Tensor, mask: Tensor) -> RoundedRows:
-        """The distribution of rows given their observed integers.
-
-        The noise of the observed cells, `y_o = x_o + u_o`, is one of 16 uniform candidates,
-        chosen in proportion to p(y_o): sampling importance resampling.
+        """The distribution of rows given the continuous values y of their observed cells.
 
         Raises:
             UserError: y cannot be conditioned on some of its cells.
         """
-        base = self._joint()
-        batch = torch.broadcast_shapes(self.batch_shape, value.shape[: -len(self.event_shape)])
-        shape = (*batch, *self.event_shape)
-        mask = mask.expand(shape)
-        u = torch.rand((_CANDIDATES, *shape), dtype=base.mean.dtype, device=value.device)
-        y = value + u
-        log_w = base.log_prob(y, mask).movedim(0, -1)
-        chosen = Categorical(logits=log_w.nan_to_num(nan=-torch.inf)).sample()
-        at = chosen.view(1, *batch, *(1,) * len(self.event_shape)).expand(1, *shape)
-        return RoundedRows(base.given(y.gather(0, at)[0], mask), self.levels)
+        return RoundedRows(self._joint().given(value, mask), self.levels)
 
     @property
     def mean(self) -> Tensor:
