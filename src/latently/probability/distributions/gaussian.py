@@ -140,8 +140,7 @@ class MultivariateNormal(Gaussian):
     @cached_property
     def scale_tril(self) -> Tensor:
         """The lower triangular L with `Sigma = L L'`: the inverse of W."""
-        eye = torch.eye(self._cells, dtype=self.whiten.dtype, device=self.whiten.device)
-        return torch.linalg.solve_triangular(self.whiten, eye.expand_as(self.whiten), upper=False)
+        return _inverse(self.whiten)
 
     @property
     def noises(self) -> int:
@@ -166,7 +165,11 @@ class MultivariateNormal(Gaussian):
     def given(self, value: Tensor, mask: Tensor) -> MultivariateNormal:
         """The normal of the missing cells; observed ones are independent, of variance 1."""
         found = self._given(value, mask)
-        return MultivariateNormal(found.loc.to(self.loc.dtype), found.whiten.to(self.whiten.dtype))
+        dtype = self.whiten.dtype
+        given = MultivariateNormal(found.loc.to(self.loc.dtype), found.whiten.to(dtype))
+        if "scale_tril" in vars(found):
+            given.scale_tril = found.scale_tril.to(dtype)
+        return given
 
     def log_det(self) -> Tensor:
         return -self.whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -181,8 +184,10 @@ class MultivariateNormal(Gaussian):
         return self.scale_tril.mT, torch.zeros_like(self.whiten[..., 0])
 
     def _given(self, value: Tensor, mask: Tensor) -> MultivariateNormal:
-        """`given` in float64; its mean holds the observed values."""
-        value, mask = torch.broadcast_tensors(value, mask)
+        """`given` in float64; its mean holds the observed values.
+
+        Rows that share one mask share one factor.
+        """
         seen = self._flat(mask)
         whiten, centred = self.whiten.double(), self._centred(value, mask).double()
         white = torch.einsum("...ij,...j->...i", whiten, centred).unsqueeze(-1)
@@ -194,7 +199,12 @@ class MultivariateNormal(Gaussian):
         step = q[..., : self._cells, :].mT @ white
         best = -torch.linalg.solve_triangular(r, step, upper=True).squeeze(-1).flip(-1)
         row = torch.where(seen, centred, best).unflatten(-1, self.event_shape)
-        return MultivariateNormal(self.loc.double() + row, lower)
+        loc = self.loc.double() + row
+        batch = loc.shape[: loc.dim() - len(self.event_shape)]
+        found = MultivariateNormal(loc, lower.expand(*batch, -1, -1))
+        if lower.shape[:-2].numel() < batch.numel():
+            found.scale_tril = _inverse(lower).expand(*batch, -1, -1)  # one inverse for all
+        return found
 
 
 class LowRankMultivariateNormal(Gaussian):
@@ -360,6 +370,11 @@ def independent(d: Factorized) -> LowRankMultivariateNormal:
     base = cast(Normal, d.base)
     factor = base.loc.new_zeros(*d.batch_shape, cells, 0)
     return LowRankMultivariateNormal(base.loc, factor, base.log_scale)
+
+
+def _inverse(lower: Tensor) -> Tensor:
+    eye = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    return torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
 
 
 def _ridge(rows: Tensor, loadings: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
