@@ -39,7 +39,7 @@ class Divergence:
 
     Attributes:
         name: which divergence of what.
-        values: in nats, (*batch).
+        values: in nats, (*batch); infinite where q has values that p has not.
         kind: "exact" for closed forms and sums over states, else "estimate".
         method: how it was found.
         mc_variance: Monte Carlo variance of each value, (*batch); 0 where exact.
@@ -58,7 +58,8 @@ class Divergence:
         """Where the log ratios may have no variance, so that no error bar is right; (*batch)."""
         if self.k_hat is None:
             return torch.zeros_like(self.values, dtype=torch.bool)
-        return ~(self.k_hat < K_HAT_VARIANCE) | ~self.values.isfinite()
+        heavy = ~(self.k_hat < K_HAT_VARIANCE) | ~self.values.isfinite()
+        return heavy & (self.values != math.inf)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -111,6 +112,7 @@ def kl(
     is no variance, and then no error bar: k-hat, the shape of a Pareto distribution fitted to the
     largest log ratios (Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto Smoothed Importance
     Sampling", 2024), says so from 1/2 on. Elements of p's batch that share one q share its draws.
+    One draw outside the support of p makes it infinite, without an error.
 
     There is no gradient; losses take closed forms or their own draws.
 
@@ -148,8 +150,9 @@ def kl(
         _check_kinds(q, p)
     with seeded(seed, _device(q)):  # whatever the check drew
         t = _log_ratios(q, p, samples)
-    variance = t.var(0) / samples
-    return Divergence(name, t.mean(0), "estimate", f"{samples} draws", variance, _tail(t))
+    mean = t.mean(0)
+    variance = torch.where(mean == math.inf, 0.0, t.var(0) / samples)
+    return Divergence(name, mean, "estimate", f"{samples} draws", variance, _tail(t))
 
 
 @dataclass(frozen=True)
@@ -277,15 +280,35 @@ def _log_ratios(q: Distribution, p: Distribution, samples: int) -> Tensor:
     for start in range(0, samples, block):
         z = q.sample(Size((min(block, samples - start),)))
         z = _lifted(z, held, len(batch), ndim)
-        try:
-            t = q.log_prob(z).double() - p.log_prob(z).double()
-        except ValueError as error:  # torch's word for: outside the support
-            raise UserError(
-                f"kl: {called(q)} draws values that {called(p)} cannot take, where the divergence "
-                "is infinite; give a p over all values of q, or turn the two around"
-            ) from error
+        t = q.log_prob(z).double() - _log_prob(p, z).double()
         parts.append(t.expand(len(z), *batch))
     return torch.cat(parts)
+
+
+def _log_prob(d: Distribution, z: Tensor) -> Tensor:
+    """Log-density of z (n, *batch, *event), minus infinity outside the support.
+
+    torch asks for the support only where it checks arguments, which `torch.compile` turns off
+    for the whole process; without its checks it gives a number there.
+    """
+    inside = _inside(d, z)
+    if bool(inside.all()):
+        return d.log_prob(z)
+    ndim = len(d.event_shape)
+    own = _lifted(d.sample(Size(z.shape[:1])), len(d.batch_shape), z.dim() - 1 - ndim, ndim)
+    kept = inside.view(*inside.shape, *(1,) * ndim)
+    return torch.where(inside, d.log_prob(torch.where(kept, z, own)), -math.inf)
+
+
+def _inside(d: Distribution, z: Tensor) -> Tensor:
+    """Whether d can take z (n, *batch, *event), over its batch; True where d does not say."""
+    try:
+        support = d.support
+    except NotImplementedError:
+        support = None
+    if support is None:
+        return torch.ones((), dtype=torch.bool, device=z.device)
+    return support.check(z)
 
 
 def _tail(t: Tensor) -> Tensor:
@@ -367,10 +390,10 @@ def _descended(
 
     def objective() -> Tensor:
         z = mean + nodes @ scale().T
-        try:
-            log_p = target.log_prob(z if target.event_shape else z.squeeze(-1))
-        except ValueError as error:  # torch's word for: outside the support
-            raise UserError(_NO_DENSITY) from error
+        z = z if target.event_shape else z.squeeze(-1)
+        if not bool(_inside(target, z).all()):
+            raise UserError(_NO_DENSITY)
+        log_p = target.log_prob(z)
         return -(weights * log_p).sum() - raw.diagonal().sum()
 
     value = _minimised(objective, [mean, raw])
