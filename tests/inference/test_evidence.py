@@ -62,7 +62,7 @@ class Spy(torch.nn.Module):
         super().__init__()
         self.model, self.calls, self.modes = model, [], set()
         self.density, self.discrete = model.density, model.discrete
-        self.shape, self.check = model.shape, model.check
+        self.shape, self.check, self.numerical = model.shape, model.check, model.numerical
         self.check_context = model.check_context
 
     def infer(self, x, samples=1, *args, **keywords):

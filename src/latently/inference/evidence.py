@@ -22,6 +22,10 @@ from latently.inference.rows import Rows
 __all__ = ["DataLike", "Evidence", "as_evaluated", "default_method", "evaluate"]
 
 _SIGN = {"exact": "=", "lower_bound": ">=", "estimate": "~"}
+_NUMERICAL = (
+    "this model's density is itself integrated numerically, usually to 1e-3 nats, worse where its "
+    "net is rough: check the number in float64, or choose another flow"
+)
 _WORDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"}
 
 
@@ -218,10 +222,15 @@ def evaluate(
     # every weight p(x, z) / q(z|x) of an exact model is p(x)
     exact = method.kind == "exact" or (model.density == "exact" and method.weighs)
     values, mc_variance = scores.values.detach(), scores.mc_variance.detach()
+    kind: Kind = "exact" if exact else method.kind
+    name = "exact" if exact else method.name
+    if exact and model.numerical:
+        kind, name = "estimate", "numerical integration"
+    notes = (*scores.notes, _NUMERICAL) if model.numerical else scores.notes
     return Evidence(
         values=values,
-        kind="exact" if exact else method.kind,
-        method="exact" if exact else method.name,
+        kind=kind,
+        method=name,
         protocol=data.protocol,
         mc_variance=torch.zeros_like(values) if exact else mc_variance,
         ess=None if exact else scores.ess,
@@ -230,7 +239,7 @@ def evaluate(
         dims=math.prod(model.shape) if model.discrete and complete else None,
         discrete=model.discrete,
         seed=seed,
-        notes=scores.notes,
+        notes=notes,
         given=given_of(data),
     )
 

@@ -45,6 +45,8 @@ class Model(nn.Module, ABC):
         invertible: a model without latents whose `encode` and `decode` are a bijection between
             rows and a base space, such as a flow; `infer` then returns no z.
         holes: whether rows may lack cells, because the model knows log p(x_observed).
+        numerical: log p(x) holds an integral that is found numerically: evidence calls it an
+            estimate, where others are exact.
         tolerance: nats that a pass of `em` gains at least, or the fit ends: of complete rows, and
             of rows with holes, where EM creeps.
         call: the recipe call that built the model, where one did; it is what files store.
@@ -56,6 +58,7 @@ class Model(nn.Module, ABC):
     contexts: int = 0
     invertible: bool = False
     holes: bool = True
+    numerical: bool = False
     tolerance: tuple[float, float] = (1e-8, 1e-6)
     call: Any = None
 

@@ -55,6 +55,7 @@ class NormalizingFlow(Model):
         self.shape, self.contexts = tuple(shape), contexts
         flow = check_flow(type(self).__name__, flow)
         self.bijection = flow.build(self.shape, contexts)
+        self.numerical = flow.numerical
         self.axes = (-2, -1) if flow.spatial else ()  # that share one scale
         self.register_buffer("loc", torch.zeros(self.shape, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(self.shape, dtype=torch.float64))

@@ -117,7 +117,7 @@ class Dequantized(Model):
         self.noise = noise.build(model.shape, levels)
         self.learned = any(True for _ in self.noise.parameters())
         self.contexts, self.invertible, self.holes = model.contexts, model.invertible, model.holes
-        self.tolerance = model.tolerance
+        self.tolerance, self.numerical = model.tolerance, model.numerical
 
     def infer(
         self,
@@ -289,7 +289,7 @@ class Transformed(Model):
             )
         self.model, self.transform, self.shape = model, transform, model.shape
         self.contexts, self.invertible, self.holes = model.contexts, model.invertible, model.holes
-        self.tolerance = model.tolerance
+        self.tolerance, self.numerical = model.tolerance, model.numerical
         _, support = model.misfit(torch.zeros(1, *model.shape, device=model.device))
         self.whole = support == "finite numbers"
 

@@ -48,6 +48,11 @@ class Flow(ABC):
 
     spatial: ClassVar[bool] = False
 
+    @property
+    def numerical(self) -> bool:
+        """Whether its log-determinant is integrated numerically, and so an estimate."""
+        return False
+
     @abstractmethod
     def build(self, shape: Sequence[int] | int, context: int = 0) -> Bijection:
         """The bijection of rows of a shape, flattened, given a context of `context` values.

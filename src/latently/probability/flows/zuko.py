@@ -22,6 +22,7 @@ from latently.probability.flows.base import MOST_WEIGHTS, Bijection, Flow
 __all__ = ["Zuko"]
 
 _BY_SEARCH = ("BPF", "GF", "NAF", "SOSPF", "UNAF")
+_INTEGRATED = ("CNF", "UNAF")
 _BY_AUTOGRAD = ("BPF", "GF", "NAF")  # whose slopes Zuko has as logarithms only, of 0 at worst
 
 
@@ -98,6 +99,10 @@ class Zuko(Flow):
                     f"{', '.join(known[self.name])}"
                 )
             self.check_whole(option, value, 2 if option == "bins" else 1)
+
+    @property
+    def numerical(self) -> bool:
+        return self.name in _INTEGRATED
 
     def _options(self) -> dict[str, int]:
         """The options that are given, but for `hidden`."""
