@@ -37,9 +37,10 @@ class Bar:
         self._line = ""
         self._rate: float | None = None
         self._shown = done
+        self._begun = False
 
     def __enter__(self) -> Bar:
-        self.began = self._last = time.monotonic()
+        self.began = self._since = self._last = time.monotonic()
         if self.live:
             self._rich = _rich_bar(self.total)
             self._rich.start()
@@ -65,27 +66,29 @@ class Bar:
         """Shows that `done` steps are done; the value is read only when it is shown."""
         self.done = done
         now = time.monotonic()
+        if not self._begun and done < self.total:  # the first holds what comes before all steps
+            self.began = self._since = now
+            self.first = self._shown = done
+        self._begun = True
         apart = _REFRESH if self.live else _LINES
         if not self.show or (now - self._last < apart and done != self.total):
             return
-        rate = self._rate_until(done, now)
+        self._last = now
+        rate = None if done == self.first else self._rate_until(done, now)
         reached = "" if value is None else f"{self.value} {float(value):.2f}  "
-        text = f"{reached}{rate:.0f} {self.units}/s{self._line}"
+        speed = "" if rate is None else f"{_short(rate)} {self.units}/s"
+        text = f"{reached}{speed}{self._line}".rstrip()
         if self._rich is not None:
             self._rich.update(self._task, completed=done, note=text)
-        else:
-            left = (self.total - done) / max(rate, 1e-9)
-            print(
-                f"{self.unit} {done}/{self.total}  {text}  {_clock(left)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            return
+        left = "" if rate is None else f"  {_clock((self.total - done) / max(rate, 1e-9))} left"
+        print(f"{self.unit} {done}/{self.total}  {text}{left}", file=sys.stderr, flush=True)
 
     def _rate_until(self, done: int, now: float) -> float:
         """Steps per second: lately, while under way, and over the whole run at its end."""
-        lately = (done - self._shown) / max(now - self._last, 1e-9)
+        lately = (done - self._shown) / max(now - self._since, 1e-9)
         self._rate = lately if self._rate is None else 0.7 * self._rate + 0.3 * lately
-        self._last, self._shown = now, done
+        self._since, self._shown = now, done
         if done == self.total:
             return (done - self.first) / max(now - self.began, 1e-9)
         return self._rate
@@ -104,6 +107,11 @@ def _rich_bar(total: int) -> Any:
 
     columns = (BarColumn(), MofNCompleteColumn(), Left(), TextColumn("{task.fields[note]}"))
     return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _short(rate: float) -> str:
+    """Two digits at least: 0.35, 3.5, 35, 350."""
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _clock(seconds: float) -> str:
