@@ -26,7 +26,7 @@ BAR = 0.05
 
 
 def flow(name: str, options: Namespace) -> latently.Model:
-    model = latently.flow((2,), flow=NSF(transforms=4, hidden=(128, 128), bins=16))
+    model = latently.flow((2,), flow=NSF(transforms=4, hidden=(128, 128), bins=32))
     latently.fit(
         model,
         load(f"toys:{name}/train"),
@@ -75,7 +75,7 @@ def claim(name: str, options: Namespace) -> dict[str, Any]:
 
 def main() -> None:
     arguments = harness.parser(__doc__, repeats=1)
-    arguments.add_argument("--epochs", type=int, default=60)
+    arguments.add_argument("--epochs", type=int, default=150)
     arguments.add_argument("--toys", nargs="*", default=list(DENSITIES))
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
