@@ -334,7 +334,8 @@ def test_list_of_kinds(done):
 def test_report(done, made, tmp_path):
     out = tmp_path / "report.html"
     model = made / "vae.safetensors"
-    done("report", model, "--data", "digits", "--samples", 2, "--out", out)
+    done("report", model, "--data", "digits", "--samples", 2, "--seed", 3, "--out", out)
+    assert f"--data digits --out {out} --samples 2 --seed 3" in out.read_text()
     assert "<html" in out.read_text()
 
 

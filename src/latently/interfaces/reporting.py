@@ -46,7 +46,9 @@ def report_command(
         for path, saved, here, method in work
     ]
     words = ["latently", "report", *paths, "--data", rows.spec, "--out", out]
-    command = shlex.join([*words, *(("--mask", rows.mask) if rows.mask else ())])
+    chosen = {"--samples": samples, "--seed": rows.seed or None, "--mask": rows.mask}
+    said = [(flag, str(value)) for flag, value in chosen.items() if value is not None]
+    command = shlex.join([*words, *(word for pair in said for word in pair)])
     title = f"Models of {data.protocol}" if len(paths) > 1 else f"{entries[0].name}"
     write_report(target, entries, data, title=title, seed=rows.seed, command=command, mask=mask)
     return f"wrote {target}"
