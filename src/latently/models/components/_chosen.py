@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -16,7 +17,44 @@ __all__ = ["Chosen"]
 _AT_ONCE = 2**25  # numbers in the matrices of rows that are conditioned together
 
 
-class Chosen(Joint):
+class _Parted(Joint):
+    """Rows in parts, one for each of some joint distributions."""
+
+    known_as = "Mixture"
+
+    @abstractmethod
+    def _each(self, function: Callable[[Joint, Tensor], Tensor]) -> Tensor:
+        """What a function gives of every part and the numbers of its rows, in their order."""
+
+    @abstractmethod
+    def _of_cells(self, name: str, value: Tensor) -> Tensor:
+        """What the parts' method of that name gives of values of the cells."""
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """`P(X <= x)` of each cell."""
+        return self._of_cells("cdf", value)
+
+    def icdf(self, q: Tensor) -> Tensor:
+        """Quantiles of each cell."""
+        return self._of_cells("icdf", q)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (*batch, *event)."""
+        return self._each(lambda d, which: d.mean.expand(len(which), *self.event_shape))
+
+    @property
+    def mode(self) -> Tensor:
+        """Mode, (*batch, *event)."""
+        return self._each(lambda d, which: d.mode.expand(len(which), *self.event_shape))
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each cell, (*batch, *event)."""
+        return self._each(lambda d, which: d.variance.expand(len(which), *self.event_shape))
+
+
+class Chosen(_Parted):
     """Rows of one component each: row n is of `member(index[n])`.
 
     Rows of a component are drawn, scored and summed up together, so that no parameter is copied
@@ -27,8 +65,6 @@ class Chosen(Joint):
         index: k of every row, of the batch shape.
         shape: of one row.
     """
-
-    known_as = "Mixture"
 
     def __init__(
         self, member: Callable[[int], Joint], index: Tensor, shape: Sequence[int]
@@ -45,7 +81,7 @@ class Chosen(Joint):
         def scored(d: Joint, which: Tensor) -> Tensor:
             return d.log_prob(rows[which], None if seen is None else seen[which])
 
-        return self._by_member(scored, batch)
+        return self._each(scored, batch)
 
     def given(self, value: Tensor, mask: Tensor) -> Joint:
         """Each row's component given its observed cells.
@@ -76,30 +112,7 @@ class Chosen(Joint):
         """Draws."""
         batch = Size((*sample_shape, *self._index.shape))
         with torch.no_grad():
-            return self._by_member(lambda d, which: d.sample((len(which),)), batch)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= x)` of each cell."""
-        return self._of_cells("cdf", value)
-
-    def icdf(self, q: Tensor) -> Tensor:
-        """Quantiles of each cell."""
-        return self._of_cells("icdf", q)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean, (*batch, *event)."""
-        return self._by_member(lambda d, which: d.mean.expand(len(which), *d.event_shape))
-
-    @property
-    def mode(self) -> Tensor:
-        """Mode, (*batch, *event)."""
-        return self._by_member(lambda d, which: d.mode.expand(len(which), *d.event_shape))
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of each cell, (*batch, *event)."""
-        return self._by_member(lambda d, which: d.variance.expand(len(which), *d.event_shape))
+            return self._each(lambda d, which: d.sample((len(which),)), batch)
 
     @property
     def _axis(self) -> int:
@@ -108,12 +121,11 @@ class Chosen(Joint):
     def _of_cells(self, name: str, value: Tensor) -> Tensor:
         batch = torch.broadcast_shapes(self._index.shape, value.shape[: self._axis])
         rows = _flat(value, batch, self.event_shape)
-        return self._by_member(lambda d, which: getattr(d, name)(rows[which]), batch)
+        return self._each(lambda d, which: getattr(d, name)(rows[which]), batch)
 
-    def _by_member(
+    def _each(
         self, function: Callable[[Joint, Tensor], Tensor], batch: Size | None = None
     ) -> Tensor:
-        """What a function gives of every member and the numbers of its rows, in their order."""
         index = self._index if batch is None else self._index.expand(batch)
         parts = [(function(self._member(k), which), which) for k, which in self._parts(index)]
         return _joined(parts, index.shape)
@@ -126,7 +138,7 @@ class Chosen(Joint):
         return list(zip(kinds.tolist(), order.split(counts.tolist()), strict=True))
 
 
-class _Apart(Joint):
+class _Apart(_Parted):
     """Rows in parts, each of a joint distribution of as many rows as it has.
 
     Args:
@@ -135,8 +147,6 @@ class _Apart(Joint):
         batch: of all rows.
         shape: of one row.
     """
-
-    known_as = "Mixture"
 
     def __init__(
         self, parts: Sequence[tuple[Joint, Tensor]], batch: Size, shape: Sequence[int]
@@ -170,29 +180,6 @@ class _Apart(Joint):
 
         x = self._each(drawn).movedim(len(self.batch_shape), 0)
         return x.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= x)` of each cell."""
-        return self._of_cells("cdf", value)
-
-    def icdf(self, q: Tensor) -> Tensor:
-        """Quantiles of each cell."""
-        return self._of_cells("icdf", q)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean, (*batch, *event)."""
-        return self._each(lambda d, which: d.mean.expand(len(which), *self.event_shape))
-
-    @property
-    def mode(self) -> Tensor:
-        """Mode, (*batch, *event)."""
-        return self._each(lambda d, which: d.mode.expand(len(which), *self.event_shape))
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of each cell, (*batch, *event)."""
-        return self._each(lambda d, which: d.variance.expand(len(which), *self.event_shape))
 
     def _of_cells(self, name: str, value: Tensor) -> Tensor:
         rows, lead = self._leading(value)
