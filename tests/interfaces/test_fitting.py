@@ -117,6 +117,15 @@ def test_rows_of_a_file_are_called_by_its_name(done, made, out):
     assert said.startswith("holes.npz: 54 rows of shape (4,), 6 for validation, ")
 
 
+def test_a_closed_form_fit_tells_of_the_validation_rows(done, made, out):
+    about, reached, _ = done(
+        "fit", "mixture", "--data", made / "real.npz", "--components", 2, "--out", out
+    ).splitlines()
+    assert about.endswith("for validation")
+    assert ", validation " in reached
+    assert " parameters (" in reached
+
+
 def test_quiet_prints_nothing(cli, out):
     ran = cli("fit", *SMALL.split(), "--quiet", "--out", out)
     assert (ran.code, ran.out, ran.err) == (0, "", "")
@@ -400,3 +409,14 @@ def test_compile(done, out, made, tmp_path, monkeypatch, objective):
     wanted = load_file(plain)
     for name, tensor in load_file(out).items():
         torch.testing.assert_close(tensor, wanted[name])
+
+
+def test_arrays_of_a_model_in_bfloat16_are_written(done, made, tmp_path):
+    """numpy has no such type: a traceback of seven calls."""
+    model = tmp_path / "m.safetensors"
+    fit = f"fit vae --data {made}/real.npz --latents 2 --net MLP(hidden=(4,)) --steps 2 --quiet"
+    done(*fit.split(), "--precision", "bf16-true", "--likelihood", "Normal", "--out", model)
+    for verb in ("sample", "encode", "reconstruct"):
+        rows = () if verb == "sample" else ("--data", f"{made}/real.npz")
+        done(verb, model, *rows, "--out", tmp_path / f"{verb}.npz")
+        assert all(a.dtype == np.float32 for a in np.load(tmp_path / f"{verb}.npz").values())

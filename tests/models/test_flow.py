@@ -7,7 +7,8 @@ import torch
 from torch.distributions import MultivariateNormal as TorchNormal
 
 import latently as lt
-from latently import Data, UserError, evaluate, fit, load, save
+from latently import Data, UserError, evaluate, fit, flow, load, save
+from latently.inference.methods import ImportanceSampling
 from latently.inference.noise import seeded
 from latently.models import NormalizingFlow
 from latently.probability.dequantise import VariationalNoise
@@ -254,3 +255,32 @@ def test_a_density_that_is_integrated_numerically_is_called_an_estimate(name, ki
     bound = evaluate(integers, Data.from_array(torch.tensor([[0.0, 3.0]]), levels=4))
     assert bound.kind == "lower_bound"
     assert ("numerically" in " ".join(bound.warnings)) == (kind == "estimate")
+
+
+@pytest.mark.parametrize("name", ["BPF", "GF", "NAF", "SOSPF", "CNF"])
+@pytest.mark.parametrize("method", [None, ImportanceSampling(2)])
+def test_densities_by_autograd_are_evaluated(name, method):
+    """In the inference mode of torch nothing has a gradient, the slope of a map neither."""
+    model = flow((2,), flow=Zuko(name, transforms=None if name == "CNF" else 1, hidden=(4,)))
+    x = torch.randn(5, 2)
+    found = evaluate(model, Data(x, "Normal", "rows"), method).values
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.log_prob(x).double(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_of_three_digits_is_refused(refused):
+    """Some failed with an error of torch, and a solver of equations never came to an end."""
+    data = Data(torch.randn(12, 3), "Normal", "rows")
+    for model in (flow((3,), flow=Zuko("CNF", hidden=(4,))), flow((3,))):
+        with refused("precision 'bf16-true' keeps three digits", "use 'bf16-mixed'"):
+            fit(model, data, steps=1, precision="bf16-true", device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("name", ["BPF", "GF", "NAF", "SOSPF", "UNAF"])
+def test_mixed_precision_leaves_monotone_maps_alone(name):
+    """SOSPF and UNAF were refused by torch: values of two types met."""
+    x = torch.randn(12, 2)
+    model = flow((2,), flow=Zuko(name, transforms=1, hidden=(4,)))
+    data = Data(x, "Normal", "rows")
+    fit(model, data, steps=2, precision="bf16-mixed", device="cpu", progress=False)
+    torch.testing.assert_close(model.reconstruct(x), x, atol=1e-4, rtol=1e-4)

@@ -121,9 +121,12 @@ def test_likelihood_is_of_the_chosen_component(kind, shape):
             torch.testing.assert_close(d.icdf(q.expand(shape))[s, b], member.icdf(q).expand(shape))
             found = d.given(x, mask)
             wanted = member.given(x[b], mask[b])
-            torch.testing.assert_close(
-                found.mean[s, b][~mask[b]], wanted.mean.expand(shape)[~mask[b]]
-            )
+            hidden = ~mask[b]
+            for name in ("mean", "variance"):
+                one = getattr(wanted, name).expand(shape)[hidden]
+                torch.testing.assert_close(getattr(found, name)[s, b][hidden], one)
+            one = wanted.cdf(x[b])[hidden]
+            torch.testing.assert_close(found.cdf(x)[s, b][hidden], one)
     assert d.sample((5,)).shape == (5, 2, 4, *shape)
 
 

@@ -240,7 +240,7 @@ def diagnose(
     _check_count("rows", rows)
     given, data = data, as_evaluated(model, data)
     _check_count(f"{data.protocol}: rows", len(data.x))
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.no_grad():
         terms = collect(model, data, samples, rows, seed, progress)
     found = _numbers(terms, exact=model.density == "exact", seed=seed, protocol=data.protocol)
     findings = [*_findings(found, terms), *seen_before(given, train)]

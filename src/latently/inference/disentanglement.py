@@ -141,7 +141,7 @@ def disentanglement(
         raise UserError(
             f"disentanglement: {len(names)} names of {factors.shape[1]} factors; give one for each"
         )
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.no_grad():
         parts = posteriors(model, data, seed)
         found = mig(parts, factors, samples=samples, seed=seed)
         means = torch.cat([q.mean for q in parts]).flatten(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from latently.errors import UserError
@@ -70,9 +71,7 @@ def check_folder(out: str) -> Path:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes named arrays to .npz, or the only one to .npy."""
-    held = {
-        k: v.cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in arrays.items()
-    }
+    held = {k: _array(v) if isinstance(v, Tensor) else np.asarray(v) for k, v in arrays.items()}
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -83,6 +82,11 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
                 np.savez_compressed(file, allow_pickle=False, **held)
 
     atomic_write(path, write)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    """The values; numpy has no bfloat16, which float32 holds."""
+    return (values.float() if values.dtype == torch.bfloat16 else values).cpu().numpy()
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -25,6 +25,7 @@ from latently.errors import UserError, closest
 from latently.inference.noise import derive, seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
+from latently.probability.flows import Bijection
 from latently.training.objectives.base import Objective
 from latently.training.objectives.variational import Variational
 from latently.training.turns import Moved, Turns, groups
@@ -213,6 +214,7 @@ def train(
     objective.check_model(model)
     check_limits(clip, skip)
     fabric = _fabric(device, precision)
+    _check_digits(model, precision)
     parameters = [p for p in model.parameters() if p.requires_grad]
     moving = groups(model, parameters) if turns.steps else {}
     rate = learning_rate if isinstance(learning_rate, int | float) else 1.0
@@ -324,6 +326,15 @@ def _called(loss: nn.Module, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
         if "C++ compiler" not in str(error):
             raise
         raise UserError("compile needs a C++ compiler; install g++ or leave compile out") from None
+
+
+def _check_digits(model: Model, precision: str) -> None:
+    """Refuses to round the weights of a flow to three digits, with which it is no bijection."""
+    if precision == "bf16-true" and any(isinstance(part, Bijection) for part in model.modules()):
+        raise UserError(
+            f"precision {precision!r} keeps three digits, and a flow needs more to find its way "
+            "back; use 'bf16-mixed' or '32-true'"
+        )
 
 
 def _fabric(device: str, precision: str) -> Any:

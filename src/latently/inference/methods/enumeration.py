@@ -43,7 +43,7 @@ class Enumeration(Method):
             raise UserError(f"{type(model).__name__} has no density")
         n = len(rows.x)
         values = torch.empty(n, dtype=torch.float64)
-        with torch.inference_mode():
+        with torch.no_grad():
             for i, row in enumerate(rows.singles()):
                 values[i] = torch.logsumexp(self._log_joint(model, row), 0)
                 if progress:

@@ -47,7 +47,7 @@ class Exact(Method):
                 f"{type(model).__name__} has no exact density; use ImportanceSampling(samples)"
             )
         values, n = [torch.empty(0, dtype=torch.float64)], len(rows.x)
-        with torch.inference_mode(), seeded(seed, rows.x.device):
+        with torch.no_grad(), seeded(seed, rows.x.device):
             for start in range(0, n, self.block):
                 x, mask, context = rows.part(slice(start, start + self.block))
                 p = model.infer(x, 1, mask, context)

@@ -65,7 +65,7 @@ class ImportanceSampling(Method):
         n, tail = len(rows.x), tail_length(self.samples)
         values, variance, ess = (torch.empty(n, dtype=torch.float64) for _ in range(3))
         tops = torch.empty(n, tail + 1, dtype=torch.float64)
-        with torch.inference_mode():
+        with torch.no_grad():
             for i, row in enumerate(rows.singles()):
                 log_w = self.log_weights(model, row, seed)
                 total = torch.logsumexp(log_w, 0)

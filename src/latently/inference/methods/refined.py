@@ -104,7 +104,7 @@ class At:
 
 def refined_weights(model: Any, row: Rows, own: Local, samples: int, seed: int) -> Tensor:
     """K log-weights of one row at its local parameters, (K,), as `ImportanceSampling` has them."""
-    with torch.inference_mode():
+    with torch.no_grad():
         return ImportanceSampling(samples).log_weights(At(model, own), row, seed)
 
 

@@ -146,12 +146,12 @@ class _Students(Elliptical):
 
 
 class _StudentRow(Joint):
-    """Rows `loc + e^s (g - loc) / sqrt(u)` of a normal g without batch, `u ~ Gamma(nu/2, nu/2)`.
+    """Rows `loc + e^s (g - loc) / sqrt(u)` of a normal g, `u ~ Gamma(nu/2, nu/2)`.
 
     Args:
-        base: of g.
-        above: degrees of freedom above 2, ().
-        log_scale: s, ().
+        base: of g, of some batch shape.
+        above: degrees of freedom above 2, of its batch shape or ().
+        log_scale: s, likewise.
     """
 
     known_as = "Student"
@@ -203,12 +203,19 @@ class _StudentRow(Joint):
     @property
     def variance(self) -> Tensor:
         """Variance of each cell."""
-        return self._base.variance * (2 * self._log_scale).exp() * (1 + 2 / self._above)
+        wider = (2 * self._log_scale).exp() * (1 + 2 / self._above)
+        return self._base.variance * self._of_rows(wider)
 
     @property
     def _cells(self) -> _StudentT:
-        log_scale = 0.5 * self._base.variance.log() + self._log_scale
-        return _StudentT(self._base.mean, log_scale, self._above.expand_as(log_scale))
+        log_scale = 0.5 * self._base.variance.log() + self._of_rows(self._log_scale)
+        return _StudentT(
+            self._base.mean, log_scale, self._of_rows(self._above).expand_as(log_scale)
+        )
+
+    def _of_rows(self, value: Tensor) -> Tensor:
+        """Numbers of the batch, with axes for the cells."""
+        return value.view(*value.shape, *(1,) * len(self.event_shape))
 
     def _distance(self, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Distance and number of the observed cells, and log-density of g at its mean."""

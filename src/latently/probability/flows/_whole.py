@@ -17,14 +17,18 @@ _NEWTON_STEPS = 4
 
 
 class Whole(nn.Module):
-    """A constructor of maps of one value, whose maps are made ones of all real numbers."""
+    """A constructor of maps of one value, whose maps are made ones of all real numbers.
+
+    Mixed precision leaves them alone: a slope that is rounded is not that of the map.
+    """
 
     def __init__(self, inner: Callable[..., Any], by_autograd: bool) -> None:
         super().__init__()
         self.inner, self.by_autograd = inner, by_autograd
 
     def forward(self, *params: Tensor) -> WholeMap:
-        return WholeMap(self.inner(*params), self.by_autograd)
+        wide = (p.to(torch.promote_types(p.dtype, torch.float32)) for p in params)
+        return WholeMap(self.inner(*wide), self.by_autograd)
 
 
 class WholeMap(Transform):
@@ -46,7 +50,8 @@ class WholeMap(Transform):
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and the log slope, of x."""
         near = x.clamp(-_BOUND, _BOUND)
-        y, slope = self._by_autograd(near) if self.by_autograd else self._by_logarithm(near)
+        with torch.autocast(x.device.type, enabled=False):
+            y, slope = self._by_autograd(near) if self.by_autograd else self._by_logarithm(near)
         y = (1 - _SHARE) * (y + (x - near) * slope) + _SHARE * x
         return y, ((1 - _SHARE) * slope + _SHARE).log()
 
