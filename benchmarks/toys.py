@@ -26,7 +26,7 @@ BAR = 0.05
 
 
 def flow(name: str, options: Namespace) -> latently.Model:
-    model = latently.flow((2,), flow=NSF(transforms=4, hidden=(128, 128), bins=32))
+    model = latently.flow((2,), flow=NSF(transforms=4, hidden=(128, 128), bins=32, bound=10.0))
     latently.fit(
         model,
         load(f"toys:{name}/train"),

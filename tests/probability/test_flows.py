@@ -462,3 +462,16 @@ def test_columns_far_from_zero_keep_their_digits():
         log_p = family(torch.zeros(50, *family.param_shape)).log_prob(x)
     assert log_p.unique().numel() > 20
     assert isinstance(family(torch.zeros(family.param_shape)), FlowDistribution)
+
+
+def test_a_spline_bends_within_its_box_and_nowhere_else(refused):
+    x = torch.tensor([[7.0, 0.0], [12.0, 0.0]]).double()
+    for bound, bent in ((5.0, [False, False]), (10.0, [True, False])):
+        f = NSF(transforms=1, hidden=(4,), bound=bound).build(2).double()
+        with torch.no_grad():
+            for p in f.parameters():
+                p.add_(torch.randn_like(p))
+        moved = (f(x)[0][:, 0] - x[:, 0]).abs() > 1e-6
+        assert moved.tolist() == bent
+    with refused("NSF", "bound=0"):
+        NSF(bound=0)

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError
 
-__all__ = ["Bijection", "Flow", "FlowDistribution", "check_flow", "log_normal"]
+__all__ = ["Bijection", "Flow", "FlowDistribution", "check_between", "check_flow", "log_normal"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _PAIRS = 64
@@ -162,6 +162,15 @@ class FlowDistribution(Distribution):
 def log_normal(eps: Tensor) -> Tensor:
     """`log N(eps; 0, I)` over the last axis, in nats."""
     return -0.5 * eps.square().sum(-1) - eps.shape[-1] * _HALF_LOG_2PI
+
+
+def check_between(spec: Any, name: str, value: Any, most: float) -> None:
+    """Refuses an option that is no number above 0, at most `most`."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numeric or not math.isfinite(value) or not 0 < value <= most:
+        raise UserError(
+            f"{type(spec).__name__}: {name}={value!r} must be a number above 0, at most {most:g}"
+        )
 
 
 def check_flow(who: str, flow: Any) -> Flow:

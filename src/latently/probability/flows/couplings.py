@@ -8,7 +8,6 @@ near it, where its parameters are 0.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latently.errors import UserError
+from latently.probability.flows.base import check_between
 
 __all__ = ["Additive", "Affine", "Coupling", "LogisticMixture", "Spline"]
 
@@ -85,7 +85,7 @@ class Affine(Coupling):
     bound: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_between(self, "bound", self.bound, 10.0)
+        check_between(self, "bound", self.bound, 10.0)
 
     @property
     def params(self) -> int:
@@ -128,7 +128,7 @@ class Spline(Coupling):
 
     def __post_init__(self) -> None:
         _check_count(self, "bins", self.bins, 2, 256)
-        _check_between(self, "bound", self.bound, 1000.0)
+        check_between(self, "bound", self.bound, 1000.0)
 
     @property
     def params(self) -> int:
@@ -266,13 +266,4 @@ def _check_count(coupling: Coupling, name: str, value: Any, least: int, most: in
         raise UserError(
             f"{type(coupling).__name__}: {name}={value!r} must be a whole number from {least} "
             f"to {most}"
-        )
-
-
-def _check_between(coupling: Coupling, name: str, value: Any, most: float) -> None:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if not numeric or not math.isfinite(value) or not 0 < value <= most:
-        raise UserError(
-            f"{type(coupling).__name__}: {name}={value!r} must be a number above 0, at most "
-            f"{most:g}"
         )
