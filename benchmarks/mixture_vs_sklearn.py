@@ -3,9 +3,9 @@
     python benchmarks/mixture_vs_sklearn.py
 
 Equal: the digits' training rows plus U(0, 1) noise (seed 0) and 2,000 rows of a mixture in ten
-dimensions; both sides start from the same weights, means and covariances (means: of rows grouped by
-their sum; covariances: that of all rows) and make 50 passes without regularisation, for every
-covariance that both know. The mean log-likelihoods are compared; bar: 1e-6 nats.
+dimensions; both sides start from the same weights, means (of rows grouped by their sum) and
+covariances (that of all rows) and make 50 passes without regularisation, for every covariance that
+both know. The mean log-likelihoods are compared; bar: 1e-6 nats.
 
 Fast: 100,000 rows of a mixture of ten normals with full covariances in 20 dimensions (seed 0).
 A repetition is 20 passes and the likelihood they reach, from the same start. Sides take turns in
