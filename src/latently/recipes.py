@@ -139,9 +139,12 @@ def ppca(
     Args:
         shape: shape of one row.
         latents: number of components.
-        levels: as for fa.
-        transform: as for fa.
-        contexts: as for fa.
+        levels: for integers 0 .. levels - 1: fit x + u, u ~ U(0, 1), and report a lower bound
+            of log P(x); None: a density.
+        transform: bijection of the columns before the model, with its Jacobian in the density;
+            under levels it is of x + u, e.g. Logit(high=256).
+        contexts: width of the context c of a model of p(x|c), which moves the mean by B c; 0:
+            none. It follows the data.
     """
     return _wrapped(PPCA(shape, latents, contexts=contexts), transform, levels)
 
@@ -163,8 +166,10 @@ def mixture(
         components: how many.
         family: their kind, such as Full, Diagonal or Factors(8).
         restarts: starts of EM, of which the best goes on.
-        levels: as for fa; Bits are of 2 levels as they are.
-        transform: as for fa.
+        levels: for integers 0 .. levels - 1: fit x + u, u ~ U(0, 1), and report a lower bound
+            of log P(x); None: a density. Bits are of 2 levels as they are.
+        transform: bijection of the columns before the model, with its Jacobian in the density;
+            under levels it is of x + u, e.g. Logit(high=256).
     """
     model = Mixture(shape, components, family=family, restarts=restarts)
     if model.discrete and levels is not None:
@@ -235,7 +240,8 @@ def flow(
         levels: for integers 0 .. levels - 1: fit x + u, u in [0, 1), and report a lower bound of
             log P(x); None: a density.
         noise: where u comes from: UniformNoise, or VariationalNoise, learned with the flow.
-        transform: as for fa.
+        transform: bijection of the columns before the model, with its Jacobian in the density;
+            under levels it is of x + u, e.g. Logit(high=256).
         contexts: width of the context c of a model of p(x|c); 0: none. It follows the data.
     """
     if levels is None and noise != UniformNoise():

@@ -13,6 +13,8 @@ from latently.io import describe, load
 from latently.training.files import named_tensors, write_tensors
 
 VAE = "vae --data digits --epochs 1 --quiet --out {o}"
+FLOW = "flow --data {made}/real.npz --epochs 1 --quiet --out {o}"
+MIXTURE = "mixture --data {made}/real.npz --quiet --out {o}"
 TINY = VAE + " --latents 2 --net MLP(hidden=(4,))"
 
 # The words after `latently fit`, and what the line must say.
@@ -168,6 +170,15 @@ FIT = {
     "ppca --data digits --samples 1 --out {o}": "--samples has no effect: ppca is fitted",
     "fa --data digits --latents 65 --out {o}": "must be between 1 and the 64 values of a row",
     "ppca --data {made}/column.npz --latents 1 --out {o}": "must be below the 1 values",
+    FLOW + " --samples 5": "--samples has no effect: flow knows log p(x) of these rows exactly",
+    FLOW + " --bound IWAE": "--bound has no effect: flow knows",
+    # mixtures
+    "mixture --data digits --context label --out {o}": (
+        "no model of p(x|c); leave out --context, or choose one of fa,"
+    ),
+    MIXTURE + " --family Bits": "choose another --family, such as Diagonal",
+    MIXTURE + " --family Full(prior=-1)": "Full: prior=-1 must be a number of at least 0",
+    MIXTURE + " --family Full(prior=Linear(0,1))": "must be a number of at least 0",
     # files beside the model
     VAE + " --log=": "end the name in .csv",
     VAE + " --log {tmp}": "end the name in .csv",

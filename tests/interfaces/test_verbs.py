@@ -254,6 +254,15 @@ def test_encode_writes_z0(done, made, tmp_path):
     np.testing.assert_allclose(written, np.load(tmp_path / "z.npz")["z0"], rtol=1e-6)
 
 
+def test_encode_calls_the_base_space_of_a_flow_noise(done, made, tmp_path):
+    model, rows = tmp_path / "flow.safetensors", made / "real.npz"
+    done(
+        "fit", "flow", "--data", rows, "--flow", "MAF(transforms=1)", "--steps", 1, "--out", model
+    )
+    said = done("encode", model, "--data", rows, "--out", tmp_path / "eps.csv")
+    assert said.startswith("wrote the noise of ")
+
+
 @pytest.mark.parametrize("suffix", ["npz", "npy", "csv", "png"])
 def test_sample(done, made, tmp_path, suffix):
     words = ("sample", made / "vae.safetensors", "-n", 5, "--seed", 1)

@@ -215,7 +215,28 @@ def test_one_pass_of_a_closed_form_is_all_of_it():
         assert not any("gaining" in warning for warning in found.warnings)
 
 
+def test_a_closed_form_fit_scores_the_validation_rows():
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    train, held = Data.from_array(x[:40]), Data.from_array(x[40:])
+    model = PPCA((4,), 2)
+    found = fit(model, train, validation=held, **QUIET)
+    assert found.validation == pytest.approx(evaluate(model, held).nats, rel=1e-12)
+    assert fit(PPCA((4,), 2), train, **QUIET).validation is None
+
+
+def test_a_closed_form_fit_scores_integers_and_holes():
+    data = bits(80)
+    train, held = data.rows(slice(0, 40)), data.rows(slice(40, 80)).hidden(MCAR(0.3), 0)
+    model = ppca((4,), latents=2, levels=2)
+    found = fit(model, train, validation=held, **QUIET)
+    bound = evaluate(model, held, ImportanceSampling(1)).nats
+    assert found.validation == pytest.approx(bound, abs=1.0)  # of other noise
+    assert found.validation == fit(model, train, validation=held, **QUIET).validation
+
+
 def test_mistakes_are_refused_before_the_first_step(refused):
+    with refused("rows to fit are Data", "Tensor", "Data.from_array"):
+        fit(model_of(), torch.zeros(3, 4), **QUIET)
     data = bits()
     with refused("patience", "validation"):
         fit(model_of(), data, patience=3, **QUIET)

@@ -13,21 +13,29 @@ from latently.inference.schedules import Schedule
 __all__ = ["check_count", "check_number"]
 
 
-def check_number(owner: Any, name: str, low: float = -math.inf, high: float = math.inf) -> None:
+def check_number(
+    owner: Any,
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    scheduled: bool = True,
+) -> None:
     """Refuses an option of `owner` that is no finite number from `low` to `high`.
 
-    A schedule passes, and so does the tensor that it resolves to.
+    Where it may be `scheduled` a schedule passes, and so does the tensor that it resolves to.
 
     Raises:
         UserError: with the name, the value and the range.
     """
     value = getattr(owner, name)
-    if isinstance(value, Schedule | Tensor):
+    if scheduled and isinstance(value, Schedule | Tensor):
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and low <= value <= high):
         raise UserError(
-            f"{type(owner).__name__}: {name}={value!r} must be {_range(low, high)}, or a schedule"
+            f"{type(owner).__name__}: {name}={value!r} must be {_range(low, high)}"
+            + ", or a schedule" * scheduled
         )
 
 

@@ -138,6 +138,7 @@ def check_effect(request: Request, train: Data, model: Model, closed_form: bool)
             f"--init has no effect: {request.recipe} is fitted in closed form or by EM"
         )
     if not closed_form:
+        _check_sampled(given, model, request.recipe)
         if "tolerance" in given:
             raise UserError(f"--tolerance has no effect on {request.recipe}; use --patience")
         rows = min(request.options.get("batch_size", 100), len(train))
@@ -152,6 +153,16 @@ def check_effect(request: Request, train: Data, model: Model, closed_form: bool)
         raise UserError(
             f"{flag} has no effect: {request.recipe} is fitted in closed form or by EM; leave it "
             "out (--steps bounds the passes)"
+        )
+
+
+def _check_sampled(given: Sequence[str], model: Model, recipe: str) -> None:
+    """Refuses options of draws where log p(x) is maximised itself."""
+    drawn = [name for name in ("bound", "estimator", "samples") if name in given]
+    if model.density == "exact" and drawn:
+        raise UserError(
+            f"--{drawn[0]} has no effect: {recipe} knows log p(x) of these rows exactly and "
+            "maximises it; leave it out"
         )
 
 
@@ -278,6 +289,8 @@ def summary(result: Fit, out: Path) -> str:
     last = result.history[-1] if result.history else {}
     if "pass" in last:
         reached = f"log p(x) {last['log_prob']:.4f} nats in {last['pass']:.0f} passes"
+        if result.validation is not None:
+            reached += f", validation {result.validation:.4f}"
         if result.criteria is not None:
             reached += f", {result.criteria}"
     else:

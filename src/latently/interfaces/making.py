@@ -36,6 +36,7 @@ def make_model(
 
     Arguments of the call come first, then those of the model to start from, then the data's.
     """
+    _check_conditional(recipe, data)
     options = {**_from_data(recipe, data), **(init or {}), **arguments}
     call = partial(RECIPES[recipe], **_with_levels(options, data))
     with torch.device("meta"):
@@ -47,6 +48,19 @@ def make_model(
     )
     with seeded(derive(seed, "model")):
         return _built(recipe, call)
+
+
+def _check_conditional(recipe: str, data: Data) -> None:
+    able = [name for name, build in RECIPES.items() if _takes(build, "contexts")]
+    if data.context is not None and recipe not in able:
+        raise UserError(
+            f"{recipe} is no model of p(x|c); leave out --context, or choose one of "
+            + ", ".join(able)
+        )
+
+
+def _takes(build: Callable[..., Any], option: str) -> bool:
+    return option in inspect.signature(build).parameters
 
 
 def _from_data(recipe: str, data: Data) -> dict[str, Any]:

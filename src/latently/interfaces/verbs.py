@@ -171,7 +171,8 @@ def encode(path: str, rows: Rows, out: str, *, force: bool) -> str:
             for j in range(layer.shape[1])
         }
         write_table(target, columns)
-    return f"wrote the posterior means of {len(data)} rows to {target}"
+    what = "noise" if saved.model.invertible else "posterior means"
+    return f"wrote the {what} of {len(data)} rows to {target}"
 
 
 def score(

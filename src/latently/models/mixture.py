@@ -101,7 +101,7 @@ class Mixture(Model):
     @property
     def weights(self) -> Tensor:
         """pi, (C,)."""
-        return self.logits.softmax(0)
+        return self.logits.detach().softmax(0)
 
     def infer(
         self,
@@ -192,7 +192,7 @@ class Mixture(Model):
 
     def complaints(self) -> tuple[str, ...]:
         """Components that hold less than one row, or whose likelihood has no maximum."""
-        rows = self.weights.detach() * self.rows
+        rows = self.weights * self.rows
         empty = [str(k) for k in (rows < _ROW).nonzero().flatten().tolist() if self.rows > 0]
         found = self.parts.complaints()
         if not empty:

@@ -19,7 +19,7 @@ from torch import Tensor
 from latently.data import Data
 from latently.errors import Interrupted, UserError
 from latently.inference.criteria import Criteria
-from latently.inference.noise import seeded
+from latently.inference.noise import derive, seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
 from latently.probability.choice import families_for
@@ -29,7 +29,7 @@ from latently.training.loop import BatchOrder, check_pieces
 from latently.training.objectives.base import Objective
 from latently.training.objectives.variational import Variational
 from latently.training.progress import Bar
-from latently.training.run import BLOCK, Run, Stop, write_csv
+from latently.training.run import BLOCK, Run, Stop, moved, write_csv
 from latently.training.update import check_limits
 
 __all__ = ["Fit", "fit"]
@@ -49,6 +49,8 @@ class Fit:
         warnings: what a reader should know, a line each.
         criteria: AIC and BIC of a fit in closed form or by EM; of integers they are those of
             x + u, with the noise u that was drawn for the fit.
+        validation: mean log p(x) of the validation rows after a fit in closed form or by EM, in
+            nats, of integers the bound by one draw of u; None: there were none.
     """
 
     history: list[dict[str, float]]
@@ -56,6 +58,7 @@ class Fit:
     seconds: float
     warnings: tuple[str, ...] = field(default=())
     criteria: Criteria | None = None
+    validation: float | None = None
 
 
 def fit(
@@ -91,9 +94,9 @@ def fit(
     """Fits a model to data, in place.
 
     Models with a closed form or EM use it (until a pass gains no more than `tolerance` nats, at
-    most `steps` passes, 2,000 if not said); they refuse the options of training and need no
-    validation data. The others are trained by gradient. With validation data the weights of the
-    best epoch are kept.
+    most `steps` passes, 2,000 if not said); they refuse the options of training, and validation
+    data choose nothing, but are scored at the end. The others are trained by gradient. With
+    validation data the weights of the best epoch are kept.
 
     Args:
         model: the model.
@@ -162,7 +165,11 @@ def fit(
             if tolerance is None:
                 tolerance = model.tolerance[not data.fully_observed]
             found = _fit_passes(model, passes, steps or 2000, tolerance, log, progress)
-            return replace(found, criteria=_criteria(model, found, len(data)))
+            return replace(
+                found,
+                criteria=_criteria(model, found, len(data)),
+                validation=None if validation is None else _held_out(model, validation, seed),
+            )
         _check_trained(model, tolerance)
         if epochs is None and steps is None:
             options["epochs"] = 50
@@ -225,6 +232,17 @@ def _fit_passes(
         )
     kept = "maximum a posteriori" if model.log_prior() else "maximum likelihood"
     return Fit(history, kept, time.monotonic() - began, tuple(notes))
+
+
+@torch.no_grad()
+def _held_out(model: Model, data: Data, seed: int) -> float:
+    """Mean of log p(x), or of its bound by one draw, over rows that were not fitted to."""
+    total, data = 0.0, data.once(seed)
+    with seeded(derive(seed, "validation"), model.device):
+        for rows in torch.arange(len(data)).tensor_split(-(-len(data) // BLOCK)):
+            x, mask, context = moved(data.batch(rows), model.device)
+            total += float(model.infer(x, 1, mask, context).log_w.double().sum())
+    return total / len(data)
 
 
 def _criteria(model: Model, found: Fit, rows: int) -> Criteria | None:
@@ -292,6 +310,11 @@ def _check_data(model: Model, data: Data, validation: Data | None) -> None:
     for part in (data, validation):
         if part is None:
             continue
+        if not isinstance(part, Data):
+            raise UserError(
+                f"rows to fit are Data, got a {type(part).__name__}; wrap an array by "
+                "latently.Data.from_array(x)"
+            )
         if part.mask is not None and not bool(part.mask.any()):
             raise UserError(f"{part.protocol} has no observed value at all")
         model.check_context(part.context, part.protocol)
@@ -305,6 +328,8 @@ def _remedy(model: Model, data: Data) -> str:
         return "choose a --transform that holds them, or leave it out"
     if chosen.get("levels") is not None:
         return "choose other --levels, or leave them out"
+    if chosen.get("family") is not None:
+        return "choose another --family, such as Diagonal"
     best = f"these data fit --likelihood {data.family!r}"
     if chosen.get("likelihood") is None:
         return best

@@ -30,7 +30,7 @@ from latently.training.loop import BatchOrder, Step, run_length, train
 from latently.training.objectives.base import Objective
 from latently.training.progress import Bar
 
-__all__ = ["BLOCK", "Run", "Stop", "write_csv"]
+__all__ = ["BLOCK", "Run", "Stop", "moved", "write_csv"]
 
 BLOCK = 500  # rows at a time outside the training step
 
@@ -186,7 +186,7 @@ class Run:
     def _cause(self, step: Step, streak: int) -> str:
         t, device = step.index - 1, self.model.device
         with seeded(derive(self.seed, "step", t), device):
-            batch = _moved(self.data.batch(self.order(t)), device)
+            batch = moved(self.data.batch(self.order(t)), device)
             where = cause(self.model, step, self.objective, batch)
         held = self.path is not None and self.path.exists()
         kept = f"; the last good checkpoint is {self.path}" if held else ""
@@ -242,7 +242,7 @@ class Run:
         clock = torch.tensor(step.total, device=self.model.device)
         with seeded(derive(self.seed, "validation"), self.model.device):
             for rows in torch.arange(len(data)).tensor_split(-(-len(data) // BLOCK)):
-                x, mask, context = _moved(data.batch(rows), self.model.device)
+                x, mask, context = moved(data.batch(rows), self.model.device)
                 terms = objective(self.model, x, mask, context, clock, step.total)
                 total += float(terms.bound.double().sum())
         self.model.train()
@@ -312,7 +312,8 @@ class Stop:
         self.asked = True
 
 
-def _moved(batch: tuple[Tensor | None, ...], device: torch.device) -> tuple[Any, Any, Any]:
+def moved(batch: tuple[Tensor | None, ...], device: torch.device) -> tuple[Any, Any, Any]:
+    """x, mask and context of a batch, on the device."""
     x, mask, context = (None if part is None else part.to(device) for part in batch)
     return x, mask, context
 

@@ -63,7 +63,7 @@ class Covariance(Scatter):
         super().__init__(size, count)
         factors, self.prior = 1 if shared else count, prior
         fewer = "leave out columns that others give" if shared else "use fewer components"
-        self.advice = f"{fewer}, or use Diagonal, Factors"
+        self.advice = f"{fewer}, or Diagonal or Factors, or a prior of the covariance"
         if prior:
             self.register_buffer("target", torch.eye(size, dtype=torch.float64))
         self.lower = nn.Parameter(torch.zeros(factors, size, size, dtype=torch.float64))

@@ -250,4 +250,4 @@ class Shrunk(Structured):
     prior: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number(self, "prior", low=0.0)
+        check_number(self, "prior", low=0.0, scheduled=False)

@@ -46,7 +46,7 @@ class Bits(Component):
     pseudo: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number(self, "pseudo", low=0.0)
+        check_number(self, "pseudo", low=0.0, scheduled=False)
 
     def build(self, size: int, count: int) -> Components:
         return _Bits(size, count, self.pseudo)
