@@ -284,3 +284,30 @@ def test_mixed_precision_leaves_monotone_maps_alone(name):
     data = Data(x, "Normal", "rows")
     fit(model, data, steps=2, precision="bf16-mixed", device="cpu", progress=False)
     torch.testing.assert_close(model.reconstruct(x), x, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bound", "estimator"),
+    [(lt.ELBO(), lt.Score()), (lt.ELBO(), lt.VIMCO()), (lt.IWAE(), lt.VIMCO())],
+)
+def test_noise_is_learned_by_its_path_whatever_the_estimator(bound, estimator):
+    """Drawn without a path it got the gradient of `-log q(u|x)` alone, of mean zero."""
+    found = []
+    for way in (estimator, lt.Reparam()):
+        torch.manual_seed(0)
+        model = flow((2,), flow=MAF(transforms=1), levels=4, noise=VariationalNoise(2, 4))
+        torch.manual_seed(1)
+        x = torch.tensor([[0.0, 3.0], [2.0, 1.0]])
+        step = torch.tensor(0)
+        lt.Variational(bound, way, 4)(model, x, None, None, step, 1)[0].sum().backward()
+        found.append([p.grad.clone() for p in model.noise.parameters()])
+    assert any(bool(grad.any()) for grad in found[0])
+    torch.testing.assert_close(*found)
+
+
+def test_learned_noise_is_no_q_of_wake_and_sleep(refused):
+    model = flow((2,), flow=MAF(transforms=1), levels=4, noise=VariationalNoise(2, 4))
+    data = Data(torch.randint(4, (12, 2)).float(), "Normal", "rows")
+    for objective in (lt.WakeSleep(), lt.ReweightedWakeSleep(sleep=0.0)):
+        with refused("has no gradient for noise that is learned", "UniformNoise"):
+            fit(model, data, objective, steps=1, device="cpu", progress=False)

@@ -47,9 +47,8 @@ class _Drawn(Distribution):
         return self.q.rsample(shape) if self.q.has_rsample else self.q.sample(shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws without a gradient."""
-        with torch.no_grad():
-            return self.rsample(sample_shape)
+        """Draws as `rsample` makes them: estimators without a path score latents, never noise."""
+        return self.rsample(sample_shape)
 
     def relaxed(self, sample_shape: Any, temperature: float | Tensor) -> Relaxed:
         """One draw, in all roles."""

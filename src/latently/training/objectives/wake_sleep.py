@@ -45,6 +45,11 @@ class _TwoGradients(Objective):
                 "has no parameters that q alone has (an exact posterior, or a VampPrior, which "
                 "shares the encoder); use the objective Variational, or another prior"
             )
+        if getattr(model, "learned", False):
+            raise UserError(
+                f"{type(self).__name__} has no gradient for noise that is learned; use the "
+                "objective Variational, or UniformNoise"
+            )
 
     def _awake(self, model: Any, rows: Rows) -> Particles:
         """Draws from q(z|x) that carry no gradient."""
