@@ -366,3 +366,25 @@ def test_wrong_arguments_are_refused(refused):
         fit(Mixture((4,), 2), Data.from_array(x), progress=False)
     with refused("epochs", "steps"):
         fit(Mixture((4,), 2), Data.from_array(clusters(20)), epochs=2, progress=False)
+
+
+@pytest.mark.parametrize("family", [Factors(1), Full(), Diagonal(), Student(Factors(1))])
+def test_one_column_is_a_row(family):
+    """A factor of one column had the mean of no eigenvalue for its start: NaN."""
+    x = torch.randn(20, 1, dtype=torch.float64)
+    passes = Mixture((1,), 2, family=family).em(x)
+    values = torch.stack([next(passes) for _ in range(5)])
+    assert values.isfinite().all()
+    assert (values.diff() > -1e-9).all()
+
+
+@pytest.mark.parametrize("family", [Full(), Diagonal(), Factors(1)])
+def test_columns_of_any_scale_and_place_vary(family):
+    """1e8 + 0.01 e and 1e-12 e were called constant, and their numbers were of the floor."""
+    x = torch.randn(50, 3, dtype=torch.float64)
+    scale = torch.tensor([1e-13, 1e12, 1e-2], dtype=torch.float64)
+    moved = x * scale + torch.tensor([0.0, 0.0, 1e8], dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain, found = (next(Mixture((3,), 1, family=family).em(rows)) for rows in (x, moved))
+    assert abs(found + scale.log().sum() - plain) < 1e-4

@@ -29,8 +29,8 @@ def noise_floor(mean: Tensor, total: Tensor) -> Tensor:
 
 
 def constant_columns(mean: Tensor, total: Tensor) -> Tensor:
-    """Columns whose variance is nothing but rounding, (D,)."""
-    return total <= 1e-12 * mean.square().clamp(min=1e-12)
+    """Columns whose variance is nothing but rounding in float64, (D,)."""
+    return total <= 1e-24 * mean.square()
 
 
 def columns(which: Tensor) -> str:

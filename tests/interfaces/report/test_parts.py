@@ -2,9 +2,11 @@
 
 import math
 import re
+import warnings
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ import latently as lt
 from latently.data import Data
 from latently.interfaces.report.axes import axis, leading, outward
 from latently.interfaces.report.columns import columns
+from latently.interfaces.report.figures import marginal
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.kinds import kind_of
 from latently.interfaces.report.latents import latent_layers
@@ -249,3 +252,20 @@ def test_a_page_of_models_with_and_without_components(entry, page, tmp_path):
     assert {"components", "interpolations", "plane"} <= set(found.ids)
     _, found = page(tmp_path / "vae.html", parts[:1], data)
     assert "components" not in found.ids
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full(5, 1e30),
+        np.arange(30) * 1e30,
+        np.arange(30) * 1e-310,
+        np.full(30, 1e8),
+        np.zeros(9),
+    ],
+)
+def test_histograms_of_any_size(values):
+    """Whole numbers above 2^63 had edges of another type, and tiny ones bins without width."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "<svg" in marginal("x", values, [(0, values)], None)

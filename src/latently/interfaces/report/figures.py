@@ -220,9 +220,10 @@ def _edges(data: np.ndarray, draws: Sequence[np.ndarray], levels: int | None) ->
     ends = [np.quantile(v, [0.005, 0.995]) for d in draws if len(v := d[np.isfinite(d)])]
     low = min([*(e[0] for e in ends), *([data.min()] if len(data) else [])], default=0.0)
     high = max([*(e[1] for e in ends), *([data.max()] if len(data) else [])], default=1.0)
-    if not high > low:
-        low, high = low - 0.5, high + 0.5
-    if all((values == values.round()).all() for values in (data, *draws)):
+    size = max(abs(low), abs(high))
+    if not high - low > max(1e-12 * size, 1e-290):  # of no width that floats can part
+        low, high = low - max(0.5, 1e-3 * size), high + max(0.5, 1e-3 * size)
+    if size < 2**53 and all((values == values.round()).all() for values in (data, *draws)):
         width = max(1, math.ceil((high - low) / _BINS))  # whole numbers, none of them split
         return np.arange(math.floor(low), high + width + 1, width) - 0.5
     return np.linspace(low, high, _BINS + 1)

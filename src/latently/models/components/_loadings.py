@@ -77,6 +77,7 @@ class Loadings(Scatter):
     def __init__(self, size: int, count: int, latents: int, *, shared: bool) -> None:
         super().__init__(size, count)
         self.weight = nn.Parameter(torch.zeros(count, size, latents, dtype=torch.float64))
+        self.shared = shared
         width = 1 if shared else size
         self.log_variance = nn.Parameter(torch.zeros(count, width, dtype=torch.float64))
 
@@ -113,7 +114,7 @@ class Loadings(Scatter):
 
     def fallen(self) -> list[int]:
         held = self.log_variance.exp() <= 1.01 * self._least()
-        if held.shape[1] > 1:
+        if not self.shared:
             held = held[:, self.varies]
         return held.any(1).nonzero().flatten().tolist()
 
@@ -124,7 +125,7 @@ class Loadings(Scatter):
             covariance = clusters.covariance(k)
             least = self._least().expand(len(covariance))
             noise = torch.maximum(0.5 * covariance.diagonal(), least)
-            if self.log_variance.shape[1] == 1:
+            if self.shared:
                 left = torch.linalg.eigvalsh(covariance)[: len(covariance) - latents].mean()
                 noise = torch.maximum(left, least)
             std = noise.sqrt()
