@@ -420,3 +420,17 @@ def test_arrays_of_a_model_in_bfloat16_are_written(done, made, tmp_path):
         rows = () if verb == "sample" else ("--data", f"{made}/real.npz")
         done(verb, model, *rows, "--out", tmp_path / f"{verb}.npz")
         assert all(a.dtype == np.float32 for a in np.load(tmp_path / f"{verb}.npz").values())
+
+
+def test_an_exact_flow_says_log_p_and_integers_say_bound(done, tmp_path):
+    out = tmp_path / "exact.safetensors"
+    words = ("--epochs", 1, "--batch-size", 2000)
+    told = done("fit", "flow", "--data", "toys:moons", *words, "--out", out)
+    assert "log p(x) " in told
+    assert "bound" not in told
+    assert "log p(x), exact" in done("show", out)
+    out = tmp_path / "bound.safetensors"
+    flow = ("--flow", "Glow(steps=1, hidden=2)")
+    told = done("fit", "flow", "--data", "digits", *flow, *words, "--out", out)
+    assert "bound " in told
+    assert "ELBO" in done("show", out)

@@ -59,7 +59,7 @@ def test_a_run_that_goes_on_counts_its_own_steps(clock, capsys):
         clock.now = 20.0
         bar.update(101, -90.0)
         clock.now = 31.0
-        bar.epoch({"epoch": 3, "bound": -88.0, "validation": -91.0})
+        bar.epoch(3, -88.0, -91.0)
         bar.update(123, -87.0)
     assert lines(capsys) == [
         "step 101/300  bound -90.00",

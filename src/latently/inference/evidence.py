@@ -267,8 +267,14 @@ def as_evaluated(model: Any, data: DataLike) -> DataLike:
     """The data, dynamic ones drawn once.
 
     Raises:
-        UserError: rows of another shape, values outside the model's support, or another context.
+        UserError: no `Data`, rows of another shape, values outside the model's support, or
+            another context.
     """
+    if not hasattr(data, "once"):
+        raise UserError(
+            f"rows to judge are Data, got a {type(data).__name__}; wrap an array by "
+            "latently.Data.from_array(x)"
+        )
     data = data.once()
     model.check(data.x, data.mask, data.protocol)
     model.check_context(data.context, data.protocol)

@@ -246,10 +246,9 @@ def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
     named = ("context", "binarise", "mask", "init")
     given = {key: request.files[key] for key in named if request.files[key] is not None}
     options = {key: option_text(v) for key, v in {**given, **request.options}.items()}
-    closed_form = bool(result.history) and "pass" in result.history[0]
     return {
         "data": train.protocol,
-        "objective": result.kept if closed_form else _objective(request.objective),
+        "objective": _maximised(request, result),
         "options": options,
         "kept": result.kept,
         "criteria": "" if result.criteria is None else str(result.criteria),
@@ -262,6 +261,13 @@ def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": command_text(request),
     }
+
+
+def _maximised(request: Request, result: Fit) -> str:
+    """What was maximised, in words."""
+    if result.history and "pass" in result.history[0]:
+        return result.kept
+    return "log p(x), exact" if result.exact else _objective(request.objective)
 
 
 def _objective(objective: Objective) -> str:
@@ -295,7 +301,8 @@ def summary(result: Fit, out: Path) -> str:
             reached += f", {result.criteria}"
     else:
         name = "bound" if "bound" in last else "objective"
-        reached = f"{name} {last.get(name, math.nan):.2f} nats"
+        called = "log p(x)" if result.exact else name
+        reached = f"{called} {last.get(name, math.nan):.2f} nats"
         if "validation" in last:
             reached += f", validation {last['validation']:.2f}"
         step, epoch = (int(last.get(key, 0)) for key in ("step", "epoch"))

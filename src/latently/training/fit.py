@@ -51,6 +51,7 @@ class Fit:
             x + u, with the noise u that was drawn for the fit.
         validation: mean log p(x) of the validation rows after a fit in closed form or by EM, in
             nats, of integers the bound by one draw of u; None: there were none.
+        exact: the values called "bound" in the history are log p(x) itself, as of a flow.
     """
 
     history: list[dict[str, float]]
@@ -59,6 +60,7 @@ class Fit:
     warnings: tuple[str, ...] = field(default=())
     criteria: Criteria | None = None
     validation: float | None = None
+    exact: bool = False
 
 
 def fit(
@@ -185,7 +187,8 @@ def fit(
         )
         run(resume=resume, seconds_apart=checkpoint_seconds, show=progress, **options)
         notes = (*run.warnings(), *model.complaints())
-        return Fit(run.progress.history, run.kept, run.progress.seconds, notes)
+        exact = model.density == "exact" and run.objective.is_bound
+        return Fit(run.progress.history, run.kept, run.progress.seconds, notes, exact=exact)
 
 
 def _passes(model: Model, data: Data, seed: int) -> Iterator[Tensor] | None:

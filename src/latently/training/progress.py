@@ -93,11 +93,11 @@ class Bar:
             return (done - self.first) / max(now - self.began, 1e-9)
         return self._rate
 
-    def epoch(self, row: dict[str, float]) -> None:
+    def epoch(self, number: float, value: float, validation: float | None = None) -> None:
         """Adds the results of an epoch to what the next update shows."""
-        self._line = f"  epoch {row['epoch']}: {row[self.value]:.2f}"
-        if "validation" in row:
-            self._line += f", validation {row['validation']:.2f}"
+        self._line = f"  epoch {number}: {value:.2f}"
+        if validation is not None:
+            self._line += f", validation {validation:.2f}"
 
 
 def _rich_bar(total: int) -> Any:

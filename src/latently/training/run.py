@@ -78,7 +78,9 @@ class Run:
             optimizer_state=state,
             **options,
         )
-        bar = Bar(total, "step", self.progress.step, value=self._maximised, show=show)
+        exact = self.model.density == "exact" and self.objective.is_bound
+        named = "log p(x)" if exact else self._maximised
+        bar = Bar(total, "step", self.progress.step, value=named, show=show)
         with bar, Stop() as stop:
             self._loop(steps, stop, bar, seconds_apart)
         self._end()
@@ -214,7 +216,7 @@ class Run:
         self.progress.history.append(row | means)
         if self.log is not None:
             write_csv(self.log, self.progress.history)
-        bar.epoch(row)
+        bar.epoch(step.epoch, row[self._maximised], row.get("validation"))
 
     def _shown(self) -> AbstractContextManager[None]:
         """The model holds the weights that would be kept."""
