@@ -93,6 +93,25 @@ OBJECTIVES = (
     *("WakeSleep", "WakeSleep(samples=3)", "ReweightedWakeSleep"),
     *("ReweightedWakeSleep(samples=3, sleep=Linear(0.0, 1.0))", "SemiAmortised(steps=2)"),
 )
+SCALES = (
+    *("Full", "Full(prior=1)", "Tied", "Tied(prior=2)", "Diagonal", "Diagonal(prior=1)"),
+    *("Spherical", "Spherical(prior=1)", "Factors(1)", "Factors(2)", "Principal(1)"),
+)
+COMPONENTS = (*SCALES, "Student", *(f"Student({scale})" for scale in SCALES), "Bits")
+COUPLINGS = ("Additive", "Affine", "Spline(bins=3)", "LogisticMixture(components=2)")
+VECTOR_FLOWS = (
+    *("MAF(transforms=1)", "NSF(transforms=1, bins=3)", "NSF(transforms=2, coupling=True)"),
+    "RealNVP(transforms=2, hidden=(4,))",
+    *(f"Zuko('{name}', transforms=1, hidden=(4,))" for name in ("BPF", "GF", "NAF", "NICE")),
+    "Zuko('SOSPF', transforms=1, hidden=(4,))",
+)
+IMAGE_FLOWS = tuple(
+    f"{flow}(scales={scales}, steps=1, hidden=4, coupling={coupling})"
+    for flow in ("Glow", "ImageRealNVP")
+    for scales in (1, 2)
+    for coupling in COUPLINGS
+)
+NOISES = ("UniformNoise", "VariationalNoise(steps=2, hidden=4)")
 TRANSFORMS = {
     "positive": ("Asinh()", "Log()", "Log(shift=1.0)"),
     "shares": ("Logit()", "Asinh()", "Log()"),
@@ -121,7 +140,6 @@ def has_path(family):
 
 
 def test_every_member_is_tried():
-    flows = " ".join((*EVERY, *PRIORS))
     tried = {
         "families": EVERY,
         "priors": PRIORS,
@@ -129,13 +147,15 @@ def test_every_member_is_tried():
         "estimators": ESTIMATORS,
         "objectives": (*OBJECTIVES, "Variational"),
         "transforms": itertools.chain(*TRANSFORMS.values()),
-        "flows": [name for name in KINDS["flows"] if name in flows],
+        "components": COMPONENTS,
+        "flows": (*VECTOR_FLOWS, *IMAGE_FLOWS),
+        "couplings": COUPLINGS,
+        "noises": NOISES,
         "kernels": ["RBF", "InverseMultiquadratic"],
         "schedules": [name for name in KINDS["schedules"] if name in " ".join(BOUNDS)],
     }
     for kind, texts in tried.items():
         names = {text.partition("(")[0] for text in texts}
-        # the default of FlowPrior has no options to name it by
         assert set(KINDS[kind]) == names, kind
 
 
