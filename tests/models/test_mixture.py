@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import latently as lt
 from latently import (
     Bits,
     Data,
@@ -388,3 +389,11 @@ def test_columns_of_any_scale_and_place_vary(family):
         warnings.simplefilter("error")
         plain, found = (next(Mixture((3,), 1, family=family).em(rows)) for rows in (x, moved))
     assert abs(found + scale.log().sum() - plain) < 1e-4
+
+
+def test_no_rows_are_drawn_and_fewer_are_refused(refused):
+    """torch draws no categories of 0 rows, where normals are drawn."""
+    for model in (lt.mixture((3,), components=2), lt.fa((3,), latents=1), lt.flow((3,), levels=4)):
+        assert model.sample(0).shape == (0, 3)
+        with refused("n=-1 must be at least 0"):
+            model.sample(-1)

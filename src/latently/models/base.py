@@ -282,10 +282,15 @@ class Model(nn.Module, ABC):
             seed: of the draws; None: the global generator goes on.
 
         Raises:
-            UserError: a temperature that is not positive, or of a model that has none.
+            UserError: fewer than 0 rows, a temperature that is not positive, or one of a model
+                that has none.
         """
+        if n < 0:
+            raise UserError(f"n={n} must be at least 0: the number of rows to draw")
         if not 0 < temperature < math.inf:
             raise UserError(f"temperature={temperature} must be a positive number")
+        if n == 0:
+            return torch.empty(0, *self.shape, dtype=self.dtype, device=self.device)
         if context is not None and len(context) == 1:
             context = context.expand(n, *context.shape[1:])
         with nullcontext() if seed is None else seeded(seed, self.device):

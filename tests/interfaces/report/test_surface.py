@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -388,3 +389,12 @@ def test_where_there_is_no_section(fitted, entry, page, tmp_path, table, digits)
     model = fitted(lt.ppca((2,), latents=1), empty)
     _, found = page(tmp_path / "e.html", [entry("m", model, empty)], empty)
     assert "density" not in found.ids
+
+
+@pytest.mark.parametrize(("cells", "top"), [([0.0, 0.0], 0.0), ([1.0, np.inf], np.inf)])
+def test_shades_of_a_density_that_vanishes_or_overflows(cells, top):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "<image" in maps.shades(
+            Window((0.0, 0.0), (1.0, 1.0)), np.array([cells]), top, "cells", 0
+        )

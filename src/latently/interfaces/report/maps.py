@@ -116,7 +116,9 @@ class _Canvas:
 def shades(window: Window, density: np.ndarray, top: float, alt: str, key: int) -> Markup:
     """A density of cells, (rows, columns), its root as shades; `top` has the strongest."""
     canvas, name = _Canvas(window), _name(alt, key)
-    strength = np.rint(255 * np.sqrt(np.clip(density / top, 0, 1)))
+    known = np.isfinite(density) & (0 < top < np.inf)  # exp of a log-density may be 0 or infinite
+    share = np.divide(density, top, out=np.isposinf(density) * 1.0, where=known)
+    strength = np.rint(255 * np.sqrt(np.clip(share, 0, 1)))
     picture = f'<image {canvas.place} preserveAspectRatio="none" href="{_png(strength)}"/>'
     canvas.drawn = _masked(name, canvas.place, picture)
     return canvas.svg(alt, key)
