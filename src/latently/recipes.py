@@ -227,7 +227,7 @@ def flow(
     *,
     flow: Flow | None = None,
     levels: int | None = None,
-    noise: Noise = UniformNoise(),  # noqa: B008
+    noise: Noise = UniformNoise(),  # noqa: B008  (frozen)
     transform: Transform | None = None,
     contexts: int = 0,
 ) -> Model:
@@ -260,7 +260,7 @@ def _wrapped(
     model: Model,
     transform: Transform | None,
     levels: int | None = None,
-    noise: Noise = UniformNoise(),  # noqa: B008
+    noise: Noise = UniformNoise(),  # noqa: B008  (frozen)
 ) -> Model:
     model = model if transform is None else Transformed(model, transform)
     return model if levels is None else Dequantized(model, levels=levels, noise=noise)

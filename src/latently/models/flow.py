@@ -91,11 +91,11 @@ class NormalizingFlow(Model):
         self, z: tuple[Tensor, ...] = (), context: Tensor | None = None
     ) -> FlowDistribution:
         """p(x|c), of batch shape (1, 1), or (1, B) given a context (B, C)."""
-        check_context(context, self.contexts, type(self).__name__)
-        rows = 1 if context is None else len(context)
+        own = self._own(context)
+        rows = 1 if own is None else len(own)
         zeros = torch.zeros((1, rows, *self.shape), dtype=self.dtype, device=self.device)
-        own = None if context is None else context.to(self.dtype)[None]
-        return _Placed(self.bijection, zeros, self.loc, self.scale, own)
+        given = None if own is None else own[None]
+        return _Placed(self.bijection, zeros, self.loc, self.scale, given)
 
     def draws(self, n: int, context: Tensor | None, temperature: float) -> Tensor:
         shape = (n, math.prod(self.shape))
@@ -109,16 +109,13 @@ class NormalizingFlow(Model):
         """The noise that becomes x, one layer (B, D)."""
         if mask is not None:
             self.check(x, mask)
-        check_context(context, self.contexts, type(self).__name__)
-        own = None if context is None else context.to(self.dtype)
-        return (self.bijection(self._standard(x), own)[0],)
+        return (self.bijection(self._standard(x), self._own(context))[0],)
 
     @torch.no_grad()
     def decode(self, z: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
         """The row that noise z = (eps,) becomes, (B, *shape)."""
-        check_context(context, self.contexts, type(self).__name__)
-        own = None if context is None else context.to(self.dtype)
-        y = self.bijection.inverse(z[0].to(self.dtype), own).unflatten(-1, self.shape)
+        eps, own = z[0].to(self.dtype), self._own(context)
+        y = self.bijection.inverse(eps, own).unflatten(-1, self.shape)
         return (self.loc + self.scale * y).to(self.dtype)
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
@@ -135,8 +132,14 @@ class NormalizingFlow(Model):
         spread = (wide - self.loc).square().mean(over, keepdim=True).sqrt()[0]
         usual = spread[spread > 0].mean() if bool((spread > 0).any()) else torch.ones_like(spread)
         self.scale.copy_(torch.where(spread > 0, spread, usual).expand(self.shape))
-        own = None if context is None else context[:_START_ROWS].to(self.dtype)
-        self.bijection.initialise(self._standard(x[:_START_ROWS]), own)
+        own = self._own(context)
+        first = None if own is None else own[:_START_ROWS]
+        self.bijection.initialise(self._standard(x[:_START_ROWS]), first)
+
+    def _own(self, context: Tensor | None) -> Tensor | None:
+        """A context of the model's width, in the type of the parameters."""
+        check_context(context, self.contexts, type(self).__name__)
+        return None if context is None else context.to(self.dtype)
 
     def _standard(self, x: Tensor) -> Tensor:
         """`(x - m) / s` of rows (B, *shape), flat, in the type of the parameters."""

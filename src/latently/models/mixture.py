@@ -84,7 +84,7 @@ class Mixture(Model):
         shape: Sequence[int],
         components: int = 10,
         *,
-        family: Component = Full(),  # noqa: B008
+        family: Component = Full(),  # noqa: B008  (frozen)
         restarts: int = 4,
     ) -> None:
         super().__init__()

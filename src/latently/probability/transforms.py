@@ -20,8 +20,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from latently.errors import UserError, called
-from latently.probability.distributions import Joint
+from latently.errors import UserError
+from latently.probability.distributions.joint import Joint, as_joint
 
 __all__ = ["Asinh", "Log", "Logit", "Transform", "Transported", "TransportedRows"]
 
@@ -338,9 +338,4 @@ class TransportedRows(Joint):
         return self._cells
 
     def _joint(self) -> Joint:
-        if not isinstance(self.base, Joint):
-            raise UserError(
-                f"{called(self.base)} does not know its cells one by one, so that moments and "
-                "conditionals of its rows are unknown; draw from it"
-            )
-        return self.base
+        return as_joint(self.base, "its rows")

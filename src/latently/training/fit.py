@@ -187,8 +187,7 @@ def fit(
         )
         run(resume=resume, seconds_apart=checkpoint_seconds, show=progress, **options)
         notes = (*run.warnings(), *model.complaints())
-        exact = model.density == "exact" and run.objective.is_bound
-        return Fit(run.progress.history, run.kept, run.progress.seconds, notes, exact=exact)
+        return Fit(run.progress.history, run.kept, run.progress.seconds, notes, exact=run.exact)
 
 
 def _passes(model: Model, data: Data, seed: int) -> Iterator[Tensor] | None:

@@ -78,12 +78,16 @@ class Run:
             optimizer_state=state,
             **options,
         )
-        exact = self.model.density == "exact" and self.objective.is_bound
-        named = "log p(x)" if exact else self._maximised
+        named = "log p(x)" if self.exact else self._maximised
         bar = Bar(total, "step", self.progress.step, value=named, show=show)
         with bar, Stop() as stop:
             self._loop(steps, stop, bar, seconds_apart)
         self._end()
+
+    @property
+    def exact(self) -> bool:
+        """Whether the bound that is maximised is log p(x) itself."""
+        return self.model.density == "exact" and self.objective.is_bound
 
     @property
     def kept(self) -> str:

@@ -59,7 +59,7 @@ def _components(
     subject: Subject, model: Mixture, parts: Elliptical, window: Window, rows: np.ndarray
 ) -> Anatomy:
     """Ellipses: their lines are the wider, the larger their weight."""
-    weights = model.weights.detach().cpu().numpy()
+    weights = model.weights.cpu().numpy()
     curves: list[Curve] = []
     words: list[Word] = []
     for k, weight in enumerate(weights.tolist()):

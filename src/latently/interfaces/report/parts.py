@@ -89,7 +89,7 @@ def components(subject: Subject, training: Mapping[str, Any]) -> Components | No
     model, layer = bare(subject.model), subject.only_layer
     if not isinstance(model, Mixture) or layer is None:
         return None
-    order = model.weights.detach().cpu().argsort(descending=True, stable=True)
+    order = model.weights.cpu().argsort(descending=True, stable=True)
     frame = subject.frame
     most = _FEW if frame is None else frame.count(_MOST)
     entropy = float(torch.special.entr(layer.flat).sum(1).mean())
@@ -126,7 +126,7 @@ def _commonest(labels: Tensor) -> tuple[Tensor, int]:
 
 
 def _parts(subject: Subject, model: Mixture, layer: Layer, order: Tensor) -> tuple[Part, ...]:
-    assigned, weights = layer.flat.argmax(1), model.weights.detach().cpu()
+    assigned, weights = layer.flat.argmax(1), model.weights.cpu()
     means, frame = None if subject.frame is None else _means(subject, order), subject.frame
     parts = []
     for place, k in enumerate(order.tolist()):

@@ -19,9 +19,13 @@ from torch import Tensor, nn
 
 from latently.models._columns import FLOOR
 from latently.models.components._elliptical import LEAST, Expected, Scatter
-from latently.models.components._patterns import Patterns, log_det, places
+from latently.models.components._patterns import Patterns, places
 from latently.models.components._rows import Block, Clusters, pattern_blocks
-from latently.probability.distributions import MultivariateNormal
+from latently.probability.distributions.gaussian import (
+    MultivariateNormal,
+    half_log_det,
+    inverse_lower,
+)
 
 __all__ = ["Covariance"]
 
@@ -93,8 +97,8 @@ class Covariance(Scatter):
         if not self.prior:
             return 0.0
         root = self.root
-        trace = (_inverse(root) @ torch.linalg.cholesky_ex(self.target).L).square().sum()
-        return -0.5 * self.prior * (2 * log_det(root).sum() + trace)
+        trace = (inverse_lower(root) @ torch.linalg.cholesky_ex(self.target).L).square().sum()
+        return -0.5 * self.prior * (2 * half_log_det(root).sum() + trace)
 
     def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:
         count, size = self.loc.shape
@@ -119,7 +123,7 @@ class Covariance(Scatter):
         """Distances of complete rows."""
         white = torch.linalg.solve_triangular(root, (x - self.loc[:, None]).mT, upper=False)
         energy = white.square().sum(1).T
-        return Expected(energy, log_det(root).expand_as(energy))
+        return Expected(energy, half_log_det(root).expand_as(energy))
 
     def given(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         rows, root = self.blocks(x, mask), self.root
@@ -140,7 +144,7 @@ class Covariance(Scatter):
 
     def normal(self, k: int, shape: tuple[int, ...]) -> MultivariateNormal:
         root = self.root[k if len(self.lower) > 1 else 0]
-        made = MultivariateNormal(self.loc[k].view(shape), _inverse(root))
+        made = MultivariateNormal(self.loc[k].view(shape), inverse_lower(root))
         made.scale_tril = root  # known: no second inversion
         return made
 
@@ -157,7 +161,7 @@ class Covariance(Scatter):
 
     def begin(self, centre: Tensor) -> _Sums:
         loc, root = self.loc - centre, self.root
-        inverse = _inverse(root)
+        inverse = inverse_lower(root)
         at = (inverse @ loc[..., None])[..., 0]
         count, size = loc.shape
         return _Sums(
@@ -183,7 +187,7 @@ class Covariance(Scatter):
         else:
             white = (block.x @ sums.whiten)[:, None] - sums.at
         energy = torch.linalg.vector_norm(white, dim=-1).square()
-        return Expected(energy, log_det(sums.root), white)
+        return Expected(energy, half_log_det(sums.root), white)
 
     def collect(self, block: Block, sums: _Sums, found: Expected, r: Tensor, w: Tensor) -> None:
         sums.count += r.sum(0)
@@ -241,8 +245,3 @@ def _floored(scaled: Tensor) -> Tensor:
         scaled = scaled.clone()
         scaled[~above] = (raised + raised.mT) / 2
     return torch.linalg.cholesky_ex(scaled).L
-
-
-def _inverse(root: Tensor) -> Tensor:
-    eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-    return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from latently.errors import UserError
 from latently.models.components._elliptical import LEAST, Expected, Scatter
 from latently.models.components._rows import Block, Clusters, slices
-from latently.probability.distributions import LowRankMultivariateNormal
+from latently.probability.distributions.gaussian import LowRankMultivariateNormal, half_log_det
 
 __all__ = ["Loadings"]
 
@@ -216,7 +216,7 @@ class Loadings(Scatter):
 
     def _log_det(self, root: Tensor, mask: Tensor | None) -> Tensor:
         """Half the log determinants of `Sigma_oo`, (n, C) or (1, C)."""
-        of_factors = root.diagonal(dim1=-2, dim2=-1).log().sum(-1).T
+        of_factors = half_log_det(root).T
         log_std = self._log_std()
         of_noise = log_std.sum(1) if mask is None else mask.to(log_std.dtype) @ log_std.T
         return of_factors + of_noise

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from latently.models.components._elliptical import Expected
 from latently.models.components._rows import Block
+from latently.probability.distributions.gaussian import half_log_det
 
-__all__ = ["Patterns", "log_det", "places"]
+__all__ = ["Patterns", "places"]
 
 
 class Patterns:
@@ -33,7 +34,7 @@ class Patterns:
     def expected(self) -> Expected:
         tall, count = self.white.shape[-1], self.white.shape[1]
         energy = self.white.square().sum(-2).transpose(1, 2).flatten(0, 1)
-        halves = log_det(self.root).expand(-1, count)
+        halves = half_log_det(self.root).expand(-1, count)
         return Expected(energy, halves[:, None].expand(-1, tall, -1).flatten(0, 1))
 
     def moved(self) -> Tensor:
@@ -64,11 +65,6 @@ class Patterns:
         taken = taken.transpose(0, 1).flatten(1, 2)
         second = second + of_pattern.sum(0)[:, None, None] * self.sigma - taken.mT @ taken
         return weighted.sum((0, 3)), second
-
-
-def log_det(root: Tensor) -> Tensor:
-    """Half the log determinant of `L L'`, (*,)."""
-    return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def places(rows: list[Block], n: int) -> Tensor:

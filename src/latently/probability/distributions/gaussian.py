@@ -24,7 +24,9 @@ __all__ = [
     "LowRankMultivariateNormal",
     "MultivariateNormal",
     "ScaledJoint",
+    "half_log_det",
     "independent",
+    "inverse_lower",
 ]
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -140,7 +142,7 @@ class MultivariateNormal(Gaussian):
     @cached_property
     def scale_tril(self) -> Tensor:
         """The lower triangular L with `Sigma = L L'`: the inverse of W."""
-        return _inverse(self.whiten)
+        return inverse_lower(self.whiten)
 
     @property
     def noises(self) -> int:
@@ -203,7 +205,7 @@ class MultivariateNormal(Gaussian):
         batch = loc.shape[: loc.dim() - len(self.event_shape)]
         found = MultivariateNormal(loc, lower.expand(*batch, -1, -1))
         if lower.shape[:-2].numel() < batch.numel():
-            found.scale_tril = _inverse(lower).expand(*batch, -1, -1)  # one inverse for all
+            found.scale_tril = inverse_lower(lower).expand(*batch, -1, -1)  # one inverse for all
         return found
 
 
@@ -246,7 +248,7 @@ class LowRankMultivariateNormal(Gaussian):
         energy = _ridge(white.unsqueeze(-2), loadings, root)[0].squeeze(-1)
         cells = self._cells if seen is None else seen.sum(-1, dtype=torch.float64)
         spread = (log_std if seen is None else torch.where(seen, log_std, 0.0)).sum(-1)
-        log_p = -0.5 * (energy + cells * _LOG_2PI) - _half_log_det(root) - spread
+        log_p = -0.5 * (energy + cells * _LOG_2PI) - half_log_det(root) - spread
         return log_p.to(self.loc.dtype)
 
     def given(self, value: Tensor, mask: Tensor) -> LowRankMultivariateNormal:
@@ -268,7 +270,7 @@ class LowRankMultivariateNormal(Gaussian):
 
     def log_det(self) -> Tensor:
         _, root = self._factors(None)
-        return _half_log_det(root).to(self.loc.dtype) + self._flat(self.log_std).sum(-1)
+        return half_log_det(root).to(self.loc.dtype) + self._flat(self.log_std).sum(-1)
 
     def energy(self, rows: Tensor) -> Tensor:
         loadings, root = self._factors(None)
@@ -372,7 +374,8 @@ def independent(d: Factorized) -> LowRankMultivariateNormal:
     return LowRankMultivariateNormal(base.loc, factor, base.log_scale)
 
 
-def _inverse(lower: Tensor) -> Tensor:
+def inverse_lower(lower: Tensor) -> Tensor:
+    """The inverse of lower triangular matrices, (*, D, D)."""
     eye = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
 
@@ -385,5 +388,6 @@ def _ridge(rows: Tensor, loadings: Tensor, root: Tensor) -> tuple[Tensor, Tensor
     return rest.square().sum(-1) + a.square().sum(-1), a
 
 
-def _half_log_det(root: Tensor) -> Tensor:
+def half_log_det(root: Tensor) -> Tensor:
+    """Half the log determinant of `L L'`, (*,), of triangular L (*, D, D)."""
     return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)

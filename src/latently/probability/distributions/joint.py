@@ -13,7 +13,7 @@ from torch.distributions import Distribution, kl_divergence, register_kl
 from latently.errors import UserError, called
 from latently.probability.distributions.discrete import Bernoulli, Relaxed, combinations
 
-__all__ = ["Factorized", "Joint", "analytic_kl", "kl_and_cells", "observed_log_prob"]
+__all__ = ["Factorized", "Joint", "analytic_kl", "as_joint", "kl_and_cells", "observed_log_prob"]
 
 
 class Joint(Distribution):
@@ -166,6 +166,20 @@ def kl_and_cells(q: Distribution, p: Distribution) -> tuple[Tensor | None, Tenso
         return analytic_kl(q, p), None
     cells = analytic_kl(q.base, p.base)
     return None if cells is None else _sum_last(cells, q.ndim), cells
+
+
+def as_joint(distribution: Distribution, what: str) -> Joint:
+    """A distribution that knows its cells one by one.
+
+    Raises:
+        UserError: it does not, so that `what` has no moments or conditionals.
+    """
+    if not isinstance(distribution, Joint):
+        raise UserError(
+            f"{called(distribution)} does not know its cells one by one, so that moments and "
+            f"conditionals of {what} are unknown; draw from it"
+        )
+    return distribution
 
 
 def observed_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from latently.errors import UserError, called
 from latently.probability.distributions.integers import Rounded
-from latently.probability.distributions.joint import Joint
+from latently.probability.distributions.joint import Joint, as_joint
 
 __all__ = ["RoundedRows"]
 
@@ -60,9 +59,4 @@ class RoundedRows(Distribution):
         return Rounded(self._joint(), self.levels)
 
     def _joint(self) -> Joint:
-        if not isinstance(self.base, Joint):
-            raise UserError(
-                f"{called(self.base)} does not know its cells one by one, so that moments and "
-                "conditionals of rounded rows are unknown; draw from it"
-            )
-        return self.base
+        return as_joint(self.base, "rounded rows")
