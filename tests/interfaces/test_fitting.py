@@ -434,3 +434,12 @@ def test_an_exact_flow_says_log_p_and_integers_say_bound(done, tmp_path):
     told = done("fit", "flow", "--data", "digits", *flow, *words, "--out", out)
     assert "bound " in told
     assert "ELBO" in done("show", out)
+
+
+def test_a_prior_in_what_em_reached_is_said(done, tmp_path):
+    words = ("fit", "mixture", "--data", "toys:moons", "--components", 2, "--steps", 3)
+    told = done(*words, "--family", "Full(prior=5)", "--out", tmp_path / "prior.safetensors")
+    assert "log p(x) + log prior / rows " in told
+    told = done(*words, "--out", tmp_path / "plain.safetensors")
+    assert "log p(x) " in told
+    assert "prior" not in told

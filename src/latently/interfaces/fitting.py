@@ -294,7 +294,8 @@ def summary(result: Fit, out: Path) -> str:
     """Two lines on a finished fit."""
     last = result.history[-1] if result.history else {}
     if "pass" in last:
-        reached = f"log p(x) {last['log_prob']:.4f} nats in {last['pass']:.0f} passes"
+        climbed = "log p(x)" + " + log prior / rows" * (result.kept == "maximum a posteriori")
+        reached = f"{climbed} {last['log_prob']:.4f} nats in {last['pass']:.0f} passes"
         if result.validation is not None:
             reached += f", validation {result.validation:.4f}"
         if result.criteria is not None:

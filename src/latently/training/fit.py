@@ -209,7 +209,7 @@ def _fit_passes(
 ) -> Fit:
     began, history, last, gain = time.monotonic(), [], -math.inf, math.inf
     with (
-        Bar(most, "pass", value="log p(x)", show=show) as bar,
+        Bar(most, "pass", value=_climbed(model), show=show) as bar,
         _caught() as caught,
         Stop() as stop,
     ):
@@ -234,6 +234,11 @@ def _fit_passes(
         )
     kept = "maximum a posteriori" if model.log_prior() else "maximum likelihood"
     return Fit(history, kept, time.monotonic() - began, tuple(notes))
+
+
+def _climbed(model: Model) -> str:
+    """What passes maximise, in words."""
+    return "log p(x) + log prior / rows" if model.log_prior() else "log p(x)"
 
 
 @torch.no_grad()
