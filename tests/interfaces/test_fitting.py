@@ -442,4 +442,4 @@ def test_a_prior_in_what_em_reached_is_said(done, tmp_path):
     assert "log p(x) + log prior / rows " in told
     told = done(*words, "--out", tmp_path / "plain.safetensors")
     assert "log p(x) " in told
-    assert "prior" not in told
+    assert "log prior" not in told
