@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -20,6 +21,7 @@ from latently.errors import UserError, closest
 from latently.models import (
     PPCA,
     VAE,
+    Autoencoder,
     Dequantized,
     FactorAnalysis,
     Mixture,
@@ -31,18 +33,35 @@ from latently.models.components import Component, Full
 from latently.nets.mlp import MLP
 from latently.probability.conditional import Conditional
 from latently.probability.dequantise import Noise, UniformNoise
+from latently.probability.families._point import Codes
 from latently.probability.families.base import Family
 from latently.probability.families.bernoulli import Bernoulli
-from latently.probability.families.normal import Normal
+from latently.probability.families.normal import FixedNormal, Normal
 from latently.probability.flows import NSF, Flow, Glow
 from latently.probability.priors import Prior, StandardNormal
 from latently.probability.transforms import Transform
+from latently.training.objectives import Objective, Reconstruction, Variational
 
-__all__ = ["CLOSED_FORM", "RECIPES", "Call", "fa", "flow", "mixture", "ppca", "recipe", "vae"]
+__all__ = [
+    "CLOSED_FORM",
+    "OBJECTIVES",
+    "RECIPES",
+    "Call",
+    "ae",
+    "fa",
+    "flow",
+    "mixture",
+    "ppca",
+    "recipe",
+    "vae",
+]
 
+_SQUARED = functools.partial(FixedNormal, std=None)
+Activation = Callable[[], nn.Module]
 R = TypeVar("R", bound=Callable[..., Model])
 RECIPES: dict[str, Callable[..., Model]] = {}
 CLOSED_FORM: set[str] = set()  # recipes whose models are fitted by `Model.em`
+OBJECTIVES: dict[str, type[Objective]] = {}  # what a recipe's models are usually trained by
 
 
 @dataclass(frozen=True)
@@ -60,24 +79,33 @@ class Call:
 @overload
 def recipe(function: R) -> R: ...
 @overload
-def recipe(*, closed_form: bool) -> Callable[[R], R]: ...
-def recipe(function: R | None = None, *, closed_form: bool = False) -> R | Callable[[R], R]:
+def recipe(
+    *, closed_form: bool = False, objective: type[Objective] = Variational
+) -> Callable[[R], R]: ...
+def recipe(
+    function: R | None = None,
+    *,
+    closed_form: bool = False,
+    objective: type[Objective] = Variational,
+) -> R | Callable[[R], R]:
     """Registers a recipe and lets its models remember their call.
 
     Args:
         function: from shapes and constructors to a model.
         closed_form: its models are fitted by `Model.em`, so that the command line offers none of
             the options of training by gradient.
+        objective: what its models are usually trained by, as `Model.objective` says: the command
+            line offers its options as flags.
 
     Raises:
         UserError: a recipe of that name exists.
     """
     if function is None:
-        return functools.partial(_registered, closed_form=closed_form)
-    return _registered(function, closed_form)
+        return functools.partial(_registered, closed_form=closed_form, objective=objective)
+    return _registered(function, closed_form, objective)
 
 
-def _registered(function: R, closed_form: bool) -> R:
+def _registered(function: R, closed_form: bool, objective: type[Objective]) -> R:
     name = function.__name__
     if name in RECIPES:
         raise UserError(f"a recipe named {name!r} exists already; choose another name")
@@ -95,7 +123,7 @@ def _registered(function: R, closed_form: bool) -> R:
         model.call = Call(name, dict(bound.arguments))
         return model
 
-    RECIPES[name] = build
+    RECIPES[name], OBJECTIVES[name] = build, objective
     if closed_form:
         CLOSED_FORM.add(name)
     return build  # type: ignore[return-value]
@@ -210,15 +238,51 @@ def vae(
         transform: bijection of the columns before the model, with its Jacobian in the density.
         contexts: width of the context of a conditional model; 0: none. It follows the data.
     """
-    z_shape = (latents,) if isinstance(latents, int) else tuple(latents)
-    if not z_shape or any(not isinstance(n, int) or n < 1 for n in z_shape):
-        raise UserError(f"vae: latents={latents} must be at least 1")
+    z_shape = _latent_shape("vae", latents)
     observed, latent = likelihood(tuple(shape)), posterior(z_shape)
     mask_shape = [tuple(shape)] if sees_mask else []
     encoder = Conditional(net, latent, observed.embed_shape, *mask_shape, contexts=contexts)
     decoder = Conditional(decoder_net or net, observed, latent.embed_shape, contexts=contexts)
     model = VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=sees_mask)
     return _wrapped(model, transform)
+
+
+@recipe(objective=Reconstruction)
+def ae(
+    shape: Sequence[int],
+    *,
+    latents: int | Sequence[int] = 16,
+    likelihood: Callable[..., Family] | None = None,
+    net: Callable[..., nn.Module] = MLP,
+    decoder_net: Callable[..., nn.Module] | None = None,
+    activation: Activation = nn.Identity,
+    codes: Callable[..., Model] | None = None,
+    sees_mask: bool = False,
+    contexts: int = 0,
+) -> Model:
+    """Autoencoder: sparse, denoising, contractive or robust by what it is trained by.
+
+    Args:
+        shape: shape of one row.
+        latents: number of latents in a code, or their shape.
+        likelihood: family of the error around a reconstruction; default: squared error, in
+            variances of the training rows (each column's own for vectors, one for pictures).
+        net: network of the encoder, and of the decoder unless that has its own.
+        decoder_net: network of the decoder, where it differs.
+        activation: what codes pass last, such as Sigmoid or ReLU.
+        codes: recipe of the density that `fit_density` put on codes; None: there is none.
+        sees_mask: show the encoder which entries are observed; on where data have holes.
+        contexts: width of the context of both networks; 0: none. It follows the data.
+    """
+    z_shape = _latent_shape("ae", latents)
+    observed = (likelihood or _SQUARED)(tuple(shape))
+    mask_shape = [tuple(shape)] if sees_mask else []
+    encoder = Conditional(
+        net, Codes(z_shape, activation), observed.embed_shape, *mask_shape, contexts=contexts
+    )
+    decoder = Conditional(decoder_net or net, observed, z_shape, contexts=contexts)
+    density = None if codes is None else codes((math.prod(z_shape),))
+    return Autoencoder(encoder, decoder, sees_mask=sees_mask, codes=density)
 
 
 @recipe
@@ -248,6 +312,13 @@ def flow(
         raise UserError(f"flow: noise={noise} has no effect without levels; leave it out")
     model = NormalizingFlow(shape, flow or _usual_flow(shape), contexts=contexts)
     return _wrapped(model, transform, levels, noise)
+
+
+def _latent_shape(recipe: str, latents: int | Sequence[int]) -> tuple[int, ...]:
+    shape = (latents,) if isinstance(latents, int) else tuple(latents)
+    if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise UserError(f"{recipe}: latents={latents} must be at least 1")
+    return shape
 
 
 def _usual_flow(shape: Sequence[int]) -> Flow:

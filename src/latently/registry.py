@@ -10,15 +10,18 @@ from typing import Any
 from torch import nn, optim
 
 from latently import nets, recipes
-from latently.data import masks
+from latently.data import corruptions, masks
 from latently.inference import bounds, estimators, kernels, methods, schedules
 from latently.models import components as kinds
 from latently.probability import dequantise, families, flows, priors, transforms
-from latently.training import objectives
+from latently.training import objectives, penalties
 
 __all__ = ["ACTIVATIONS", "KINDS", "OPTIMIZERS", "components", "names"]
 
-ACTIVATIONS = ("ELU", "GELU", "Identity", "LeakyReLU", "ReLU", "SiLU", "Softplus", "Tanh")
+ACTIVATIONS = (
+    *("ELU", "GELU", "Identity", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softplus"),
+    "Tanh",
+)
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "RMSprop")
 
 
@@ -50,6 +53,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "schedules": _public(schedules, schedules.Schedule),
     "nets": _public(nets),
     "masks": _public(masks, masks.Mask),
+    "corruptions": _public(corruptions, corruptions.Corruption),
+    "penalties": _public(penalties, penalties.Penalty),
     "optimizers": {name: getattr(optim, name) for name in OPTIMIZERS},
     "activations": {name: getattr(nn, name) for name in ACTIVATIONS},
 }

@@ -24,6 +24,7 @@ _KIND_OF = {
     "Noise": "noises",
     "Transform": "transforms",
     "nn.Module": "nets",
+    "Activation": "activations",
     "Objective": "objectives",
     "Bound": "bounds",
     "Estimator": "estimators",
@@ -31,6 +32,8 @@ _KIND_OF = {
     "Optimizer": "optimizers",
     "Method": "methods",
     "Mask": "masks",
+    "Corruption": "corruptions",
+    "Penalty": "penalties",
 }
 
 
@@ -164,7 +167,15 @@ def _fits(flag: Flag, value: Any) -> bool:
     if isinstance(value, float):
         return "float" in words and math.isfinite(value)
     if isinstance(value, tuple | list):
-        return "Sequence" in words and all(isinstance(v, int) for v in value)
+        whole = "int" in words or not flag.kinds
+        return "Sequence" in words and all(
+            isinstance(v, int) if whole else _is_member(flag, v) for v in value
+        )
+    return _is_member(flag, value)
+
+
+def _is_member(flag: Flag, value: Any) -> bool:
+    """Whether a value is a component of the kinds that a flag takes."""
     target = getattr(value, "func", value)
     target = target if isinstance(target, type) else type(target)
     return any(target is member for kind in flag.kinds for member in KINDS[kind].values())

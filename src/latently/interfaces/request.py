@@ -12,8 +12,8 @@ from latently import expr
 from latently.data.masks import Mask
 from latently.errors import UserError, closest
 from latently.interfaces.flags import Flag, check_seed, flags_of, parse, usage
-from latently.recipes import CLOSED_FORM, RECIPES
-from latently.training import Objective, Variational, fit
+from latently.recipes import CLOSED_FORM, OBJECTIVES, RECIPES
+from latently.training import Objective, fit
 from latently.training.files import check_regular
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 CLOSED_FORM_OPTIONS = ("steps", "tolerance", "seed")  # those of `fit` that change such a fit
-_OBJECTIVE = ("bound", "estimator", "samples")
+_NOT_ASKED = ("shape", "contexts", "codes")  # follow the data, or come after the fit
 _FROM_DATA = ("likelihood", "levels", "sees_mask")  # see making.make_model
 _SET_HERE = (
     *("model", "data", "objective", "validation", "checkpoint", "log", "progress", "resume"),
@@ -95,11 +95,11 @@ def fit_flags(recipe: str) -> list[Flag]:
     """Every flag of `latently fit RECIPE` that is read, be it to be refused with its reason."""
     if recipe not in RECIPES:
         raise UserError(f"unknown recipe {recipe!r}; {closest(recipe, RECIPES)}")
-    model = flags_of(RECIPES[recipe], f"model ({recipe})", skip=("shape", "contexts"))
+    model = flags_of(RECIPES[recipe], f"model ({recipe})", skip=_NOT_ASKED)
     return [
         *flags_of(run, "data and files"),
-        *(replace(f, default="as the data") if f.name in _FROM_DATA else f for f in model),
-        *_objective_flags(),
+        *(replace(f, default="as the data") if _follows(f) else f for f in model),
+        *_objective_flags(recipe),
         *flags_of(fit, "training", skip=(*_SET_HERE,)),
     ]
 
@@ -114,12 +114,23 @@ def taken_flags(recipe: str) -> list[Flag]:
     return [flag for flag in flags if flag.name in taken]
 
 
-def _objective_flags() -> list[Flag]:
+def _follows(flag: Flag) -> bool:
+    """Whether the data say what the recipe's own default is not."""
+    return flag.name in _FROM_DATA and (flag.name != "likelihood" or flag.default is not None)
+
+
+def _objective_flags(recipe: str) -> list[Flag]:
     """The objective by parts, or whole."""
-    names = " ".join(f"--{name}" for name in _OBJECTIVE)
+    parts = flags_of(OBJECTIVES[recipe], "objective")
+    names = " ".join(flag.text for flag in parts)
     whole = next(flag for flag in flags_of(fit, "objective") if flag.name == "objective")
     about = f"what to maximise, whole, in place of {names}"
-    return [*flags_of(Variational, "objective"), replace(whole, help=about)]
+    return [*parts, replace(whole, help=about)]
+
+
+def _parts(objective: type[Objective]) -> list[str]:
+    """Options of an objective."""
+    return list(inspect.signature(objective).parameters)
 
 
 def fit_help(recipe: str | None) -> str:
@@ -158,21 +169,22 @@ def read_request(tokens: Sequence[str]) -> Request:
     check_seed(values.get("seed", 0))
     names = {f.name for f in flags_of(RECIPES[recipe], "")}
     arguments = {k: v for k, v in values.items() if k in names}
-    said = {k: v for k, v in values.items() if k in (*_OBJECTIVE, "objective")}
+    usual = OBJECTIVES[recipe]
+    said = {k: v for k, v in values.items() if k in (*_parts(usual), "objective")}
     options = {k: v for k, v in values.items() if k not in names and k not in said}
-    return Request(recipe, arguments, _objective(said), options, files, tuple(said))
+    return Request(recipe, arguments, _objective(usual, said), options, files, tuple(said))
 
 
-def _objective(said: Mapping[str, Any]) -> Objective:
-    """The objective that a call names, whole or by parts."""
+def _objective(usual: type[Objective], said: Mapping[str, Any]) -> Objective:
+    """The objective that a call names, whole or by parts of the usual one."""
     whole: Objective | None = said.get("objective")
     if whole is None:
-        return Variational(**{name: said[name] for name in _OBJECTIVE if name in said})
-    if parts := [name for name in _OBJECTIVE if name in said]:
+        return usual(**said)
+    if parts := [name for name in _parts(usual) if name in said]:
         name = type(whole).__name__
         raise UserError(
-            f"--{parts[0]} is part of Variational and --objective {name} stands in its place; "
-            f"give one of them (options of {name} go inside: latently list objectives)"
+            f"--{parts[0]} is part of {usual.__name__} and --objective {name} stands in its "
+            f"place; give one of them (options of {name} go inside: latently list objectives)"
         )
     return whole
 
@@ -207,7 +219,7 @@ def command_text(request: Request) -> str:
     import shlex
 
     words = ["latently", "fit", request.recipe, "--data", request.files["data"]]
-    chosen = {**request.arguments, **changed(request.objective), **request.options}
+    chosen = {**request.arguments, **changed(request.objective, request.recipe), **request.options}
     if not request.files["missing"]:
         chosen["missing"] = False
     for name in ("validation", "context", "binarise", "mask", "init", "threads"):
@@ -222,12 +234,13 @@ def command_text(request: Request) -> str:
     return shlex.join([*words, "--out", request.files["out"]])
 
 
-def changed(objective: Objective) -> dict[str, Any]:
-    """Options of the call that make this objective in place of the default one."""
-    if not isinstance(objective, Variational):
+def changed(objective: Objective, recipe: str) -> dict[str, Any]:
+    """Options of the call that make this objective in place of the recipe's usual one."""
+    usual = OBJECTIVES[recipe]
+    if not isinstance(objective, usual):
         return {"objective": objective}
-    default = Variational()
-    values = {name: getattr(objective, name) for name in _OBJECTIVE}
+    default = usual()
+    values = {name: getattr(objective, name) for name in _parts(usual)}
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 

@@ -1,5 +1,6 @@
 """Models, one family of models per file; these files never import each other."""
 
+from latently.models.autoencoder import Autoencoder
 from latently.models.base import Model
 from latently.models.flow import NormalizingFlow
 from latently.models.linear import PPCA, FactorAnalysis
@@ -10,6 +11,7 @@ from latently.models.wrappers import Dequantized, Transformed
 __all__ = [
     "PPCA",
     "VAE",
+    "Autoencoder",
     "Dequantized",
     "FactorAnalysis",
     "Mixture",

@@ -40,8 +40,11 @@ class Model(nn.Module, ABC):
         shape: shape of one row.
         density: what `log_w` means: "exact" (log p(x) for every draw) or "bound" (its mean is
             a lower bound); None for models without a density.
+        objective: name of the objective that it is usually trained by.
         discrete: True where log p is a log-probability, False where a log-density.
         contexts: width of the context c of a model of p(x|c); 0: it takes none.
+        context_optional: the context is what is known of a latent, such as a label, and rows may
+            come without; evidence hides it, so that it is of log p(x).
         invertible: a model without latents whose `encode` and `decode` are a bijection between
             rows and a base space, such as a flow; `infer` then returns no z.
         holes: whether rows may lack cells, because the model knows log p(x_observed).
@@ -53,9 +56,11 @@ class Model(nn.Module, ABC):
     """
 
     density: ClassVar[Density | None]
+    objective: ClassVar[str] = "Variational"
     shape: tuple[int, ...]
     discrete: bool
     contexts: int = 0
+    context_optional: ClassVar[bool] = False
     invertible: bool = False
     holes: bool = True
     numerical: bool = False
@@ -155,7 +160,7 @@ class Model(nn.Module, ABC):
     def check_context(self, context: Tensor | None, name: str = "data") -> None:
         """Raises UserError for a context that is missing, not wanted or of another width."""
         width = 0 if context is None else int(context.shape[-1])
-        if width == self.contexts:
+        if width == self.contexts or (context is None and self.context_optional):
             return
         if not width:
             raise UserError(
@@ -240,6 +245,11 @@ class Model(nn.Module, ABC):
         """What a reader should know of the fitted parameters, a line each."""
         return ()
 
+    @property
+    def no_density(self) -> str:
+        """What to say where a density is asked for and there is none."""
+        return f"{type(self).__name__} has no density"
+
     # Derived, once for all models.
 
     def log_prob(
@@ -259,7 +269,7 @@ class Model(nn.Module, ABC):
             UserError: the model has no density.
         """
         if self.density is None:
-            raise UserError(f"{type(self).__name__} has no density")
+            raise UserError(self.no_density)
         p = self.infer(x, 1 if self.density == "exact" else samples, mask, context)
         return torch.logsumexp(p.log_pi + p.log_w, dim=0)
 
@@ -313,6 +323,12 @@ class Model(nn.Module, ABC):
 
         An invertible model's one layer is the row in its base space, exactly.
         """
+        return self.encoded(x, mask, context)
+
+    def encoded(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """What `encode` returns, with gradients."""
         return tuple(z[0] for z in self.infer(x, 1, mask, context, draw=draw_mean).z)
 
     @torch.no_grad()
@@ -332,6 +348,16 @@ class Model(nn.Module, ABC):
             return self.decode(self.encode(x, mask, context), context)
         z = self.infer(x, 1, mask, context, draw=draw_centre).z
         return self.likelihood(z, context).mean[0]
+
+    def errors(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """Squared differences of rows and their reconstructions, (B, *shape), 0 where missing.
+
+        In squared data units: what each cell adds to the reconstruction error.
+        """
+        apart = (x - self.reconstruct(x, mask, context)).square()
+        return apart if mask is None else apart.where(mask, 0.0)
 
     @torch.no_grad()
     def impute(

@@ -5,6 +5,7 @@ from latently.training.fit import Fit, fit
 from latently.training.loop import Step, train
 from latently.training.objectives.base import Objective, Terms
 from latently.training.objectives.info_vae import InfoVAE
+from latently.training.objectives.reconstruction import Reconstruction
 from latently.training.objectives.semi_amortised import SemiAmortised
 from latently.training.objectives.total_correlation import TotalCorrelation
 from latently.training.objectives.variational import Variational
@@ -15,6 +16,7 @@ __all__ = [
     "Fit",
     "InfoVAE",
     "Objective",
+    "Reconstruction",
     "ReweightedWakeSleep",
     "SemiAmortised",
     "Step",

@@ -26,8 +26,7 @@ from latently.probability.choice import families_for
 from latently.training.average import check_decay
 from latently.training.files import locked
 from latently.training.loop import BatchOrder, check_pieces
-from latently.training.objectives.base import Objective
-from latently.training.objectives.variational import Variational
+from latently.training.objectives import Objective, usual
 from latently.training.progress import Bar
 from latently.training.run import BLOCK, Run, Stop, moved, write_csv
 from latently.training.update import check_limits
@@ -103,7 +102,8 @@ def fit(
     Args:
         model: the model.
         data: training rows.
-        objective: what to maximise; `Variational()` if None.
+        objective: what to maximise; None: what the model is usually trained by, mostly
+            `Variational()`.
         validation: rows for the choice of the epoch.
         epochs: length of the run, 50 if neither this nor its steps are given.
         steps: length of the run in steps, or the most passes of a closed-form fit.
@@ -175,18 +175,19 @@ def fit(
         _check_trained(model, tolerance)
         if epochs is None and steps is None:
             options["epochs"] = 50
+        objective = objective or usual(model)
         run = Run(
             model,
             data,
             validation,
-            objective or Variational(),
+            objective,
             seed=seed,
             path=path,
             log=log,
             **others,
         )
         run(resume=resume, seconds_apart=checkpoint_seconds, show=progress, **options)
-        notes = (*run.warnings(), *model.complaints())
+        notes = (*objective.complaints(model), *run.warnings(), *model.complaints())
         return Fit(run.progress.history, run.kept, run.progress.seconds, notes, exact=run.exact)
 
 

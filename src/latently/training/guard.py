@@ -90,7 +90,8 @@ def cause(model: Model, step: Step, objective: Any, batch: tuple[Any, Any, Any])
         batch: x, mask and context of the step.
     """
     maximised = "bound" if objective.is_bound else "objective"
-    terms = {"reconstruction": step.reconstruction, "KL": step.kl, maximised: step.bound}
+    cost = "KL" if objective.cost == "kl" else objective.cost
+    terms = {"reconstruction": step.reconstruction, cost: step.kl, maximised: step.bound}
     bad = [f"{name} is {float(v):g}" for name, v in terms.items() if not torch.isfinite(v)]
     what = bad[0] if bad else f"the gradient's norm is {float(step.gradient_norm):g}"
     return f"{what}; first non-finite tensor: {_first(model, step, objective, batch)}"

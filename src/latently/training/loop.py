@@ -26,7 +26,7 @@ from latently.inference.noise import derive, seeded
 from latently.inference.schedules import Schedule
 from latently.models import Model
 from latently.probability.flows import Bijection
-from latently.training.objectives.base import Objective
+from latently.training.objectives import Objective, usual
 from latently.training.objectives.variational import Variational
 from latently.training.turns import Moved, Turns, groups
 from latently.training.update import Update, check_limits
@@ -209,7 +209,7 @@ def train(
     total = run_length(order, epochs, steps)
     check_pieces(order, accumulate)
     turns = turns_of(order, total, inference_steps, inference_epochs)
-    objective = (objective or Variational()).of_rows(len(data))
+    objective = (objective or usual(model)).of_rows(len(data))
     check_coupling(objective, accumulate)
     objective.check_model(model)
     check_limits(clip, skip)

@@ -210,7 +210,8 @@ class Run:
             "step": step.index,
             "seconds": round(self.progress.seconds, 3),
             self._maximised: means.pop("bound"),
-            **{name: means.pop(name) for name in ("reconstruction", "kl")},
+            "reconstruction": means.pop("reconstruction"),
+            self.objective.cost: means.pop("kl"),
             "learning_rate": step.learning_rate,
         }
         if self.validation is not None:

@@ -23,6 +23,7 @@ from latently.probability.distributions.joint import (
 from latently.probability.distributions.mixture import JointMixture, Mixture, mixture
 from latently.probability.distributions.normal import Normal, Scaled, StandardNormal
 from latently.probability.distributions.one_hot import OneHot
+from latently.probability.distributions.point import Point
 from latently.probability.distributions.rounded_rows import RoundedRows
 from latently.probability.distributions.simplex import Dirichlet, LogisticNormal
 
@@ -40,6 +41,7 @@ __all__ = [
     "MultivariateNormal",
     "Normal",
     "OneHot",
+    "Point",
     "Relaxed",
     "Rounded",
     "RoundedRows",

@@ -13,6 +13,7 @@ from latently.probability.distributions import Factorized
 from latently.probability.distributions import Normal as NormalDistribution
 from latently.probability.families._columns import Columns, bounded
 from latently.probability.families._moments import split
+from latently.probability.span import variance_of
 
 __all__ = ["FixedNormal", "Normal", "SharedNormal"]
 
@@ -74,25 +75,36 @@ class SharedNormal(Columns):
 class FixedNormal(Columns):
     r"""Independent normals with a given deviation: `x_j ~ N(loc_j + scale_j h_j, std^2)`.
 
+    Its log-density is minus half the squared error, in units of `std^2`, and a constant.
+
     Args:
         shape: event shape.
-        std: the deviation, in data units.
+        std: the deviation, in data units; None: that of the training rows, of every column of
+            vectors and of all cells together (root mean square) of rows of two axes or more.
 
     Raises:
         UserError: `std` is not positive.
     """
 
-    def __init__(self, shape: Sequence[int], *, std: float = 1.0) -> None:
+    def __init__(self, shape: Sequence[int], *, std: float | None = 1.0) -> None:
         super().__init__(shape)
-        if not (std > 0 and math.isfinite(std)):
-            raise UserError(f"FixedNormal: std={std} must be a positive number")
+        if std is not None and not (std > 0 and math.isfinite(std)):
+            raise UserError(f"FixedNormal: std={std} must be a positive number, or None")
         self.std = std
 
     @property
     def param_shape(self) -> tuple[int, ...]:
         return self.shape
 
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """As the others; with std=None the cells of a picture share one scale."""
+        super().initialise(x, mask)
+        if self.std is None and self.scale is not None:
+            self.scale.copy_(variance_of(x, mask).sqrt().expand(self.shape))
+
     def forward(self, h: Tensor) -> Factorized:
+        if self.std is None:
+            return self.columns(NormalDistribution(h, torch.zeros_like(h)))
         log_std = torch.full_like(h, math.log(self.std))
         if self.scale is not None:
             log_std = log_std - self.scale.log().to(h.dtype)

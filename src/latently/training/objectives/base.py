@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -30,9 +31,11 @@ class Objective(ABC):
 
     Attributes:
         samples: draws per row.
+        cost: what the history calls the share of `Terms.kl`.
     """
 
     samples: int = 1
+    cost: ClassVar[str] = "kl"
 
     def __call__(
         self,
@@ -71,6 +74,10 @@ class Objective(ABC):
     def check_model(self, model: Any) -> None:
         """Raises UserError for a model that it cannot train, before the first step."""
         return None
+
+    def complaints(self, model: Any) -> Iterable[str]:
+        """What a reader should know of training this model by it, a line each."""
+        return ()
 
     def size(self, rows: int, cells: int, latents: int) -> int:
         """Numbers that a step holds at once, in its order of magnitude."""

@@ -63,6 +63,13 @@ class Variational(Objective):
         surrogate, p = estimator(bound, p), estimator.drawn(p)
         return terms_of(surrogate, p)
 
+    def check_model(self, model: Any) -> None:
+        if model.density is None:
+            raise UserError(
+                f"{type(model).__name__} has no density, so there is no bound to maximise; leave "
+                f"the objective out, or use {model.objective}"
+            )
+
     @property
     def is_bound(self) -> bool:
         return self.bound.is_bound and not self.estimator.relaxes
