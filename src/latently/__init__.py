@@ -7,6 +7,7 @@ help do not wait for torch.
 from __future__ import annotations
 
 import importlib
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from latently._version import __version__
@@ -337,7 +338,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _gathered(name: str) -> Any:
-    if not name.startswith("_"):
+    # a part of the package is asked for amid its own imports, which a look around would start
+    if not name.startswith("_") and name not in {part.name for part in iter_modules(__path__)}:
         for home in map(importlib.import_module, _GATHERED):
             if name in home.__all__:
                 return getattr(home, name)

@@ -52,8 +52,8 @@ def fit_density(
     """
     if not isinstance(model, Autoencoder):
         raise UserError(
-            f"fit_density puts a density on the codes of an autoencoder, and {type(model).__name__} "
-            "is none; it draws rows without"
+            "fit_density puts a density on the codes of an autoencoder, and "
+            f"{type(model).__name__} is none; it draws rows without"
         )
     rows = _codes_of(model, data)
     with seeded(derive(seed, "density")):
