@@ -102,8 +102,7 @@ class NormalizingFlow(Model):
         eps = temperature * torch.randn(shape, dtype=self.dtype, device=self.device)
         return self.decode((eps,), context)
 
-    @torch.no_grad()
-    def encode(
+    def encoded(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """The noise that becomes x, one layer (B, D)."""

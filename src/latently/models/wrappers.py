@@ -192,13 +192,12 @@ class Dequantized(Model):
     def draws(self, n: int, context: Tensor | None, temperature: float) -> Tensor:
         return self._rounded(self.model.draws(n, context, temperature))
 
-    @torch.no_grad()
-    def encode(
+    def encoded(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """The inner model's, of the middle of every cell."""
         x = x.to(self.model.dtype)
-        return self.model.encode(_between(x, torch.full_like(x, 0.5)), mask, context)
+        return self.model.encoded(_between(x, torch.full_like(x, 0.5)), mask, context)
 
     @torch.no_grad()
     def decode(self, z: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
@@ -325,11 +324,10 @@ class Transformed(Model):
     def draws(self, n: int, context: Tensor | None, temperature: float) -> Tensor:
         return self.transform.inverse(self.model.draws(n, context, temperature))
 
-    @torch.no_grad()
-    def encode(
+    def encoded(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        return self.model.encode(self._forward(x, mask), mask, context)
+        return self.model.encoded(self._forward(x, mask), mask, context)
 
     @torch.no_grad()
     def decode(self, z: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
