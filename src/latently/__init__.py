@@ -97,6 +97,7 @@ if TYPE_CHECKING:
         traverse,
     )
     from latently.inference.methods import Enumeration, Scores
+    from latently.interfaces.sklearn import LatentTransformer
     from latently.io import load, save
     from latently.models import (
         PPCA,
@@ -143,6 +144,7 @@ _HOMES = {
     "latently.data": ["Data"],
     "latently.data.toys": ["toy"],
     "latently.errors": ["Interrupted", "UserError"],
+    "latently.interfaces.sklearn": ["LatentTransformer"],
     "latently.io": ["load", "save"],
     "latently.training": ["fit", "train"],
 }

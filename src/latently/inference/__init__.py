@@ -29,6 +29,14 @@ from latently.inference.features import (
 from latently.inference.gaps import Gaps, compare_gaps, gaps
 from latently.inference.imputation import Imputation, impute
 from latently.inference.kernels import RBF, InverseMultiquadratic, Kernel, mmd
+from latently.inference.latent_space import (
+    Neighbours,
+    bilinear,
+    interpolate,
+    manifold,
+    neighbours,
+    traverse,
+)
 from latently.inference.methods.ais import AIS
 from latently.inference.methods.base import Method
 from latently.inference.methods.exact import Exact
@@ -46,6 +54,7 @@ from latently.inference.out_of_distribution import (
 from latently.inference.particles import Particles
 from latently.inference.rate_distortion import RateDistortion, rate_distortion
 from latently.inference.refine import refine
+from latently.inference.robustness import Corrupted, corrupted
 from latently.inference.sample_quality import (
     Measure,
     SampleQuality,
@@ -68,6 +77,7 @@ __all__ = [
     "Bracket",
     "ClassifierFeatures",
     "ColumnFeatures",
+    "Corrupted",
     "Cosine",
     "Criteria",
     "DReG",
@@ -91,6 +101,7 @@ __all__ = [
     "Measure",
     "Method",
     "MultiplyIWAE",
+    "Neighbours",
     "Opinion",
     "PCAFeatures",
     "Particles",
@@ -104,9 +115,11 @@ __all__ = [
     "Strangeness",
     "Warmup",
     "auroc",
+    "bilinear",
     "bracket",
     "compare_gaps",
     "complexity",
+    "corrupted",
     "diagnose",
     "disentanglement",
     "evaluate",
@@ -114,16 +127,20 @@ __all__ = [
     "gaps",
     "impute",
     "information_criteria",
+    "interpolate",
     "judge_samples",
     "kl",
     "likelihood_ratio",
+    "manifold",
     "mig",
     "mmd",
+    "neighbours",
     "rate_distortion",
     "refine",
     "sample_quality",
     "sap",
     "second_opinion",
     "strangeness",
+    "traverse",
     "typicality",
 ]
