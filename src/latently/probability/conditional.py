@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from latently.errors import UserError
+from latently.probability._joining import Joining, as_image
 from latently.probability.families.base import Family
 
 __all__ = ["Conditional", "Draw", "check_context", "draw", "draw_centre", "draw_mean", "flat_call"]
@@ -81,11 +82,17 @@ class Conditional(nn.Module):
     Inputs broadcast over their leading axes and are joined: along the first axis where their
     other axes agree, else flattened. An input built in must be given at every call, in the order
     of the shapes and the context last.
+
+    A network that reads images, one whose constructor has an attribute `reads_images = True`,
+    gets one image instead, if any input is one: (C, H, W) gives its channels, (H, W) is one
+    channel, and a vector (n,), such as a context, is spread over n constant channels. The
+    parameters of a family over (H, W) are then channels, too.
+
     `offset` is a buffer that `initialise` sets from data, so that training starts at the best
     distribution that ignores the inputs.
 
     Args:
-        net: constructor `(in_shape, out_shape) -> nn.Module`.
+        net: constructor `(in_shape, out_shape) -> nn.Module`, or a `partial` of one.
         family: what to do with its output.
         *input_shapes: event shape of each input but the context.
         contexts: width of the context, the last input; 0: there is none.
@@ -95,8 +102,8 @@ class Conditional(nn.Module):
         input_shapes: event shape of each input, the context among them.
 
     Raises:
-        UserError: `contexts` is negative; when called, an input is missing, too many, or the
-            context of another width.
+        UserError: `contexts` is negative, or images of unlike sizes for a network that reads
+            images; when called, an input is missing, too many, or the context of another width.
 
     >>> from latently.nets import MLP
     >>> from latently.probability.families import Normal
@@ -120,8 +127,14 @@ class Conditional(nn.Module):
         self.family, self.contexts = family, contexts
         context_shape = [(contexts,)] if contexts else []
         self.input_shapes = tuple(tuple(shape) for shape in [*input_shapes, *context_shape])
-        self.in_shape, self._stacked = _joined_shape(self.input_shapes)
-        self.net = net(self.in_shape, family.param_shape)
+        spatial = _reads_images(net)
+        self._join = Joining(self.input_shapes, spatial)
+        self.in_shape = self._join.shape
+        out_shape = family.param_shape
+        if spatial:
+            out_shape = as_image(out_shape, family.shape)
+        self._packed = out_shape != family.param_shape
+        self.net = net(self.in_shape, out_shape)
         self.register_buffer("offset", torch.zeros(family.param_shape))
         self._score = (
             _Score(family),
@@ -129,8 +142,9 @@ class Conditional(nn.Module):
 
     def params(self, *inputs: Tensor | None) -> Tensor:
         """Raw parameters h, (*lead, *param_shape), in float32 or wider."""
-        x = self._join(inputs).to(self.offset.dtype)
+        x = self._join(self._given(inputs)).to(self.offset.dtype)
         h = flat_call(self.net, x, len(self.in_shape))
+        h = h.flatten(-3, -2) if self._packed else h
         h = h if h.dtype == torch.float64 else h.float()
         return h + self.offset
 
@@ -153,7 +167,7 @@ class Conditional(nn.Module):
         if marginal is not None:
             self.offset.copy_(marginal)
 
-    def _join(self, inputs: Sequence[Tensor | None]) -> Tensor:
+    def _given(self, inputs: Sequence[Tensor | None]) -> list[Tensor]:
         if self.contexts:
             has_context = len(inputs) >= len(self.input_shapes)
             check_context(inputs[-1] if has_context else None, self.contexts, "a conditional")
@@ -163,14 +177,7 @@ class Conditional(nn.Module):
                 f"{len(given)} inputs for a conditional built on {len(self.input_shapes)}; "
                 "a context or mask it was built with must be given, and no other"
             )
-        if len(given) == 1:
-            return given[0]
-        pairs = list(zip(given, self.input_shapes, strict=True))
-        lead = torch.broadcast_shapes(*(v.shape[: v.dim() - len(s)] for v, s in pairs))
-        given = [v.to(given[0].dtype).expand(*lead, *s) for v, s in pairs]
-        if self._stacked:
-            return torch.cat(given, dim=len(lead))
-        return torch.cat([v.flatten(len(lead)) for v in given], dim=-1)
+        return given
 
 
 class _Score(nn.Module):
@@ -182,9 +189,8 @@ class _Score(nn.Module):
         return self.family(h).log_prob(value)
 
 
-def _joined_shape(shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], bool]:
-    """Shape of the joined inputs, and whether they are stacked along the first axis."""
-    first = shapes[0]
-    if all(len(s) == len(first) and s[1:] == first[1:] for s in shapes):
-        return (sum(s[0] for s in shapes), *first[1:]), True
-    return (sum(prod(s) for s in shapes),), False
+def _reads_images(net: Callable[..., nn.Module]) -> bool:
+    """Whether a network says that it reads images, seen through `partial`."""
+    while isinstance(net, partial):
+        net = net.func
+    return bool(getattr(net, "reads_images", False))
