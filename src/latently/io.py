@@ -75,7 +75,7 @@ def save(
     model: Model,
     path: str | Path,
     *,
-    data: Data | None = None,
+    data: Data | Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     components: Mapping[str, Any] | None = None,
 ) -> None:
@@ -84,7 +84,7 @@ def save(
     Args:
         model: a model built by a recipe.
         path: where to.
-        data: the data it was fitted to; its schema is stored, not its rows.
+        data: the data it was fitted to, whose schema is stored, not its rows; or that schema.
         training: a JSON-able record of the fit; "history", "warnings" and "seconds" in it are
             what `Fit` holds under these names.
         components: names of the user's own constructors in the recipe call.
@@ -97,7 +97,7 @@ def save(
     metadata = {
         "latently": {"format": FORMAT, "version": __version__},
         "call": check_savable(model, components),
-        "data": {} if data is None else data.to_schema(),
+        "data": data.to_schema() if isinstance(data, Data) else dict(data or {}),
         "training": dict(training or {}),
     }
     write_tensors(Path(path), named_tensors(model), metadata)
@@ -199,7 +199,7 @@ def _parse(call: str, names: Mapping[str, Any]) -> Any:
     name = call.partition("(")[0].strip()
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name[:40]!r}; {closest(name, RECIPES)}")
-    return expr.build(call, {**names, name: RECIPES[name]})
+    return expr.build(call, {**names, **RECIPES})
 
 
 def _check_tensors(

@@ -311,7 +311,7 @@ def continuous(model: Any) -> tuple[Constraint, ...]:
         UserError: it has no density, an exact one without latents, or latents that are counted.
     """
     if model.density is None:
-        raise UserError(f"AIS: {called(model)} has no density")
+        raise UserError(f"AIS: {model.no_density}")
     found = tuple(model.latent_constraints())
     if not found and model.density == "exact":
         raise UserError(f"AIS: {called(model)} has no latents to move; leave the method out")

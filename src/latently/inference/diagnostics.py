@@ -235,7 +235,7 @@ def diagnose(
     rate, KL(q(z|x) || p(z)) ~ 1.1 +- 0.1 nats (estimate, MC +-0.01)
     """
     if model.density is None:
-        raise UserError(f"{type(model).__name__} has no density; diagnose needs log p(x|z)")
+        raise UserError(model.no_density)
     _check_count("samples", samples)
     _check_count("rows", rows)
     given, data = data, as_evaluated(model, data)

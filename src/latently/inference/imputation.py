@@ -329,6 +329,7 @@ def _moved(
     drawn = _conditioned(model, before, index, x, mask, context).sample()[:, 0]
     contexts = None if context is None else context.expand(k, -1)
     q = model.infer(torch.where(mask, x, _inside(model, drawn, x.dtype)), 1, None, contexts)
+    q = q if len(q.log_pi) == 1 else q.chosen()
     moved = tuple(z.transpose(0, 1) for z in q.z)
     p = model.infer(x, k, mask, context, z=moved)
     terms = (*(t[:, 0] for t in p.log_prior), *(-t[0] for t in q.log_q))
@@ -439,7 +440,7 @@ def _quantiles(drawn: Tensor, levels: Tensor) -> Tensor:
 
 def _check(model: Any, draws: int, samples: int, sweeps: int, quantiles: Sequence[float]) -> None:
     if model.density is None:
-        raise UserError(f"{type(model).__name__} has no density and cannot impute")
+        raise UserError(f"imputation draws missing cells given the others: {model.no_density}")
     for name, value in (("draws", draws), ("samples", samples)):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r} must be a whole number of at least 1")

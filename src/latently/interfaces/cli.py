@@ -251,28 +251,68 @@ def score(
     complexity: Annotated[
         bool, typer.Option("--complexity", help="add the ratio against a compressor")
     ] = False,
+    contributions: Annotated[
+        bool,
+        typer.Option("--contributions", help="add what every cell adds to the error"),
+    ] = False,
     mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Write every row's log p(x) and anomaly score: .csv or .npz."""
-    from latently.interfaces import verbs
+    """Write every row's log p(x), anomaly score and error: .csv or .npz."""
+    from latently.interfaces import scoring
     from latently.interfaces.opening import Rows
 
     rows = Rows(data, data_dir, seed, mask)
-    print(
-        verbs.score(
-            model,
-            rows,
-            out,
-            samples=samples,
-            force=force,
-            typical=typical,
-            background=background,
-            complexity=complexity,
-        )
-    )
+    asked = scoring.Asked(samples, typical, background, complexity, contributions)
+    print(scoring.score(model, rows, out, asked, force=force))
+
+
+@app.command("fit-density")
+def fit_density(
+    model: ModelPath,
+    data: Spec,
+    out: Out,
+    codes: Annotated[
+        str, typer.Option("--codes", help="recipe of the density, e.g. flow or mixture")
+    ] = "mixture",
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Put a density on the codes of an autoencoder, so that it can draw rows."""
+    from latently.interfaces.densities import fit_density_command
+
+    with _stopping():
+        print(fit_density_command(model, data, out, codes, data_dir, seed, force=force))
+
+
+@app.command()
+def classify(
+    model: ModelPath,
+    data: Spec,
+    out: Out,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            parser=_whole,
+            metavar="INT",
+            help="draws per class for the model's own p(y|x); without: the classifier's q(y|x)",
+        ),
+    ] = None,
+    mask: Mask = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Write every row's class and its probabilities: .csv or .npz."""
+    from latently.interfaces.classifying import classify as classes_of
+    from latently.interfaces.opening import Rows
+
+    rows = Rows(data, data_dir, seed, mask)
+    print(classes_of(model, rows, out, samples=samples, force=force))
 
 
 @app.command()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ from latently.data import Data
 from latently.data.partition import REST
 from latently.errors import Interrupted, UserError
 from latently.inference.noise import seeded
-from latently.interfaces.making import make_model, open_init, start_from
+from latently.interfaces.making import make_model, open_init, start_from, takes
 from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_place
 from latently.interfaces.request import (
@@ -31,6 +31,7 @@ from latently.interfaces.request import (
 )
 from latently.io import check_savable, save
 from latently.models import Model
+from latently.recipes import RECIPES
 from latently.training import Fit, Objective, Variational, fit
 
 __all__ = ["fit_command", "fit_to_file"]
@@ -57,6 +58,7 @@ def fit_command(tokens: Sequence[str], write: Any = print) -> None:
 def open_splits(request: Request) -> tuple[Data, Data | None]:
     """The rows to fit on and to validate on, with holes where the call wants them."""
     files, seed = request.files, request.options.get("seed", 0)
+    labels = _labels(request)
     train, validation = data_floor.splits(
         files["data"],
         files["data_dir"],
@@ -66,11 +68,38 @@ def open_splits(request: Request) -> tuple[Data, Data | None]:
         context=files["context"],
         binarise=None if files["binarise"] == "none" else files["binarise"],
     )
+    if labels is not None:
+        train = data_floor.with_labels(train, labels, seed)
     if files["mask"] is None:
         return train, validation
     if validation is not None:
         validation = validation.once(seed).hidden(files["mask"], seed)
     return replace(train, hide=files["mask"]), validation
+
+
+def _labels(request: Request) -> int | Literal["all"] | None:
+    """How many labels the model may see; None: it is no model of labels.
+
+    Raises:
+        UserError: they are missing, not wanted, or no number.
+    """
+    text, recipe = request.files["labels"], request.recipe
+    optional = [name for name, build in RECIPES.items() if takes(build, "classes")]
+    if recipe not in optional:
+        if text is not None:
+            raise UserError(
+                f"--labels {text}: {recipe} has no use for some labels; leave it out, or choose "
+                f"{', '.join(optional)} (--context label is for models of p(x|label))"
+            )
+        return None
+    if request.files["context"] is not None:
+        raise UserError(f"{recipe} takes no --context but --labels N, or --labels all")
+    if text is None:
+        raise UserError(f"{recipe} needs --labels N, how many it may see, or --labels all")
+    try:
+        return "all" if text == "all" else int(text)
+    except ValueError:
+        raise UserError(f"--labels {text[:40]!r} must be a whole number, or all") from None
 
 
 def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
@@ -100,7 +129,8 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
             f"{checkpoint} is of another call than this closed-form {request.recipe}, which has "
             "nothing to resume; choose another --out, or --force to discard it"
         )
-    for warning in _doubts(train, closed_form):
+    known = [] if closed_form else list(request.objective.complaints(model))
+    for warning in (*_doubts(train, closed_form), *known):
         print(f"warning: {warning}", file=sys.stderr)
     try:
         result = fit(
@@ -120,7 +150,8 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
         how = "continue with the same call and --resume" if kept else "nothing was written"
         raise Interrupted(f"{stop}; {how}") from None
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        if warning not in known:  # said before the fit
+            print(f"warning: {warning}", file=sys.stderr)
     save(model, out, data=train, training=_record(request, result, train))
     checkpoint.unlink(missing_ok=True)
     return result
@@ -169,9 +200,9 @@ def _check_sampled(given: Sequence[str], model: Model, recipe: str) -> None:
 @torch.no_grad()
 def _latents(model: Model, train: Data) -> int:
     """Numbers in the latents of one row."""
-    one = train.rows(slice(0, 1))
     with seeded(0):
-        return sum(z[0, 0].numel() for z in model.latents(1, one.context))
+        x, mask, context = train.batch(slice(0, 1))
+        return sum(z[0, 0].numel() for z in model.infer(x, 1, mask, context).z)
 
 
 def check_log(log: Path, replace: bool) -> None:
@@ -243,7 +274,7 @@ def _check_out(out: Path, resume: bool, force: bool) -> Path:
 
 def _record(request: Request, result: Fit, train: Data) -> dict[str, Any]:
     """What the model file says of its fit."""
-    named = ("context", "binarise", "mask", "init")
+    named = ("context", "labels", "binarise", "mask", "init")
     given = {key: request.files[key] for key in named if request.files[key] is not None}
     options = {key: option_text(v) for key, v in {**given, **request.options}.items()}
     return {

@@ -22,7 +22,7 @@ from latently.recipes import RECIPES
 from latently.registry import components
 from latently.training.files import named_tensors, set_tensors
 
-__all__ = ["make_model", "open_init", "start_from"]
+__all__ = ["make_model", "open_init", "start_from", "takes"]
 
 
 def make_model(
@@ -51,15 +51,16 @@ def make_model(
 
 
 def _check_conditional(recipe: str, data: Data) -> None:
-    able = [name for name, build in RECIPES.items() if _takes(build, "contexts")]
-    if data.context is not None and recipe not in able:
+    able = [name for name, build in RECIPES.items() if takes(build, "contexts")]
+    if data.context is not None and recipe not in able and not takes(RECIPES[recipe], "classes"):
         raise UserError(
             f"{recipe} is no model of p(x|c); leave out --context, or choose one of "
             + ", ".join(able)
         )
 
 
-def _takes(build: Callable[..., Any], option: str) -> bool:
+def takes(build: Callable[..., Any], option: str) -> bool:
+    """Whether a recipe has an option."""
     return option in inspect.signature(build).parameters
 
 
@@ -72,8 +73,10 @@ def _from_data(recipe: str, data: Data) -> dict[str, Any]:
     if not data.fully_observed:
         known["sees_mask"] = True
     if data.context is not None:
-        known["contexts"] = data.context.shape[1]
+        known["contexts"] = known["classes"] = data.context.shape[1]
     parameters = inspect.signature(RECIPES[recipe]).parameters
+    if "likelihood" in parameters and parameters["likelihood"].default is None:
+        del known["likelihood"]  # the recipe has a usual one, whatever the data
     return {name: value for name, value in known.items() if name in parameters}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from latently import data as data_floor
 from latently import expr
@@ -22,6 +25,8 @@ from latently.training.progress import Bar
 
 __all__ = [
     "Rows",
+    "in_blocks",
+    "load_like",
     "measured",
     "open_model",
     "opened",
@@ -64,8 +69,7 @@ class Rows:
         spec, name = self.spec, self.spec.partition(":")[0]
         if name in SOURCES and "/" not in spec:
             spec += "/test"
-        whole = data_floor.load(spec, data_dir=self.data_dir, like=saved.data or None)
-        whole = whole.once(self.seed)
+        whole = load_like(spec, saved, self.data_dir).once(self.seed)
         data = whole
         if mask is not None:
             named = f"{whole.protocol}, hidden by {expr.show(mask)}"
@@ -73,6 +77,14 @@ class Rows:
         saved.model.check(data.x, data.mask, data.protocol)
         saved.model.check_context(data.context, data.protocol)
         return data, whole
+
+
+def load_like(spec: str, saved: Saved, data_dir: str | None) -> Data:
+    """Rows read as those of the fit were, without labels that the model need not see."""
+    like = saved.data
+    if saved.model.context_optional:
+        like = {key: value for key, value in like.items() if key != "context"}
+    return data_floor.load(spec, data_dir=data_dir, like=like or None)
 
 
 def read_mask(text: str) -> Mask:
@@ -146,6 +158,12 @@ def measured(saved: Saved, data: Data, method: Method, seed: int, quiet: bool = 
 def ticker(bar: Bar) -> Progress:
     """What tells a bar of rows done."""
     return lambda done, total: bar.update(done, None)
+
+
+def in_blocks(function: Callable[..., Tensor], data: Data) -> Tensor:
+    """`function(x, mask, context)` of all rows, a block at a time."""
+    parts = (data.rows(rows) for rows in torch.arange(len(data)).split(500))
+    return torch.cat([function(part.x, part.mask, part.context) for part in parts])
 
 
 def short_name(path: str, paths: Sequence[str]) -> str:

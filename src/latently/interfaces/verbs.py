@@ -6,8 +6,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,16 @@ from latently._version import __version__
 from latently.data import Data
 from latently.data.contexts import Context
 from latently.errors import UserError, closest
-from latently.inference import out_of_distribution as ood
 from latently.interfaces.memory import check_memory
-from latently.interfaces.opening import Rows, measured, open_model, opened, pick_method, short_name
+from latently.interfaces.opening import (
+    Rows,
+    in_blocks,
+    measured,
+    open_model,
+    opened,
+    pick_method,
+    short_name,
+)
 from latently.interfaces.output import check_target, write_arrays, write_images, write_table
 from latently.interfaces.ranking import print_ranking, rank, row_json
 from latently.io import Saved, describe
@@ -36,7 +42,6 @@ __all__ = [
     "read_context",
     "reconstruct",
     "sample",
-    "score",
     "show",
     "training_seconds",
 ]
@@ -117,6 +122,8 @@ def read_context(saved: Saved, text: str | None, n: int) -> Tensor | None:
         if text is not None:
             raise UserError(f"--context {text}: this model takes none; leave it out")
         return None
+    if text is None and saved.model.context_optional:
+        return None
     if "context" not in saved.data:
         raise UserError(
             f"the file does not say what its context of {saved.model.contexts} columns means; "
@@ -143,7 +150,7 @@ def reconstruct(path: str, rows: Rows, out: str, *, force: bool) -> str:
     target = check_target(out, (".png", ".npz", ".npy", ".csv"), force)
     saved = open_model(path)
     data = rows.open(saved)
-    x = _in_blocks(saved.model.reconstruct, data)
+    x = in_blocks(saved.model.reconstruct, data)
     if target.suffix == ".png":
         from latently.interfaces.pictures import pairs, save_png
 
@@ -175,93 +182,6 @@ def encode(path: str, rows: Rows, out: str, *, force: bool) -> str:
     return f"wrote the {what} of {len(data)} rows to {target}"
 
 
-def score(
-    path: str,
-    rows: Rows,
-    out: str,
-    *,
-    samples: int | None,
-    force: bool,
-    typical: str | None = None,
-    background: str | None = None,
-    complexity: bool = False,
-) -> str:
-    """How likely and how strange every row is.
-
-    Args:
-        path: the model file.
-        rows: the rows to score.
-        out: the table to write.
-        samples: draws per row; None: as the model's default has it.
-        force: replace an existing table.
-        typical: rows like the training rows, for typicality.
-        background: file of a model of what all rows share, for the likelihood ratio.
-        complexity: whether to divide by what a compressor makes of a row.
-    """
-    target = check_target(out, (".csv", ".npz"), force)
-    saved = open_model(path)
-    data = rows.open(saved)
-    _check_code(saved, data, complexity)
-    against = [] if typical is None else [_typical(saved, rows, typical)]
-    against += [] if background is None else [_background(saved, rows, background)]
-    evidence = measured(saved, data, pick_method(None, samples, saved), rows.seed)
-    for warning in evidence.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    columns = {
-        "log_prob": evidence.values.tolist(),
-        "kind": [evidence.kind] * len(evidence),
-        "mc_stderr": evidence.mc_variance.sqrt().tolist(),
-        "anomaly_score": (-evidence.values).tolist(),
-    }
-    for name, other, beside, compare in against:
-        known = measured(other, beside, pick_method(None, samples, other), rows.seed)
-        if name == "typicality" and not math.isfinite(known.nats):
-            raise UserError(
-                f"--typical {beside.protocol}: mean log p(x) = {known.nats}, from which every row "
-                "is infinitely far; give other rows, or scale these as those of the fit"
-            )
-        own = name == "typicality" and beside.protocol == data.protocol
-        told = ["these are the rows that are scored, so all are as usual"] if own else []
-        for warning in (*told, *known.warnings):
-            print(f"warning: {name}: {warning}", file=sys.stderr)
-        columns[name] = compare(evidence.values, known.values).tolist()
-    if complexity:
-        length = ood.complexity(data.x)
-        columns["complexity_ratio"] = ood.likelihood_ratio(evidence.values, -length).tolist()
-    if target.suffix == ".csv":
-        write_table(target, columns)
-    else:
-        write_arrays(target, columns)
-    return f"wrote the scores of {len(evidence)} rows to {target}"
-
-
-_Beside = tuple[str, Saved, Data, Callable[[Tensor, Tensor], Tensor]]
-
-
-def _typical(saved: Saved, rows: Rows, spec: str) -> _Beside:
-    usual = replace(rows, spec=spec, mask=None).open(saved)
-    return "typicality", saved, usual, ood.typicality
-
-
-def _background(saved: Saved, rows: Rows, path: str) -> _Beside:
-    shared = open_model(path)
-    if shared.model.discrete != saved.model.discrete:
-        raise UserError(
-            f"--background {path}: one model gives probabilities, the other densities, whose "
-            "ratio means nothing; fit both to the same rows with the same levels"
-        )
-    return "likelihood_ratio", shared, rows.open(shared), ood.likelihood_ratio
-
-
-def _check_code(saved: Saved, data: Data, complexity: bool) -> None:
-    if complexity and (data.missing or not saved.model.discrete):
-        why = "have missing cells" if data.missing else "have a density, not a probability"
-        raise UserError(
-            f"--complexity: these rows {why}, which the length of a code cannot be compared "
-            "with; leave it out"
-        )
-
-
 def show(path: str, *, command: bool) -> str:
     """The recipe call, sizes and training record of a model file."""
     metadata, tensors = describe(Path(path).expanduser())
@@ -277,7 +197,17 @@ def show(path: str, *, command: bool) -> str:
         f"data      {json.dumps(metadata.get('data', {}))}",
         f"latently  {metadata['latently'].get('version')}",
     ]
-    for key in ("objective", "options", "kept", "criteria", "seconds", "date", "torch", "threads"):
+    for key in (
+        "objective",
+        "options",
+        "kept",
+        "criteria",
+        "codes",
+        "seconds",
+        "date",
+        "torch",
+        "threads",
+    ):
         if training.get(key):
             lines.append(f"{key:<9} {_plain(training[key])}")
     lines += [f"warning   {warning}" for warning in training.get("warnings", [])]
@@ -352,11 +282,6 @@ def _layers(saved: Saved, data: Data) -> list[Tensor]:
         part = data.rows(rows)
         pieces.append(saved.model.encode(part.x, part.mask, part.context))
     return [torch.cat(layer) for layer in zip(*pieces, strict=True)]
-
-
-def _in_blocks(function: Callable[..., Tensor], data: Data) -> Tensor:
-    parts = (data.rows(rows) for rows in torch.arange(len(data)).split(500))
-    return torch.cat([function(part.x, part.mask, part.context) for part in parts])
 
 
 def _write_rows(target: Path, x: Tensor, saved: Saved) -> None:

@@ -147,8 +147,9 @@ class Autoencoder(Model):
     @property
     def no_density(self) -> str:
         return (
-            "an Autoencoder has no density, so no log p(x): its anomaly_score (latently score) is "
-            "the reconstruction error, fit_density lets it draw rows; for log p(x) fit a vae"
+            "an Autoencoder has no density, so no log p(x); its anomaly_score (latently score) is "
+            "the reconstruction error, fit_density (latently fit-density) lets it draw rows, and "
+            "for log p(x) there is vae"
         )
 
     def anomaly_score(
@@ -158,8 +159,13 @@ class Autoencoder(Model):
 
         1 is the error of the mean row. Higher is stranger.
         """
-        errors = (self.errors(x, mask, context) / self.unit).flatten(1)
-        return errors.sum(1) / (x[0].numel() if mask is None else mask.flatten(1).sum(1))
+        return self.contributions(x, mask, context).flatten(1).sum(1)
+
+    def contributions(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """What every cell adds to the anomaly score, (B, *shape), 0 where missing."""
+        return super().contributions(x, mask, context) / self.unit
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         return self.decoder.family.misfit(x, mask), self.decoder.family.support

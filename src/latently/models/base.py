@@ -354,10 +354,23 @@ class Model(nn.Module, ABC):
     ) -> Tensor:
         """Squared differences of rows and their reconstructions, (B, *shape), 0 where missing.
 
-        In squared data units: what each cell adds to the reconstruction error.
+        In squared data units.
         """
         apart = (x - self.reconstruct(x, mask, context)).square()
         return apart if mask is None else apart.where(mask, 0.0)
+
+    def contributions(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """What every cell adds to a row's reconstruction error, (B, *shape), 0 where missing.
+
+        The error is the mean squared difference of the observed cells, in squared data units.
+        """
+        errors = self.errors(x, mask, context)
+        if mask is None:
+            return errors / errors[0].numel()
+        seen = mask.flatten(1).sum(1).clamp(min=1)
+        return errors / seen.view(-1, *(1,) * len(self.shape))
 
     @torch.no_grad()
     def impute(

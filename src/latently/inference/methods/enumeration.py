@@ -40,7 +40,7 @@ class Enumeration(Method):
         progress: Progress | None = None,
     ) -> Scores:
         if model.density is None:
-            raise UserError(f"{type(model).__name__} has no density")
+            raise UserError(model.no_density)
         n = len(rows.x)
         values = torch.empty(n, dtype=torch.float64)
         with torch.no_grad():

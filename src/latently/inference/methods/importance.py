@@ -13,6 +13,7 @@ from latently.errors import UserError
 from latently.inference.methods.base import Kind, Method, Progress, Scores, block_of
 from latently.inference.noise import row_seed, seeded
 from latently.inference.pareto import pareto_k, tail_length
+from latently.inference.particles import Particles
 from latently.inference.rows import Rows
 
 __all__ = ["ImportanceSampling"]
@@ -26,7 +27,8 @@ class ImportanceSampling(Method):
     the model alone, so memory is bounded at any K. Every (seed, row content, block) has its own
     generator and every row is scored alone, so a row's score is the same to the last bit in any
     subset and order. Source: Burda, Grosse, Salakhutdinov, 2016; error by the delta method,
-    `Var = sum_k v_k^2 - 1/K` with normalised weights v.
+    `Var = sum_k v_k^2 - 1/K` with normalised weights v. Of a model that sums a latent, K is the
+    number of draws for each of its states, and a weight is the sum over them.
 
     Args:
         samples: K, the number of draws per row.
@@ -61,7 +63,7 @@ class ImportanceSampling(Method):
         progress: Progress | None = None,
     ) -> Scores:
         if model.density is None:
-            raise UserError(f"{type(model).__name__} has no density")
+            raise UserError(model.no_density)
         n, tail = len(rows.x), tail_length(self.samples)
         values, variance, ess = (torch.empty(n, dtype=torch.float64) for _ in range(3))
         tops = torch.empty(n, tail + 1, dtype=torch.float64)
@@ -90,7 +92,16 @@ class ImportanceSampling(Method):
         block, key = block_of(x), row_seed(seed, x, mask, context)
         parts = []
         for number, start in enumerate(range(0, self.samples, block)):
+            count = min(block, self.samples - start)
             with seeded((key + number) % 2**63, x.device):
-                p = model.infer(x, min(block, self.samples - start), mask, context)
-            parts.append(p.log_w[:, 0].double().cpu())
+                p = model.infer(x, count, mask, context)
+            parts.append(_of_draws(p, count).double().cpu())
         return torch.cat(parts)
+
+
+def _of_draws(p: Particles, draws: int) -> Tensor:
+    """The log-weight of every draw of one row, (K,), with that of its states summed."""
+    if len(p.log_w) == draws:
+        return p.log_w[:, 0]
+    whole = (p.log_pi + p.log_w)[:, 0].unflatten(0, (draws, -1))
+    return torch.logsumexp(whole, 1) + math.log(draws)

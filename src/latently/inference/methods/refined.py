@@ -69,7 +69,7 @@ class Refined(Method):
         if not model.local(0):
             return weighted.scores(model, rows, seed=seed, progress=progress)
         if model.density is None:
-            raise UserError(f"{type(model).__name__} has no density")
+            raise UserError(model.no_density)
         search, found = Refinement(steps=self.steps), []
         with evaluating(model):
             for i, row in enumerate(rows.singles()):
