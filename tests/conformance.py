@@ -227,8 +227,8 @@ def inferred(model, x, samples, estimator, **options):
     return model.infer(x, samples, gradient=estimator.gradient, draw=estimator.draw, **options)
 
 
-def bits(n=5):
-    return torch.rand(n, 4).lt(0.5).double()
+def bits(n=5, shape=(4,)):
+    return torch.rand(n, *shape).lt(0.5).double()
 
 
 @every("bounds")
@@ -374,25 +374,47 @@ def test_schedule_is_a_function_of_the_step(name):
     assert expr.build(expr.show(objective), components()) == objective
 
 
+IMAGE = (2, 5, 3)
+SHAPES = [((3,), (2,)), ((1, 8, 8), (7,)), ((6,), (2, 5, 3)), (IMAGE, (4, 5, 3))]
+SHAPES += [(IMAGE, (4, 3, 2)), ((4, 3, 2), IMAGE), ((5, 3), (7,)), ((6,), (5, 3))]
+
+
+def nets_of(name):
+    """The net between every pair of shapes that it takes: of images, or of all."""
+    kind = KINDS["nets"][name]
+    for in_shape, out_shape in SHAPES:
+        if len(in_shape) == len(out_shape) == 1 and getattr(kind, "reads_images", False):
+            with pytest.raises(UserError, match="MLP"):
+                kind(in_shape, out_shape)
+        else:
+            yield kind(in_shape, out_shape), in_shape, out_shape
+
+
 @every("nets")
 def test_net_maps_shapes(name):
-    done = 0
-    for in_shape, out_shape in (((3,), (2,)), ((1, 8, 8), (4, 2)), ((6,), (2, 4, 4))):
-        try:
-            net = KINDS["nets"][name](in_shape, out_shape)
-        except UserError:
-            continue  # not every net takes every shape
-        done += 1
+    for net, in_shape, out_shape in nets_of(name):
         out = net(torch.randn(5, *in_shape))
         assert out.shape == (5, *out_shape)
-        torch.testing.assert_close(
-            net(torch.zeros(2, *in_shape))[:1], net(torch.zeros(1, *in_shape))
-        )
+        assert net(torch.randn(0, *in_shape)).shape == (0, *out_shape)
         out.sum().backward()
         assert all(p.grad is not None for p in net.parameters())
         with torch.device("meta"):
-            KINDS["nets"][name](in_shape, out_shape)
-    assert done
+            planned = KINDS["nets"][name](in_shape, out_shape)
+        for p, q in zip(planned.parameters(), net.parameters(), strict=True):
+            assert p.is_meta
+            assert p.shape == q.shape
+
+
+@every("nets")
+@pytest.mark.parametrize("training", [True, False])
+def test_net_keeps_rows_apart_and_repeats(name, training):
+    for net, in_shape, _ in nets_of(name):
+        net.double().train(training)
+        x = torch.randn(4, *in_shape).double()
+        together = net(x)
+        assert together.dtype == torch.float64
+        assert torch.equal(net(x), together)
+        torch.testing.assert_close(torch.cat([net(row[None]) for row in x]), together)
 
 
 @every("activations")
@@ -455,6 +477,18 @@ RECIPE_MODELS = {
         for family in KINDS["families"]
     },
     **{
+        f"vae of images {net}": lambda net=net: vae(
+            IMAGE, latents=2, net=KINDS["nets"][net], sees_mask=True
+        )
+        for net in KINDS["nets"]
+    },
+    **{
+        f"vae of images to images {net}": lambda net=net: vae(
+            IMAGE, latents=(2, 3, 2), net=KINDS["nets"][net], likelihood=of_few_levels("Ordinal")
+        )
+        for net in KINDS["nets"]
+    },
+    **{
         f"vae {prior}": lambda prior=prior: vae(
             (4,), latents=2, net=TINY, prior=KINDS["priors"][prior], sees_mask=True
         )
@@ -483,20 +517,20 @@ def test_model_is_described_by_its_call(model, tmp_path):
     back = load(tmp_path / "m")
     assert str(back.call) == str(model.call)
     assert torch.equal(back.sample(3, seed=0), model.sample(3, seed=0))
-    assert model.shape == (4,)
+    assert model.shape in ((4,), IMAGE)
     assert model.density in ("exact", "bound", None)
     assert isinstance(model.discrete, bool)
 
 
 def rows_of(model, n=5):
     """Bits where a model holds them, else its own draws."""
-    x = bits(n).to(model.dtype)
+    x = bits(n, model.shape).to(model.dtype)
     return model.sample(n, seed=0).to(model.dtype) if model.misfit(x)[0].any() else x
 
 
 def holes_of(model, x):
     """Holes that a model can leave out: any cells, else whole rows, of three of the five."""
-    mask = torch.rand(5, 4) < 0.6
+    mask = torch.rand(5, *model.shape) < 0.6
     try:
         model.log_prob(x, mask)
     except UserError as error:
@@ -532,16 +566,16 @@ def test_model_answers_have_their_shapes_and_repeat(model, untouched):
     with untouched():
         assert all(map(torch.equal, model.encode(x), model.encode(x)))
         assert torch.equal(model.reconstruct(x), model.reconstruct(x))
-        assert model.sample(6, seed=1).shape == (6, 4)
+        assert model.sample(6, seed=1).shape == (6, *model.shape)
         assert torch.equal(model.sample(6, seed=1), model.sample(6, seed=1))
     assert model.log_prob(x).shape == model.anomaly_score(x).shape == (5,)
     mask = holes_of(model, x)
     with untouched():
         for z in model.encode(x, mask):
             assert len(z) == 5
-        assert model.reconstruct(x, mask).shape == (5, 4)
+        assert model.reconstruct(x, mask).shape == (5, *model.shape)
         drawn = model.impute(x, mask, draws=2, samples=20, seed=1)
-    assert drawn.shape == (2, 5, 4)
+    assert drawn.shape == (2, 5, *model.shape)
     assert torch.equal(drawn[:, mask], x[mask].expand(2, -1))
     assert not model.misfit(drawn.flatten(0, 1))[0].any()
 
