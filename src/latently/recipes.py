@@ -27,6 +27,7 @@ from latently.models import (
     Mixture,
     Model,
     NormalizingFlow,
+    SemiSupervisedVAE,
     Transformed,
 )
 from latently.models.components import Component, Full
@@ -37,10 +38,11 @@ from latently.probability.families._point import Codes
 from latently.probability.families.base import Family
 from latently.probability.families.bernoulli import Bernoulli
 from latently.probability.families.normal import FixedNormal, Normal
+from latently.probability.families.one_hot import OneHot
 from latently.probability.flows import NSF, Flow, Glow
-from latently.probability.priors import Prior, StandardNormal
+from latently.probability.priors import Prior, Standard, StandardNormal
 from latently.probability.transforms import Transform
-from latently.training.objectives import Objective, Reconstruction, Variational
+from latently.training.objectives import Objective, Reconstruction, SemiSupervised, Variational
 
 __all__ = [
     "CLOSED_FORM",
@@ -53,6 +55,7 @@ __all__ = [
     "mixture",
     "ppca",
     "recipe",
+    "ssvae",
     "vae",
 ]
 
@@ -74,6 +77,10 @@ class Call:
     def __str__(self) -> str:
         inner = ", ".join(f"{key}={expr.show(value)}" for key, value in self.arguments.items())
         return f"{self.recipe}({inner})"
+
+    def build(self) -> Model:
+        """The call again: the same model with new weights."""
+        return RECIPES[self.recipe](**self.arguments)
 
 
 @overload
@@ -283,6 +290,71 @@ def ae(
     decoder = Conditional(decoder_net or net, observed, z_shape, contexts=contexts)
     density = None if codes is None else codes((math.prod(z_shape),))
     return Autoencoder(encoder, decoder, sees_mask=sees_mask, codes=density)
+
+
+@recipe(objective=SemiSupervised)
+def ssvae(
+    shape: Sequence[int],
+    *,
+    classes: int = 10,
+    latents: int = 50,
+    features: int | None = None,
+    likelihood: Callable[..., Family] = Bernoulli,
+    posterior: Callable[..., Family] = Normal,
+    net: Callable[..., nn.Module] = MLP,
+    decoder_net: Callable[..., nn.Module] | None = None,
+    classifier_net: Callable[..., nn.Module] | None = None,
+    features_net: Callable[..., nn.Module] | None = None,
+    sees_mask: bool = False,
+) -> Model:
+    """Semi-supervised VAE: classes that few rows know, M2 or M1+M2.
+
+    Args:
+        shape: shape of one row.
+        classes: number of classes. It follows the data.
+        latents: number of latents beside the class.
+        features: number of features of an autoencoder that is trained first and stands between
+            rows and classes (M1+M2); None: none (M2).
+        likelihood: family of p(x|y, z), with features of p(x|f).
+        posterior: family of q(z|x, y), and of the features.
+        net: network of q(z|x, y), and of the others unless they have their own.
+        decoder_net: network of p(x|y, z), with features of p(f|y, z).
+        classifier_net: network of q(y|x).
+        features_net: network of q(f|x) and p(x|f).
+        sees_mask: show the encoder which entries are observed; on where data have holes.
+    """
+    for name, least, value in (("classes", 2, classes), ("latents", 1, latents)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"ssvae: {name}={value} must be at least {least}")
+    if features is not None and (not isinstance(features, int) or features < 1):
+        raise UserError(f"ssvae: features={features} must be at least 1, or left out")
+    if features is None and features_net is not None:
+        raise UserError("ssvae: features_net has no effect without features; give their number")
+    below, rows = None, likelihood(tuple(shape))
+    if features is not None:
+        own = features_net or net
+        below = vae(
+            shape,
+            latents=features,
+            likelihood=likelihood,
+            posterior=posterior,
+            prior=Standard,
+            net=own,
+            sees_mask=sees_mask,
+        )
+        rows = posterior((features,))
+    latent = posterior((latents,))
+    mask_shape = [tuple(shape)] if sees_mask and features is None else []
+    seen = rows.embed_shape, *mask_shape
+    encoder = Conditional(net, latent, *seen, contexts=classes)
+    return SemiSupervisedVAE(
+        Conditional(classifier_net or net, OneHot((classes,)), *seen),
+        encoder,
+        Conditional(decoder_net or net, rows, latent.embed_shape, contexts=classes),
+        Standard((latents,), encoder),
+        features=below,
+        sees_mask=bool(mask_shape),
+    )
 
 
 @recipe

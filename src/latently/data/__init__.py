@@ -5,6 +5,7 @@ from latently.data.base import Binarise, Data, Redraw
 from latently.data.catalog import hold_out, load, names, splits
 from latently.data.check import check
 from latently.data.contexts import Context
+from latently.data.labels import with_labels
 from latently.data.masks import Mask
 from latently.data.schema import check_schema
 
@@ -22,4 +23,5 @@ __all__ = [
     "masks",
     "names",
     "splits",
+    "with_labels",
 ]

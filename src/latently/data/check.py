@@ -112,7 +112,7 @@ def check_levels(x: np.ndarray, nan: np.ndarray | None, levels: int, where: str)
 
 
 def check_labels(y: ArrayLike | Tensor, n: int, where: str = "array") -> Tensor:
-    """Labels as `(n,)` int64.
+    """Labels as `(n,)` int64; NaN, a label that nobody knows, becomes -1.
 
     Raises:
         UserError: Another number of labels than rows, or labels that are not whole numbers.
@@ -122,10 +122,12 @@ def check_labels(y: ArrayLike | Tensor, n: int, where: str = "array") -> Tensor:
         raise UserError(
             f"{where}: labels y have shape {labels.shape}, but x has {n} rows; one label per row"
         )
+    if labels.dtype.kind == "f":
+        labels = np.where(np.isnan(labels), -1.0, labels)
     whole = labels.dtype.kind in "biu" or (
         labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all())
     )
-    if not whole or not (np.abs(labels.astype(np.float64)) < 2**63).all():  # nor NaN
+    if not whole or not (np.abs(labels.astype(np.float64)) < 2**63).all():
         raise UserError(
             f"{where}: labels y are not whole numbers of 64 bits (dtype {labels.dtype}); "
             "encode classes as 0, 1, 2, ... or leave y out"

@@ -49,7 +49,11 @@ def infer(
     seed: int,
     z: tuple[Tensor, ...] | None = None,
 ) -> Drawn:
-    """Particles from a seed, and what they were drawn from, layers top first."""
+    """Particles from a seed, and what they were drawn from, layers top first.
+
+    Raises:
+        UserError: a model that sums a latent.
+    """
     asked: list[Distribution] = []
 
     def draw(q: Distribution, count: int) -> Tensor:
@@ -58,6 +62,11 @@ def infer(
 
     with seeded(seed, x.device):
         p = model.infer(x, samples, mask, context, draw=draw, z=z)
+    if z is None and len(p.log_lik) != samples:
+        raise UserError(
+            f"{type(model).__name__} sums its classes and draws none, and this part is about "
+            "draws of all latents; leave it out"
+        )
     return Drawn(p, asked)
 
 

@@ -3,7 +3,7 @@ r"""Evidence: log p(x) with what it is (exact, bound or estimate), its unit and 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -264,7 +264,7 @@ def default_method(model: Any) -> Method:
 
 
 def as_evaluated(model: Any, data: DataLike) -> DataLike:
-    """The data, dynamic ones drawn once.
+    """The data, dynamic ones drawn once, and without labels that a model of p(x) may see.
 
     Raises:
         UserError: no `Data`, rows of another shape, values outside the model's support, or
@@ -278,6 +278,8 @@ def as_evaluated(model: Any, data: DataLike) -> DataLike:
     data = data.once()
     model.check(data.x, data.mask, data.protocol)
     model.check_context(data.context, data.protocol)
+    if model.context_optional and data.context is not None:
+        data = replace(data, context=None, conditions=None)  # type: ignore[type-var]
     return data
 
 

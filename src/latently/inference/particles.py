@@ -69,6 +69,25 @@ class Particles(NamedTuple):
             None if self.noise is None else self.noise[which],
         )
 
+    def chosen(self) -> Particles:
+        """One particle of every row, drawn by its share: of states that were summed, a draw."""
+        at = torch.multinomial(self.log_pi.exp().T, 1)[:, 0], torch.arange(self.log_pi.shape[1])
+
+        def taken(terms: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(None if term is None else term[at][None] for term in terms)
+
+        (log_lik,) = taken((self.log_lik,))
+        return Particles(
+            taken(self.z),
+            log_lik,
+            taken(self.log_prior),
+            taken(self.log_q),
+            taken(self.kl),
+            equal_shares(log_lik),
+            taken(self.kl_cells),
+            *taken((self.noise,)),
+        )
+
     def average(self, terms: Tensor) -> Tensor:
         """The share-weighted sum over particles, (K, B) to (B,)."""
         if len(terms) == 1:

@@ -32,7 +32,7 @@ from latently.inference.number import Number
 from latently.inference.opinion import second_opinion
 from latently.inference.rate_distortion import rate_distortion
 from latently.inference.sample_quality import judge_samples
-from latently.interfaces.opening import Rows, open_model, short_name
+from latently.interfaces.opening import Rows, load_like, open_model, short_name
 from latently.interfaces.output import check_target
 from latently.io import Saved
 from latently.models import Dequantized
@@ -442,7 +442,7 @@ def _fitted(saved: Saved, data: Data, train: str | None, rows: Rows) -> Data | N
         spec = str(saved.data.get("protocol", ""))
         if spec.partition("/")[0].partition(":")[0] not in SOURCES or rows.mask is not None:
             return None
-    fitted = data_floor.load(spec, data_dir=rows.data_dir, like=saved.data or None)
+    fitted = load_like(spec, saved, rows.data_dir)
     fitted = fitted.once(derive(rows.seed, "fitted"))
     saved.model.check(fitted.x, fitted.mask, fitted.protocol)
     saved.model.check_context(fitted.context, fitted.protocol)

@@ -44,6 +44,7 @@ def run(
     config: str | None = None,
     validation: str | None = None,
     context: str | None = None,
+    labels: str | None = None,
     binarise: str | None = None,
     mask: Mask | None = None,
     init: str | None = None,
@@ -63,6 +64,8 @@ def run(
         config: TOML file of options, e.g. batch-size = 200; those of the call come first.
         validation: a share such as 0.1, or other data; named sets have their own split.
         context: fit p(x|c): label, or the key of an array beside x.
+        labels: how many labels a semi-supervised model sees, as many of each class and drawn by
+            the seed, or all that are known; -1 and NaN are unknown.
         binarise: dynamic, static-seed0 or none, for grey images of your own.
         mask: cells to hide, drawn anew at every use: for a model that is to impute.
         init: a model file to start from: its weights, and its options where none are given.
@@ -222,7 +225,7 @@ def command_text(request: Request) -> str:
     chosen = {**request.arguments, **changed(request.objective, request.recipe), **request.options}
     if not request.files["missing"]:
         chosen["missing"] = False
-    for name in ("validation", "context", "binarise", "mask", "init", "threads"):
+    for name in ("validation", "context", "labels", "binarise", "mask", "init", "threads"):
         if request.files[name] is not None:
             chosen[name] = request.files[name]
     for name, value in chosen.items():

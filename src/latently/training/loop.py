@@ -209,12 +209,14 @@ def train(
     total = run_length(order, epochs, steps)
     check_pieces(order, accumulate)
     turns = turns_of(order, total, inference_steps, inference_epochs)
-    objective = (objective or usual(model)).of_rows(len(data))
+    objective = objective or usual(model)
     check_coupling(objective, accumulate)
     objective.check_model(model)
     check_limits(clip, skip)
     fabric = _fabric(device, precision)
     _check_digits(model, precision)
+    data = data.to(device=fabric.device)
+    objective = objective.of_data(data)
     parameters = [p for p in model.parameters() if p.requires_grad]
     moving = groups(model, parameters) if turns.steps else {}
     rate = learning_rate if isinstance(learning_rate, int | float) else 1.0
@@ -229,7 +231,6 @@ def train(
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     update = Update(made, parameters, clip=clip, skip=skip, scaler=scaler)
     _restore(made, scaler, optimizer_state)
-    data = data.to(device=fabric.device)
     loss.train()
     for t in range(start, total):
         step = torch.tensor(t, device=fabric.device)

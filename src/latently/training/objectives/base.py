@@ -67,6 +67,14 @@ class Objective(ABC):
         """This objective for batches of a data set of so many rows."""
         return self
 
+    def of_data(self, data: Any) -> Objective:
+        """This objective for training on these rows, which are where the run computes.
+
+        Raises:
+            UserError: rows that it cannot be trained on.
+        """
+        return self.of_rows(len(data))
+
     def check_rows(self, rows: int) -> None:
         """Raises UserError for a batch of too few rows."""
         return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latently.errors import UserError
 from latently.inference._surrogates import valued
@@ -17,6 +16,7 @@ from latently.inference.estimators import Enumerate, Estimator, Reparam
 from latently.inference.refine import Ascent, Local, check_draws, check_search
 from latently.inference.rows import Rows
 from latently.inference.schedules import Schedule, resolve
+from latently.training.objectives._held import held
 from latently.training.objectives.base import Objective, Terms, terms_of
 
 __all__ = ["SemiAmortised"]
@@ -161,10 +161,10 @@ def _in_parts(ascent: Ascent, model: Any, rows: Rows) -> Terms:
     """Decoder and prior learn by the bound at the refined q, the encoder by that at its own."""
     encoder = model.inference_parameters()
     known = {id(p) for p in encoder}
-    with _held([p for p in model.parameters() if id(p) not in known]):
+    with held([p for p in model.parameters() if id(p) not in known]):
         own, at_encoder = _refined(ascent, model, rows)
     own = tuple(part.detach().requires_grad_() for part in own)  # estimators look for a path to q
-    with _held(encoder):
+    with held(encoder):
         terms = _terms(ascent, model, rows, own)
     return terms._replace(bound=valued(terms.bound, terms.bound + at_encoder))
 
@@ -184,16 +184,3 @@ def _refined(ascent: Ascent, model: Any, rows: Rows) -> tuple[Local, Tensor]:
 def _terms(ascent: Ascent, model: Any, rows: Rows, own: Local) -> Terms:
     """The bound of draws that `own` has not seen."""
     return terms_of(*ascent.value(model, rows, own))
-
-
-@contextmanager
-def _held(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """The parameters as constants."""
-    learning = [p for p in parameters if p.requires_grad]
-    for p in learning:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in learning:
-            p.requires_grad_(True)
