@@ -129,6 +129,8 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
             f"{checkpoint} is of another call than this closed-form {request.recipe}, which has "
             "nothing to resume; choose another --out, or --force to discard it"
         )
+    if not closed_form:
+        request.objective.check_model(model)
     known = [] if closed_form else list(request.objective.complaints(model))
     for warning in (*_doubts(train, closed_form), *known):
         print(f"warning: {warning}", file=sys.stderr)

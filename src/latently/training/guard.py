@@ -19,6 +19,7 @@ __all__ = ["PATIENCE", "Tally", "cause", "extreme", "first_layer"]
 
 PATIENCE = 20  # non-finite steps in a row that end a run
 _EXTREME = 1e4  # times a column's median distance from its median
+_HEAVY = 1e6  # times the reconstruction: a cost that nothing else can be heard beside
 _MEANS = ("bound", "reconstruction", "kl", "gradient_norm")
 _COUNTS = ("clipped", "skipped", "non_finite")
 
@@ -94,6 +95,13 @@ def cause(model: Model, step: Step, objective: Any, batch: tuple[Any, Any, Any])
     terms = {"reconstruction": step.reconstruction, cost: step.kl, maximised: step.bound}
     bad = [f"{name} is {float(v):g}" for name, v in terms.items() if not torch.isfinite(v)]
     what = bad[0] if bad else f"the gradient's norm is {float(step.gradient_norm):g}"
+    if objective.cost != "kl" and not float(step.kl.abs()) < _HEAVY * (
+        1 + float(step.reconstruction.abs())
+    ):
+        what += (
+            f", the {objective.cost} {float(step.kl):.3g} beside a reconstruction of "
+            f"{float(step.reconstruction):.3g}: lower its weight"
+        )
     return f"{what}; first non-finite tensor: {_first(model, step, objective, batch)}"
 
 
