@@ -240,6 +240,7 @@ __all__ = [
     "InfoVAE",
     "Interrupted",
     "InverseMultiquadratic",
+    "LatentTransformer",
     "Linear",
     "Masking",
     "Method",
