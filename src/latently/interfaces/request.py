@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 CLOSED_FORM_OPTIONS = ("steps", "tolerance", "seed")  # those of `fit` that change such a fit
-_NOT_ASKED = ("shape", "contexts", "codes")  # follow the data, or come after the fit
+_NOT_ASKED = ("shape", "contexts", "classes", "codes")  # follow the data, or come after the fit
 _FROM_DATA = ("likelihood", "levels", "sees_mask")  # see making.make_model
 _SET_HERE = (
     *("model", "data", "objective", "validation", "checkpoint", "log", "progress", "resume"),
