@@ -414,6 +414,7 @@ def test_errors_of_spoilt_rows_by_hand(linear, exactly):
     exactly(found.mse[1], errors.mean())
     exactly(found.stderr[1], errors.std() / math.sqrt(40))
     exactly(found.mse[0], linear.model.errors(linear.x).mean())
+    exactly(found.damage, (found.rows - linear.x.cpu()).square().double().mean(2))
     assert found.mse[0] < found.mse[1] < found.mse[2]
     assert "Masking(level=0.9" in str(found).splitlines()[0]
     assert len(str(found).splitlines()) == 4

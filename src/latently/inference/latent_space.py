@@ -142,10 +142,10 @@ def bilinear(
     rows, given = _corners("bilinear", model, list(corners), mask, context)
     codes = encoded(model, rows)
     z = tuple(
-        _sheet(layer, kind, t, how) for layer, kind in zip(codes.centres, codes.kinds, strict=True)
+        sheet(layer, kind, t, how) for layer, kind in zip(codes.centres, codes.kinds, strict=True)
     )
     if given is not None and len(given) == 4:
-        given = _sheet(given, "real", t, "linear")
+        given = sheet(given, "real", t, "linear")
     return decoded(model, z, given).unflatten(0, (side, side))
 
 
@@ -353,7 +353,7 @@ def _moving(context: Tensor | None, t: Tensor) -> Tensor | None:
     return walked(context[0].double(), context[1].double(), t, "real")
 
 
-def _sheet(z: Tensor, kind: Kind, t: Tensor, how: How) -> Tensor:
+def sheet(z: Tensor, kind: Kind, t: Tensor, how: How) -> Tensor:
     """Latents between four, (side * side, *Z), row by row from the upper left."""
     _checked_how(how)
     first, second, third, fourth = z.double()

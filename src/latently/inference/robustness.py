@@ -34,6 +34,7 @@ class Corrupted:
         rebuilt: their reconstructions, (L, n, *shape).
         errors: mean squared error of every row, (L, B): over its observed cells, of the
             reconstruction against the clean row, in squared data units; 0 of a row without any.
+        damage: the same of what the model saw, (L, B): what doing nothing would leave.
 
     Printed: a line for each level, the mean over rows with its standard error.
     """
@@ -44,6 +45,7 @@ class Corrupted:
     rows: Tensor
     rebuilt: Tensor
     errors: Tensor
+    damage: Tensor
 
     @property
     def mse(self) -> Tensor:
@@ -114,25 +116,25 @@ def corrupted(
     kept = len(rows.x) if keep is None else keep
     with evaluating(model):
         found = [_level(model, rows, kind, span, kept, seed) for kind in kinds]
-    seen, rebuilt, errors = (torch.stack(parts) for parts in zip(*found, strict=True))
-    clean = rows.x[:kept].cpu()
-    return Corrupted(str(corruption), tuple(map(float, levels)), clean, seen, rebuilt, errors)
+    parts = [torch.stack(part) for part in zip(*found, strict=True)]
+    return Corrupted(str(corruption), tuple(map(float, levels)), rows.x[:kept].cpu(), *parts)
 
 
 def _level(
     model: Any, rows: Rows, corruption: Any, span: Any, kept: int, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Spoilt rows and reconstructions of the first `kept`, and the errors of all, at one level."""
-    seen, rebuilt, errors = [], [], []
+) -> tuple[Tensor, ...]:
+    """Spoilt rows and reconstructions of the first `kept`, errors and damage of all."""
+    seen, rebuilt, errors, damage = [], [], [], []
     for start in range(0, len(rows.x), _ROWS):
         part = moved_to(model, rows.part(slice(start, start + _ROWS)))
         with seeded(derive(seed, "corrupted", start), model.device):
             x = corruption(part.x, span, _loss(model, part))
             found = model.reconstruct(x, part.mask, part.context)
         errors.append(_error(found, part).double().cpu())
+        damage.append(_error(x, part).double().cpu())
         seen.append(x[: max(0, kept - start)].cpu())
         rebuilt.append(found[: max(0, kept - start)].cpu())
-    return torch.cat(seen), torch.cat(rebuilt), torch.cat(errors)
+    return tuple(map(torch.cat, (seen, rebuilt, errors, damage)))
 
 
 def _loss(model: Any, clean: Rows) -> Callable[[Tensor], Tensor]:

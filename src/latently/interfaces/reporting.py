@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from latently.data import Data
 from latently.errors import UserError
+from latently.inference import Evidence, Method
 from latently.interfaces.opening import Rows, measured, opened, read_mask, short_name
 from latently.interfaces.output import check_target
 from latently.interfaces.report import Entry, write_report
+from latently.io import Saved
 
 __all__ = ["report_command"]
 
@@ -22,7 +24,8 @@ def report_command(
 ) -> str:
     """Evaluates the models on the same rows and writes the page.
 
-    The mask of `rows` makes the holes of the page's imputations; evidence is of whole rows.
+    Models without a density have no evidence. The mask of `rows` makes the holes of the page's
+    imputations; evidence is of whole rows.
     """
     target = check_target(out, (".html",), force)
     mask = None if rows.mask is None else read_mask(rows.mask)
@@ -42,7 +45,7 @@ def report_command(
             "rescale the columns"
         )
     entries = [
-        Entry(short_name(path, paths), saved, measured(saved, here, method, rows.seed), here)
+        Entry(short_name(path, paths), saved, _evidence(saved, here, method, rows.seed), here)
         for path, saved, here, method in work
     ]
     words = ["latently", "report", *paths, "--data", rows.spec, "--out", out]
@@ -52,3 +55,7 @@ def report_command(
     title = f"Models of {data.protocol}" if len(paths) > 1 else f"{entries[0].name}"
     write_report(target, entries, data, title=title, seed=rows.seed, command=command, mask=mask)
     return f"wrote {target}"
+
+
+def _evidence(saved: Saved, data: Data, method: Method, seed: int) -> Evidence | None:
+    return None if saved.model.density is None else measured(saved, data, method, seed)

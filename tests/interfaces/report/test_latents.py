@@ -9,14 +9,15 @@ import torch
 
 import latently as lt
 from latently.inference.bounds import ELBO
+from latently.interfaces.report.between import between, interpolations
 from latently.interfaces.report.density import SHARES, only_prior, regions
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.kinds import kind_of, latent_family
 from latently.interfaces.report.latents import latent_layers
-from latently.interfaces.report.paths import between, moves
+from latently.interfaces.report.paths import moves
 from latently.interfaces.report.plane import planes
 from latently.interfaces.report.subject import Subject
-from latently.interfaces.report.walks import interpolations, manifold, traversals
+from latently.interfaces.report.walks import manifold, traversals
 from latently.nets import MLP
 from latently.probability.families import (
     Bernoulli,

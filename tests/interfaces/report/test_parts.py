@@ -13,6 +13,7 @@ import torch
 import latently as lt
 from latently.data import Data
 from latently.interfaces.report.axes import axis, leading, outward
+from latently.interfaces.report.between import interpolations
 from latently.interfaces.report.columns import columns
 from latently.interfaces.report.figures import marginal
 from latently.interfaces.report.frame import Frame
@@ -21,7 +22,7 @@ from latently.interfaces.report.latents import latent_layers
 from latently.interfaces.report.parts import components
 from latently.interfaces.report.plane import planes
 from latently.interfaces.report.subject import Subject
-from latently.interfaces.report.walks import interpolations, traversals
+from latently.interfaces.report.walks import traversals
 from latently.models import Dequantized, Mixture, Transformed
 from latently.models.components import Bits, Diagonal, Factors, Full, Principal, Student
 from latently.probability.families import Normal

@@ -8,12 +8,13 @@ import torch
 
 import latently as lt
 from latently.data import Context, Data
+from latently.inference._codes import great_circle
 from latently.inference.noise import derive
 from latently.interfaces.report.conditioned import by_context
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.history import curves
 from latently.interfaces.report.latents import latent_layers
-from latently.interfaces.report.passages import great_circle, passage
+from latently.interfaces.report.passages import passage
 from latently.interfaces.report.subject import Subject
 from latently.probability.flows import NSF, Glow
 
@@ -59,29 +60,6 @@ def strips(monkeypatch):
     return found
 
 
-def test_a_great_circle_turns_and_grows_evenly():
-    a, b = torch.randn(2, 7).double()
-    way = great_circle(a, 3 * b, 6)
-    torch.testing.assert_close(way[0], a)
-    torch.testing.assert_close(way[-1], 3 * b)
-    length = way.norm(dim=1)
-    wanted = torch.linspace(float(a.norm()), float(3 * b.norm()), 6, dtype=torch.float64)
-    torch.testing.assert_close(length, wanted)
-    u = way / length[:, None]
-    turned = (u[1:] * u[:-1]).sum(1).arccos()
-    whole = (u[0] @ u[-1]).arccos()
-    torch.testing.assert_close(turned, (whole / 5).expand(5))
-    torch.testing.assert_close(great_circle(3 * b, a, 6).flip(0), way)
-
-
-@pytest.mark.parametrize(("factor", "end"), [(3.0, None), (-2.0, None), (1.0, 0.0)])
-def test_directions_that_are_equal_opposite_or_none_take_the_straight_line(factor, end):
-    a = torch.randn(5).double()
-    b = factor * a if end is None else torch.zeros_like(a)
-    t = torch.linspace(0, 1, 4, dtype=torch.float64)[:, None]
-    torch.testing.assert_close(great_circle(a, b, 4), (1 - t) * a + t * b)
-
-
 def test_ways_end_at_the_rows(rows, smooth, strips):
     for data, model, tolerance in (
         (rows, flow_of(rows, levels=17), 0.0),
@@ -109,7 +87,7 @@ def test_a_way_is_decoded_from_the_great_circle(smooth, strips):
     alt = next(iter(strips))
     a, b = map(int, re.findall(r"row (\d+)", alt))
     (eps,) = model.encode(smooth.x[[a, b]])
-    wanted = model.decode((great_circle(*eps.double(), 10),))
+    wanted = model.decode((great_circle(*eps.double(), torch.linspace(0, 1, 10)),))
     torch.testing.assert_close(strips[alt].float(), wanted, rtol=1e-4, atol=1e-4)
 
 

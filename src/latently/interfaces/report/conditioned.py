@@ -56,7 +56,7 @@ def by_context(subject: Subject) -> ByContext | None:
     None of models that take no context, and of rows that are no images.
     """
     frame, chosen = subject.frame, contexts(subject.data)
-    if frame is None or chosen is None:
+    if frame is None or chosen is None or not subject.draws:
         return None
     found = [_drawn(subject, row[None]) for row in chosen]
     means = all(mean is not None for _, mean in found)

@@ -31,11 +31,11 @@ _TELLING = 4  # columns told of an unusual row
 
 @dataclass(frozen=True)
 class Example:
-    """One row of the data with its log p(x)."""
+    """One row of the data with its log p(x), or what else ranks it."""
 
     row: int
     label: str
-    log_prob: str
+    value: str
     picture: Picture | None
     cells: tuple[str, ...]
 
@@ -54,8 +54,11 @@ def draws(model: Model, data: Data, n: int, seed: int) -> tuple[Tensor, Tensor |
 
 @torch.no_grad()
 def drawn(model: Model, n: int, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The same from the global generator; a model without latents has no means to show."""
-    if model.invertible:
+    """The same from the global generator.
+
+    A model without latents has no means to show, one without a density nothing else.
+    """
+    if model.invertible or model.density is None:
         return model.sample(n, context).cpu(), None
     p = model.likelihood(model.latents(n, context), context)
     x = p.sample()[0].cpu()
@@ -68,11 +71,11 @@ def drawn(model: Model, n: int, context: Tensor | None) -> tuple[Tensor, Tensor 
 def sample_pictures(subject: Subject) -> list[tuple[str, Picture]]:
     """Grids of draws and of means at the same latents, each with its caption."""
     frame = subject.frame
-    if frame is None:
+    if frame is None or not subject.draws:
         return []
     n = frame.count(64)
     x, mean = draws(subject.model, subject.data, n, subject.seed)
-    shown = [("Draws from p(x)" if subject.data.context is None else "Draws from p(x|c)", x)]
+    shown = [(_drawn_from(subject), x)]
     if mean is not None:
         shown.append(("Means of p(x|z) at the same z; no draws from the model", mean))
     columns = max(1, round(math.sqrt(n)))
@@ -80,6 +83,13 @@ def sample_pictures(subject: Subject) -> list[tuple[str, Picture]]:
         (caption, frame.grid(values, f"{subject.name}: {n} images. {caption}", columns=columns))
         for caption, values in shown
     ]
+
+
+def _drawn_from(subject: Subject) -> str:
+    if not subject.scored:
+        density = type(getattr(subject.model, "codes", None)).__name__
+        return f"Decoded codes, drawn from a density that was put on them afterwards ({density})"
+    return "Draws from p(x)" if subject.data.context is None else "Draws from p(x|c)"
 
 
 def chosen_rows(data: Data, most: int, seed: int) -> Tensor:
@@ -104,15 +114,25 @@ def reconstructions(subject: Subject, rows: Tensor) -> Picture | None:
     return frame.pairs(x, rebuilt.to(x.dtype), alt, columns=min(8, len(rows)))
 
 
-def examples(data: Data, values: Tensor, most: int) -> tuple[list[Example], list[Example]]:
-    """The strangest and the most typical rows by log p(x), at most `most` of each."""
-    order = torch.nan_to_num(values, nan=-math.inf).argsort(stable=True)
+def examples(
+    data: Data, values: Tensor, most: int, *, strange: str = "low"
+) -> tuple[list[Example], list[Example]]:
+    """The strangest and the most typical rows by a value of each, at most `most` of both.
+
+    Args:
+        data: the rows.
+        values: log p(x), or a score, (n,).
+        most: rows of each kind.
+        strange: whether "low" values are strange, or "high" ones.
+    """
+    sign = 1 if strange == "low" else -1
+    order = torch.nan_to_num(sign * values, nan=-math.inf).argsort(stable=True)
     k = min(most, max(1, len(order) // 2))
-    strange = order[:k].tolist()
-    typical = order.flip(0)[:k].tolist() if len(order) > 1 else []
+    first = order[:k].tolist()
+    last = order.flip(0)[:k].tolist() if len(order) > 1 else []
     frame = Frame.of(data)
-    return [_example(data, frame, values, i) for i in strange], [
-        _example(data, frame, values, i) for i in typical
+    return [_example(data, frame, values, i) for i in first], [
+        _example(data, frame, values, i) for i in last
     ]
 
 

@@ -105,7 +105,8 @@ def bars(layer: Layer, name: str, index: int) -> Markup:
     values, order = shown.sort(descending=True)
     active = layer.active
     used = np.ones(len(values), bool) if active is None else active[order].numpy()
-    what = "variance of E[z|x] over rows" if layer.kl is None else "KL, nats"
+    free = "variance of z over rows" if layer.without_prior else "variance of E[z|x] over rows"
+    what = free if layer.kl is None else "KL, nats"
     unit = "latent" if layer.use is None else "variable"
     figure, axes = ordered_bars(values.numpy(), order.numpy(), used, unit, index)
     axes.set_ylabel(what, color=MUTED)

@@ -23,6 +23,7 @@ __all__ = ["Frame", "Picture"]
 GRID_SIDE, STRIP_SIDE = 96, 64  # pixels an image may have a side in a grid, in a strip
 _VALUES = 70_000  # per grid: bounds the size of the file
 _GRID = 430  # CSS pixels of the longer side of a grid, about
+_STRIP = 1020  # CSS pixels of a strip, about
 _CELL, _NARROW = 56, 40  # CSS pixels of one image in a strip: the longer side; width at least
 
 
@@ -103,8 +104,17 @@ class Frame:
         factor = self.reductions[1]
         small = [self._small(images, factor) for images in groups]
         image = pictures.strip(small, low=self.low, high=self.high, scale=1)
-        height, width = small[0].shape[-2:]
-        return _embedded(image, max(round(_CELL / max(height, width)), -(-_NARROW // width)), alt)
+        return _embedded(image, self._enlarged(), alt)
+
+    def fitting(self, groups: int, most: int) -> int:
+        """How many images go into each of some groups of a strip as wide as the page."""
+        width = -(-self.shape[-1] // self.reductions[1])
+        return max(1, min(most, (_STRIP // groups // self._enlarged() - 2) // (width + 1)))
+
+    def _enlarged(self) -> int:
+        """CSS pixels of a pixel of a strip."""
+        height, width = (-(-side // self.reductions[1]) for side in self.shape[-2:])
+        return max(round(_CELL / max(height, width)), -(-_NARROW // width))
 
     def heads(self, groups: Sequence[Sequence[str]]) -> tuple[tuple[float, str], ...]:
         """Names of the images of a strip, each with its middle in percent of the strip's width."""
@@ -117,9 +127,9 @@ class Frame:
             left += 2  # the gap between groups is three wide
         return tuple((100 * place / (left - 3), name) for place, name in places)
 
-    def one(self, image: Tensor, alt: str, *, side: int = 72) -> Picture:
-        """A single image, (1, *shape)."""
-        small = self._small(image, self.reductions[0])
+    def one(self, image: Tensor, alt: str, *, side: int = 72, most: int = GRID_SIDE) -> Picture:
+        """A single image, (1, *shape), of at most so many pixels a side."""
+        small = self._small(image, pictures.reduction(self.shape, most))
         made = pictures.grid(small, low=self.low, high=self.high, scale=1)
         return _embedded(made, side // max(small.shape[-2:]), alt)
 

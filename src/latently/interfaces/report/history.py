@@ -24,6 +24,7 @@ _PANELS = (
     ("objective", "Objective, no bound on log p(x)", "validation"),
     ("reconstruction", "Reconstruction, E log p(x|z)", ""),
     ("kl", "KL(q || p)", ""),
+    ("penalty", "Penalty", ""),
 )
 _COUNTED = (
     ("non_finite", "not taken: the loss or the gradient was not finite"),
@@ -46,7 +47,8 @@ def curves(
         return [_curve(title, {"training rows": line}, "pass", name, index)]
     drawn = []
     best = _best_epoch(history) if "best" in kept else None
-    for key, title, second in _PANELS[:2] if model.invertible else _PANELS:
+    panels = _PANELS[:2] if model.invertible or _unpenalised(history) else _PANELS
+    for key, title, second in panels:
         if key == "bound" and model.invertible and model.density == "exact":
             title = _EXACT
         lines = {"training": _line(history, "epoch", key)}
@@ -56,6 +58,12 @@ def curves(
         if lines:
             drawn.append(_curve(title, lines, "epoch", name, index, best))
     return drawn
+
+
+def _unpenalised(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the objective is the reconstruction alone, whose curve would be drawn twice."""
+    penalties = _line(history, "epoch", "penalty")[1]
+    return len(penalties) > 0 and not penalties.any()
 
 
 def small_curves(history: Sequence[Mapping[str, Any]], name: str, index: int) -> list[Markup]:

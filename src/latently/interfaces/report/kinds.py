@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from latently.inference._codes import Kind
 from latently.models import Dequantized, Model, Transformed
 from latently.models import Mixture as MixtureModel
 from latently.probability.families import Dirichlet, LogisticNormal, Mixture, OneHot
 from latently.probability.families.base import Family
 
 __all__ = ["Kind", "bare", "kind_of", "latent_family"]
-
-Kind = Literal["real", "range", "shares", "categories", "levels"]
-"""Any number; numbers of a range; rows above 0 that sum to 1; one-hot rows; whole numbers."""
 
 
 def bare(model: Model) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -62,6 +62,7 @@ class Layer:
         marginal: the posterior is correlated, so that the terms need not sum to the total.
         kind: what values the latents take.
         cost: the KL of all of them together; None where it is unknown.
+        without_prior: codes of an autoencoder, whose scale is arbitrary.
         use: of shares and categories their mean over rows, (units, L).
         expected: the same under the prior, where it is known.
     """
@@ -75,6 +76,7 @@ class Layer:
     cost: Cost | None = None
     use: Tensor | None = None
     expected: Tensor | None = None
+    without_prior: bool = False
 
     @property
     def rows(self) -> int:
@@ -104,8 +106,11 @@ class Layer:
 
     @property
     def active(self) -> Tensor | None:
-        """Which units are in use, (units,), bool."""
-        return None if self.activity is None else self.activity > ACTIVE
+        """Which units are in use, (units,), bool; of codes by the share of the widest one."""
+        if self.activity is None:
+            return None
+        unit = float(self.activity.max()) if self.without_prior else 1.0
+        return self.activity > ACTIVE * unit
 
     @property
     def used(self) -> Tensor | None:
@@ -150,7 +155,9 @@ def latent_layers(model: Model, data: Data) -> list[Layer]:
                 blocks.append([_part(q, z[0], prior, kind) for q, z in last])
             except NotImplementedError:  # a posterior without a mean
                 return []
-    return [_layer(parts, kind) for parts in zip(*blocks, strict=True)]
+    free = model.density is None
+    found = [_layer(parts, kind) for parts in zip(*blocks, strict=True)]
+    return [replace(layer, without_prior=free) for layer in found]
 
 
 def prior_of(model: Model, context: Tensor | None) -> Distribution | None:

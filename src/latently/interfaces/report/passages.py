@@ -7,19 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latently.inference._codes import great_circle, straight
 from latently.inference.noise import derive
+from latently.interfaces.report.between import between_labels, partners
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.latents import MAX_ROWS
 from latently.interfaces.report.numbers import significant
 from latently.interfaces.report.subject import Subject
-from latently.interfaces.report.walks import Strip, between_labels, partners
+from latently.interfaces.report.walks import Strip
 
-__all__ = ["Passage", "great_circle", "passage"]
+__all__ = ["Passage", "passage"]
 
 _STEPS = 10
 _DRAWS = 10
 _TEMPERATURES = (0.5, 0.7, 0.9, 1.0)
-_FLAT = 1e-6  # of an angle: directions that are equal, or opposite
 
 
 @dataclass(frozen=True)
@@ -58,26 +59,6 @@ def passage(subject: Subject) -> Passage | None:
     )
 
 
-def great_circle(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    r"""From a to b, (D,) each, in equal steps of angle and of length, (steps, D).
-
-    With the directions u and v of a and b, `cos w = u' v`, and t from 0 to 1,
-
-        (1 - t) |a| + t |b|   times   (sin((1 - t) w) u + sin(t w) v) / sin w,
-
-    the straight line where directions are equal or opposite. Noise of many dimensions has nearly
-    one length, which the straight line leaves. Source: Shoemake, "Animating Rotation with
-    Quaternion Curves", 1985.
-    """
-    t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None]
-    u, v = (end / end.norm().clamp(min=torch.finfo(a.dtype).tiny) for end in (a, b))
-    w = torch.arccos((u @ v).clamp(-1, 1))
-    if not _FLAT < float(w) < torch.pi - _FLAT or not (bool(a.any()) and bool(b.any())):
-        return (1 - t) * a + t * b
-    direction = (torch.sin((1 - t) * w) * u + torch.sin(t * w) * v) / torch.sin(w)
-    return ((1 - t) * a.norm() + t * b.norm()) * direction
-
-
 def _ways(subject: Subject, frame: Frame) -> tuple[list[Strip], float]:
     """Strips, and how far their ends are from the rows."""
     strips: list[Strip] = []
@@ -90,11 +71,9 @@ def _ways(subject: Subject, frame: Frame) -> tuple[list[Strip], float]:
         title = f"row {a} to {b}"
         strips.append(Strip(title, between_labels(subject, a, b), frame.strip([images], alt)))
         if number == 0:
-            t = torch.linspace(0, 1, _STEPS, dtype=torch.float64).view(-1, *(1,) * images[0].dim())
             first, last = ends.double().cpu()
-            line = frame.strip(
-                [(1 - t) * first + t * last], f"Row {a} faded into row {b}, pixel by pixel"
-            )
+            fading = straight(first, last, torch.linspace(0, 1, _STEPS))
+            line = frame.strip([fading], f"Row {a} faded into row {b}, pixel by pixel")
             strips.append(Strip("the same rows,", "pixel by pixel", line))
     return strips, worst
 
@@ -107,10 +86,10 @@ def _between(subject: Subject, a: int, b: int) -> Tensor:
     x = subject.data.x[[a, b]].to(model.device)
     (eps,) = model.encode(x, context=own)
     first, last = eps.double()
-    way = great_circle(first, last, _STEPS).to(eps.dtype)
+    t = torch.linspace(0, 1, _STEPS, dtype=torch.float64)
+    way = great_circle(first, last, t).to(eps.dtype)
     if own is not None:
-        t = torch.linspace(0, 1, _STEPS, dtype=own.dtype, device=own.device)[:, None]
-        own = (1 - t) * own[0] + t * own[1]
+        own = straight(own[0], own[1], t)
     return model.decode((way,), own).double().cpu()
 
 

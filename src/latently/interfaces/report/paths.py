@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from latently.inference._codes import moved
 from latently.interfaces.report.latents import Layer
 from latently.interfaces.report.numbers import significant
 
-__all__ = ["Path", "between", "moves", "told"]
+__all__ = ["Path", "moves", "told"]
 
 MOST = 8  # units that are moved
 REACH = 3.0  # standard deviations to each side
@@ -42,27 +43,6 @@ def moves(layer: Layer, row: int) -> tuple[list[Path], list[str]]:
     """
     steps = {"real": _deviations, "categories": _categories, "levels": _levels}
     return steps.get(layer.kind, _quantiles)(layer, layer.centres[row])
-
-
-def between(layer: Layer, a: int, b: int, steps: int) -> Tensor | None:
-    """Latents from those of row a to those of row b, (steps, *Z).
-
-    The straight line, which stays inside ranges and among shares. Discrete latents switch from
-    one row's value to the other's one after the other; None where there is but one.
-    """
-    first, last = layer.centres[a], layer.centres[b]
-    share = torch.linspace(0, 1, steps, dtype=first.dtype)
-    share = share.view(-1, *(1,) * first.dim())
-    if layer.kind not in ("categories", "levels"):
-        return (1 - share) * first + share * last
-    if layer.units == 1:
-        return None
-    differ = first != last
-    if layer.kind == "categories":
-        differ = differ.any(-1, keepdim=True)
-    place = differ.flatten().cumsum(0).view_as(differ)
-    switched = place <= (share * int(differ.sum())).round()
-    return torch.where(switched, last, first)
 
 
 def _called(layer: Layer, unit: int) -> str:
@@ -98,21 +78,10 @@ def _quantiles(layer: Layer, start: Tensor) -> tuple[list[Path], list[str]]:
     paths = []
     for cell in cells:
         unit, share = divmod(cell, layer.use.shape[1])
-        z = start.expand(_STOPS, *start.shape).clone()
-        row = z.view(_STOPS, *layer.use.shape)[:, unit]
-        row[:] = _with_share(row, share, stops[:, cell])
+        z = moved(start, cell, stops[:, cell], "shares")
         name = f"share {share}" if layer.units == 1 else f"row {unit}, share {share}"
         paths.append(Path(unit, name, z))
     return paths, heads
-
-
-def _with_share(rows: Tensor, share: int, value: Tensor) -> Tensor:
-    """Rows (n, L) with one share set to a value, and the others scaled to the rest of the sum."""
-    left = rows.clone()
-    left[:, share] = 0
-    left = left / left.sum(-1, keepdim=True) * (1 - value[:, None])
-    left[:, share] = value
-    return left
 
 
 def _categories(layer: Layer, start: Tensor) -> tuple[list[Path], list[str]]:
@@ -121,20 +90,14 @@ def _categories(layer: Layer, start: Tensor) -> tuple[list[Path], list[str]]:
     shown = layer.use.mean(0).topk(min(levels, _CATEGORIES)).indices.sort().values
     paths = []
     for unit in _chosen(layer):
-        z = start.expand(len(shown), *start.shape).clone()
-        z.view(len(shown), *layer.use.shape)[:, unit] = torch.eye(levels, dtype=z.dtype)[shown]
-        paths.append(Path(unit, _called(layer, unit), z))
+        paths.append(Path(unit, _called(layer, unit), moved(start, unit, shown, "categories")))
     return paths, [str(int(category)) for category in shown]
 
 
 def _cell_by_cell(layer: Layer, start: Tensor, stops: Tensor) -> list[Path]:
     """A path for each latent in use; `stops` is (stops, L)."""
-    paths = []
-    for j in _chosen(layer):
-        z = start.flatten().expand(len(stops), -1).clone()
-        z[:, j] = stops[:, j]
-        paths.append(Path(j, _called(layer, j), z.view(-1, *start.shape)))
-    return paths
+    chosen = _chosen(layer)
+    return [Path(j, _called(layer, j), moved(start, j, stops[:, j], layer.kind)) for j in chosen]
 
 
 def _chosen(layer: Layer) -> list[int]:
@@ -145,15 +108,16 @@ def _chosen(layer: Layer) -> list[int]:
 
 def told(layer: Layer, count: int) -> str:
     """How `count` units are moved, in the words of a caption."""
+    means = "codes" if layer.without_prior else "posterior means"
     if layer.kind == "categories" and layer.units == 1:
         return "The latent category takes its values by number"
     noun = {"categories": "variable", "shares": "share"}.get(layer.kind, "latent")
     how = {
         "real": (
-            "through −3 to 3 standard deviations of its posterior means around their mean, so "
-            "that the ends of a line may lie where no row does"
+            f"through −3 to 3 standard deviations of its {means} around their mean, so that the "
+            "ends of a line may lie where no row does"
         ),
-        "range": "through quantiles of its posterior means over the rows",
+        "range": f"through quantiles of its {means} over the rows",
         "shares": (
             "through quantiles of its posterior means over the rows; what is left to the other "
             "shares keeps its proportions"

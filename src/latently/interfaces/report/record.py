@@ -12,12 +12,13 @@ import torch
 from latently._version import __version__
 from latently.data import Data
 from latently.inference.evidence import Evidence
+from latently.interfaces.report.errors import Fits
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.numbers import DASH, plain, significant
 from latently.interfaces.report.tables import Ranking, symbol
 from latently.io import Saved
 
-__all__ = ["Entry", "call_of", "facts", "headline", "history_of", "lines", "record"]
+__all__ = ["Entry", "call_of", "facts", "headline", "headline_of", "history_of", "lines", "record"]
 
 _TOLD = {"history", "kept", "seconds", "objective", "warnings", "data", "version"}
 
@@ -29,13 +30,13 @@ class Entry:
     Attributes:
         name: what the report calls it.
         saved: the model and the record of its fit, as `latently.io.load_saved` gives them.
-        evidence: its evidence on the report's data.
+        evidence: its evidence on the report's data; None of a model without a density.
         data: the report's data as this model reads them, with its context; None: as they are.
     """
 
     name: str
     saved: Saved
-    evidence: Evidence
+    evidence: Evidence | None = None
     data: Data | None = None
 
 
@@ -52,11 +53,11 @@ def facts(data: Data, entries: Sequence[Entry]) -> list[tuple[str, str]]:
         data.levels, f"integers 0 to {(data.levels or 0) - 1}"
     )
     holes = f", {data.missing:,} values missing" if data.missing else ""
-    seeds = sorted({entry.evidence.seed for entry in entries})
+    seeds = sorted({entry.evidence.seed for entry in entries if entry.evidence is not None})
     return [
         ("Rows", f"{len(data):,} of shape {shape}, {values}{holes}"),
         *_pictures(data),
-        ("Evidence seed", ", ".join(map(str, seeds))),
+        *([("Evidence seed", ", ".join(map(str, seeds)))] if seeds else []),
         ("Written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         ("Version", f"latently {__version__}, torch {torch.__version__}"),
     ]
@@ -82,6 +83,18 @@ def headline(ranking: Ranking) -> dict[str, str]:
         "number": f"{symbol([best.evidence])} {best.sign} {best.nats}{error} nats",
         "about": best.kind if best.kind == "exact" else f"{best.kind}, {best.method}",
         "bits": "" if bits is None else f"{plain(bits, 3)} bits/dim",
+        "index": str(best.index),
+    }
+
+
+def headline_of(fits: Fits) -> dict[str, str]:
+    """The model that rebuilds rows best, in one line, where none has a density."""
+    best = fits.models[0]
+    return {
+        "name": best.name,
+        "number": f"mean squared error {best.mean} {best.stderr}".rstrip(),
+        "about": "of reconstructions, in squared units of the data; no model here has a density",
+        "bits": "",
         "index": str(best.index),
     }
 

@@ -49,6 +49,21 @@ class Subject:
         return self.layers[0] if len(self.layers) == 1 and self.layers[0].size else None
 
     @property
+    def size(self) -> int:
+        """Numbers in a code, all layers together; 0 where that is unknown."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the model has a density."""
+        return self.model.density is not None
+
+    @property
+    def draws(self) -> bool:
+        """Whether rows can be drawn: by a density of its own, or one put on codes afterwards."""
+        return self.scored or getattr(self.model, "codes", None) is not None
+
+    @property
     def nominal(self) -> bool:
         """Whether values are names, or 0 and 1: then quantiles of them say nothing."""
         family = getattr(getattr(self.model, "decoder", None), "family", None)

@@ -114,15 +114,19 @@ class _Map:
 
 
 def surface(
-    subjects: Sequence[Subject], found: Sequence[Evidence], data: Data, seed: int
+    subjects: Sequence[Subject], found: Sequence[Evidence | None], data: Data, seed: int
 ) -> Surface | None:
-    """The section; None for rows of another shape, of counted values, or never complete."""
+    """The section; None for rows of another shape, of counted values, or never complete.
+
+    Models without a density, whose evidence is None, have no map.
+    """
     whole = data.x if data.mask is None else data.x[data.mask.flatten(1).all(1)]
     if data.shape != (2,) or data.discrete or not len(whole):
         return None
     x = whole.double().cpu().numpy()
     window, truth = _window(x), density_of(data)
-    made = [_density(subject, window) for subject in subjects]
+    pairs = [(s, one) for s, one in zip(subjects, found, strict=True) if one is not None]
+    made = [_density(subject, window) for subject, _ in pairs]
     known = [] if truth is None else [_true(truth, window)]
     top = _top([*known, *(m for m in made if isinstance(m, _Map))], window, x)
     shown = x[shuffled(len(x), seed, "surface")[:_SHOWN].sort().values.numpy()]
@@ -134,7 +138,7 @@ def surface(
         truth=None if truth is None else _told(truth, known[0], window, top, len(subjects)),
         models=tuple(
             _shown(subject, evidence, density, window, shown, top)
-            for subject, evidence, density in zip(subjects, found, made, strict=True)
+            for (subject, evidence), density in zip(pairs, made, strict=True)
         ),
         scale=maps.scale(top) if top else Markup(""),
         fitted=data.protocol.endswith(("/train", "/train+val")),

@@ -65,18 +65,24 @@ class Ranking:
 
 
 def rankings(
-    names: Sequence[str], calls: Sequence[str], found: Sequence[Evidence]
+    names: Sequence[str], calls: Sequence[str], found: Sequence[Evidence | None]
 ) -> list[Ranking]:
-    """Probabilities and densities, each ranked by mean log p(x)."""
+    """Probabilities and densities, each ranked by mean log p(x); models without one are left out.
+
+    Args:
+        names: of the models.
+        calls: the recipe calls that built them.
+        found: their evidence; None of a model without a density.
+    """
     made = []
     for discrete in (True, False):
-        order = [i for i, evidence in enumerate(found) if evidence.discrete is discrete]
-        if not order:
+        known = [(i, one) for i, one in enumerate(found) if one is not None]
+        known = [(i, one) for i, one in known if one.discrete is discrete]
+        if not known:
             continue
-        order.sort(key=lambda i: -found[i].nats if not math.isnan(found[i].nats) else math.inf)
-        best = found[order[0]]
-        rows = [_row(i, names[i], calls[i], found[i], best) for i in order]
-        here = [found[i] for i in order]
+        known.sort(key=lambda pair: -pair[1].nats if not math.isnan(pair[1].nats) else math.inf)
+        here = [one for _, one in known]
+        rows = [_row(i, names[i], calls[i], one, here[0]) for i, one in known]
         kind = "Probabilities" if discrete else "Densities"
         title = f"{kind}, {symbol(here)}"
         made.append(Ranking(title, discrete, tuple(rows), _notes(here)))

@@ -1,4 +1,4 @@
-"""Walks through latent space, seen by the means of p(x|z): traversals, interpolations, a grid."""
+"""Walks through latent space, seen by the means of p(x|z): traversals, a grid over a plane."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latently.inference.latent_space import over_plane
 from latently.interfaces.report.frame import Picture
 from latently.interfaces.report.kinds import bare
 from latently.interfaces.report.latents import prior_of
 from latently.interfaces.report.numbers import plain, significant
-from latently.interfaces.report.paths import between, moves, told
+from latently.interfaces.report.paths import moves, told
 from latently.interfaces.report.subject import Subject, shown_context, shuffled
 from latently.models import Mixture
 from latently.probability.distributions import Factorized
@@ -21,26 +22,25 @@ __all__ = [
     "Manifold",
     "Strip",
     "Walk",
-    "between_labels",
-    "interpolations",
     "manifold",
-    "partners",
     "traversals",
 ]
 
-_PAIRS = 6  # interpolations
-_STEPS = 8
 _SIDE = 15  # means a side of the grid over a latent plane
 _GRID_VALUES = 1_000_000  # in that grid: bounds its time
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Images in a row, with what stands to their left in two lines."""
+    """Images in a row, with what stands to their left in two lines.
+
+    `index` is the number of the model that the row is of, whose colour is shown; -1 for none.
+    """
 
     title: str
     about: str
     picture: Picture
+    index: int = -1
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Walk:
         by_kl: the strips say what each latent costs.
         context: a context was held.
         switches: discrete latents switch one after the other.
+        rounds: some strips go along a great circle.
     """
 
     strips: tuple[Strip, ...]
@@ -64,6 +65,7 @@ class Walk:
     by_kl: bool = False
     context: bool = False
     switches: bool = False
+    rounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,31 +114,6 @@ def traversals(subject: Subject) -> Walk | None:
     return Walk(tuple(strips), frame.heads([stops]), start, told(layer, len(strips)), by_kl)
 
 
-def interpolations(subject: Subject) -> Walk | None:
-    """Pairs of rows drawn by seed, and the means of p(x|z) on the way from one to the other.
-
-    Under a context both rows of a pair have the same one, if there are two such rows; it is held.
-    """
-    layer, frame, data = subject.only_layer, subject.frame, subject.data
-    if frame is None or layer is None or layer.rows < 2:
-        return None
-    strips = []
-    for a, b in partners(subject, layer.rows):
-        z = between(layer, a, b, _STEPS)
-        means = None if z is None else subject.means(z, subject.context([a]))
-        if means is None:
-            return None
-        ends = data.x[[a, b]].double()
-        if data.mask is not None:
-            ends = ends.masked_fill(~data.mask[[a, b]], math.nan)
-        alt = f"{subject.name}: from row {a} to row {b} in {_STEPS} steps, between the rows"
-        picture = frame.strip([ends[:1], means, ends[1:]], alt)
-        strips.append(Strip(f"row {a} to {b}", between_labels(subject, a, b), picture))
-    heads = frame.heads([["row"], ["mean", *[""] * (_STEPS - 2), "mean"], ["row"]])
-    switches = layer.kind in ("categories", "levels")
-    return Walk(tuple(strips), heads, context=data.context is not None, switches=switches)
-
-
 def manifold(subject: Subject) -> Manifold | None:
     """The means of p(x|z) over a plane of latents, for images under a model with two latents."""
     layer, frame = subject.only_layer, subject.frame
@@ -145,8 +122,7 @@ def manifold(subject: Subject) -> Manifold | None:
     side = max(3, min(_SIDE, math.isqrt(_GRID_VALUES // math.prod(frame.shape))))
     context = subject.context(slice(0, 1))
     axes, prior = _quantiles(subject, side)
-    right, up = torch.meshgrid(axes[:, 0], axes[:, 1].flip(0), indexing="xy")
-    z = torch.stack([right, up], -1).reshape(-1, *layer.means.shape[1:])
+    z = over_plane(axes).reshape(-1, *layer.means.shape[1:])
     means = subject.means(z, context)
     if means is None:
         return None
@@ -177,28 +153,6 @@ def _quantiles(subject: Subject, side: int) -> tuple[Tensor, bool]:
     return torch.quantile(layer.flat, levels, 0), False
 
 
-def partners(subject: Subject, n: int) -> list[tuple[int, int]]:
-    """Pairs of rows, drawn by seed; under a context each of two rows that share it, if any do."""
-    order = shuffled(n, subject.seed, "interpolations").tolist()
-    context = subject.context(slice(0, n))
-    if context is None:
-        return list(zip(order[0 : 2 * _PAIRS : 2], order[1 : 2 * _PAIRS : 2], strict=False))
-    pairs = []
-    for number, a in enumerate(order[:_PAIRS]):
-        rest = order[number + 1 :] + order[:number]
-        alike = [b for b in rest if torch.equal(context[a], context[b])]
-        pairs.append((a, (alike or rest)[0]))
-    return pairs
-
-
 def _called(subject: Subject, row: int) -> str:
     label = subject.label(row)
     return f"row {row} ({label})" if label else f"row {row}"
-
-
-def between_labels(subject: Subject, a: int, b: int) -> str:
-    """The labels of a pair, "" if there are none."""
-    data = subject.data
-    if data.labels is None:
-        return ""
-    return f"label {data.label_name(data.labels[a])} to {data.label_name(data.labels[b])}"

@@ -17,14 +17,18 @@ from latently.errors import UserError
 from latently.inference.pareto import K_HAT_LIMIT
 from latently.interfaces.pictures import is_image_shape
 from latently.interfaces.report import (
+    between,
     conditioned,
     content,
+    errors,
     figures,
     history,
     imputed,
+    near,
     parts,
     passages,
     plane,
+    spoilt,
     surface,
     walks,
 )
@@ -36,12 +40,13 @@ from latently.interfaces.report.record import (
     call_of,
     facts,
     headline,
+    headline_of,
     history_of,
     lines,
     record,
 )
 from latently.interfaces.report.subject import Subject
-from latently.interfaces.report.tables import rankings
+from latently.interfaces.report.tables import Ranking, rankings
 from latently.training.files import atomic_write
 
 __all__ = ["Entry", "read_template", "write_report"]
@@ -56,7 +61,9 @@ _OPTIONAL = (  # sections that may be empty
     "components",
     "planes",
     "traversals",
+    "samples",
     "interpolations",
+    "near",
     "passage",
     "filled",
 )
@@ -76,7 +83,8 @@ def write_report(
 
     Args:
         path: the HTML file.
-        entries: the models; their order gives the colours, their evidence the ranking.
+        entries: the models; their order gives the colours, their evidence the ranking. Those
+            without a density have none.
         data: the rows that the evidence was computed on.
         title: heading of the report.
         seed: of draws, and of the choice of rows to rebuild.
@@ -85,19 +93,18 @@ def write_report(
             they have none, the lower half of an image and every fifth cell of a table.
 
     Raises:
-        UserError: no models, evidence of other rows, a model of other rows, a mask that these
-            rows do not allow, or a file that cannot be written.
+        UserError: no models, evidence of other rows or none of a model with a density, a model
+            of other rows, a mask that these rows do not allow, or a file that cannot be written.
     """
     _check(entries, data)
     data = data.once(0)
-    ranked = rankings(
-        [entry.name for entry in entries],
-        [call_of(entry) for entry in entries],
-        [entry.evidence for entry in entries],
-    )
+    calls = [call_of(entry) for entry in entries]
+    evidence = [entry.evidence for entry in entries]
+    ranked = rankings([entry.name for entry in entries], calls, evidence)
     rows = content.chosen_rows(data, _PAIRS, seed)
     made = imputed.holes(data, mask, seed)
     subjects = [_subject(i, entry, data, seed) for i, entry in enumerate(entries)]
+    rebuilt = errors.fits(subjects, calls, [errors.row_errors(s) for s in subjects], data)
     models = [
         {**_told(entry, subject), **_shown(subject, rows, made)}
         for entry, subject in zip(entries, subjects, strict=True)
@@ -108,13 +115,17 @@ def write_report(
         data=data,
         facts=facts(data, entries),
         rankings=[(ranking, figures.forest(ranking)) for ranking in ranked],
-        headline=[headline(ranking) for ranking in ranked],
+        headline=_headlines(ranked, rebuilt),
+        fits=rebuilt,
         models=models,
         has={key: any(model[key] for model in models) for key in _OPTIONAL},
         is_image=is_image_shape(data.shape),
         histograms=None if is_image_shape(data.shape) else _histograms(subjects, data),
         holes=made,
-        surface=surface.surface(subjects, [entry.evidence for entry in entries], data, seed),
+        same=near.same_label_in_data(data),
+        nearest=near.NEAREST,
+        spoilt=spoilt.spoilt(subjects, [entry.saved.training for entry in entries], data, seed),
+        surface=surface.surface(subjects, evidence, data, seed),
         bound_draws=surface.BOUND_DRAWS,
         rebuilt=len(rows),
         seed=seed,
@@ -138,12 +149,24 @@ def _check(entries: Sequence[Entry], data: Data) -> None:
                 f"{entry.name} is a model of rows of shape {shape}, {data.protocol} has "
                 f"{data.shape}; leave it out or report on its own data"
             )
-        if entry.evidence.protocol != data.protocol or len(entry.evidence) != len(data):
+        found = entry.evidence
+        if found is None and entry.saved.model.density is not None:
             raise UserError(
-                f"the evidence of {entry.name} is of {entry.evidence.protocol} "
-                f"({len(entry.evidence)} rows), the report of {data.protocol} ({len(data)} rows); "
+                f"{entry.name} has a density and comes without evidence; give that of "
+                "latently.evaluate on the rows of the report"
+            )
+        if found is not None and (found.protocol != data.protocol or len(found) != len(data)):
+            raise UserError(
+                f"the evidence of {entry.name} is of {found.protocol} "
+                f"({len(found)} rows), the report of {data.protocol} ({len(data)} rows); "
                 "evaluate all models on the rows of the report"
             )
+
+
+def _headlines(ranked: Sequence[Ranking], rebuilt: errors.Fits | None) -> list[dict[str, str]]:
+    if ranked or rebuilt is None:
+        return [headline(ranking) for ranking in ranked]
+    return [headline_of(rebuilt)]
 
 
 def read_template(name: str) -> Any:
@@ -190,6 +213,7 @@ def _told(entry: Entry, subject: Subject) -> dict[str, Any]:
         "small": history.small_curves(past, name, index),
         "counts": history.counts(past),
         "latent": not model.invertible,
+        "scored": subject.scored,
         "components": parts.components(subject, training),
         "layers": [_layer(layer, name, index) for layer in subject.layers],
         "record": record(entry),
@@ -200,7 +224,11 @@ def _told(entry: Entry, subject: Subject) -> dict[str, Any]:
 
 def _examples(entry: Entry, subject: Subject) -> dict[str, Any]:
     most = _EXAMPLE_ROWS if subject.frame is None else _EXAMPLES
-    strange, typical = content.examples(subject.data, entry.evidence.values, most)
+    if entry.evidence is None:
+        scores = errors.anomalies(subject)
+        strange, typical = content.examples(subject.data, scores, most, strange="high")
+    else:
+        strange, typical = content.examples(subject.data, entry.evidence.values, most)
     return {"strange": strange, "typical": typical}
 
 
@@ -211,7 +239,9 @@ def _shown(subject: Subject, rows: torch.Tensor, made: imputed.Holes | None) -> 
         "planes": plane.planes(subject),
         "manifold": walks.manifold(subject),
         "traversals": walks.traversals(subject),
-        "interpolations": walks.interpolations(subject),
+        "interpolations": between.interpolations(subject),
+        "sheet": between.sheets(subject),
+        "near": near.near(subject),
         "passage": passages.passage(subject),
         "samples": samples,
         "averaged": len(samples) > 1,
@@ -232,7 +262,8 @@ def _layer(layer: Layer, name: str, index: int) -> dict[str, Any]:
         "levels": 0 if layer.use is None else layer.use.shape[1],
         "used": 0 if layer.used is None else int(layer.used.sum()),
         "expected": layer.expected is not None,
-        "split": layer.kl is not None,
+        "split": layer.kl is not None or layer.without_prior,
+        "without_prior": layer.without_prior,
         "cost": _cost(layer),
         "marginal": layer.marginal,
     }
@@ -256,10 +287,12 @@ def _histograms(subjects: Sequence[Subject], data: Data) -> dict[str, Any]:
     drawn = [
         content.draws(s.model, s.data, _DRAWS, s.seed)[0].flatten(1).double().numpy()
         for s in subjects
+        if s.draws
     ]
+    drawing = [s.index for s in subjects if s.draws]
     made: list[Markup] = []
     for j in columns:
         seen = x[:, j] if mask is None else x[mask[:, j], j]
-        models = [(i, values[:, j]) for i, values in enumerate(drawn)]
+        models = [(i, values[:, j]) for i, values in zip(drawing, drawn, strict=True)]
         made.append(figures.marginal(f"x{j}", seen, models, data.levels))
-    return {"figures": made, "columns": size, "draws": _DRAWS}
+    return {"figures": made, "columns": size, "draws": _DRAWS, "models": drawing}
