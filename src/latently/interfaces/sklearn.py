@@ -289,7 +289,7 @@ class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Esti
     >>> fa.transform(X).shape
     (150, 2)
     >>> fa.score(X)  # exact, in nats per row
-    -2.516
+    -2.59
     """
 
     def fit(self, X: ArrayLike, y: object = None) -> LatentTransformer:
