@@ -108,6 +108,7 @@ if TYPE_CHECKING:
         Mixture,
         Model,
         NormalizingFlow,
+        SemiSupervisedVAE,
         Transformed,
     )
     from latently.models.components import (
@@ -123,18 +124,22 @@ if TYPE_CHECKING:
     )
     from latently.probability import families, flows, priors, transforms
     from latently.probability.dequantise import Noise, UniformNoise, VariationalNoise
-    from latently.recipes import ae, fa, flow, mixture, ppca, recipe, vae
+    from latently.recipes import ae, fa, flow, mixture, ppca, recipe, ssvae, vae
     from latently.training import (  # type: ignore[no-redef]
         InfoVAE,
         Objective,
         Reconstruction,
         ReweightedWakeSleep,
         SemiAmortised,
+        SemiSupervised,
         Terms,
         TotalCorrelation,
+        Transfer,
         Variational,
         WakeSleep,
+        features,
         fit,
+        probe,
         train,
     )
     from latently.training.density import fit_density
@@ -147,6 +152,7 @@ _HOMES = {
     "latently.interfaces.sklearn": ["LatentTransformer"],
     "latently.io": ["load", "save"],
     "latently.training": ["fit", "train"],
+    "latently.training.transfer": ["Transfer", "features", "probe"],
 }
 _MODULES = {
     "data": "latently.data",
@@ -267,6 +273,8 @@ __all__ = [
     "Score",
     "Scores",
     "SemiAmortised",
+    "SemiSupervised",
+    "SemiSupervisedVAE",
     "Sparsity",
     "Spherical",
     "Strangeness",
@@ -274,6 +282,7 @@ __all__ = [
     "Terms",
     "Tied",
     "TotalCorrelation",
+    "Transfer",
     "Transformed",
     "UniformNoise",
     "UserError",
@@ -294,6 +303,7 @@ __all__ = [
     "evaluate",
     "fa",
     "families",
+    "features",
     "fit",
     "fit_density",
     "fit_gaussian",
@@ -313,6 +323,7 @@ __all__ = [
     "nets",
     "ppca",
     "priors",
+    "probe",
     "rate_distortion",
     "recipe",
     "refine",
@@ -320,6 +331,7 @@ __all__ = [
     "sap",
     "save",
     "second_opinion",
+    "ssvae",
     "strangeness",
     "toy",
     "train",

@@ -442,6 +442,56 @@ def diagnose(
 
 
 @app.command()
+def probe(
+    model: ModelPath,
+    data: Annotated[
+        str,
+        typer.Option("--data", help="rows with labels: a named set (its train split) or a file"),
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", help="numbers of labelled rows [10,100,1000,all]"),
+    ] = None,
+    draws: Annotated[
+        int,
+        typer.Option("--draws", parser=_whole, metavar="INT", help="draws of labelled rows"),
+    ] = 5,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            "--test", help="rows to test on; without: the set's test split, or a fifth of a file"
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods", help="some of linear, fine-tuned, scratch, cells, pca; without: all"
+        ),
+    ] = None,
+    corruption: Annotated[
+        str | None,
+        typer.Option(
+            "--corruption",
+            help='spoils test rows of the linear probe, e.g. "Masking(0.5)"; latently list '
+            "corruptions",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="file to write: .html, .json or .csv")
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """What the codes are worth to a classifier that has few labels."""
+    from latently.interfaces.probing import Asked, probe_command
+
+    asked = Asked(data, test, labels, draws, methods, corruption, data_dir, seed)
+    probe_command(model, asked, out=out, as_json=json, force=force)
+
+
+@app.command()
 def show(
     model: ModelPath,
     command: Annotated[bool, typer.Option("--command", help="only the fit call")] = False,

@@ -25,6 +25,7 @@ from latently.training.progress import Bar
 
 __all__ = [
     "Rows",
+    "fitted_to",
     "in_blocks",
     "load_like",
     "measured",
@@ -149,7 +150,7 @@ def measured(saved: Saved, data: Data, method: Method, seed: int, quiet: bool = 
     """Evidence with a progress bar, and a word of caution on rows the model was fitted to."""
     with Bar(len(data), "row", show=not quiet) as bar:
         evidence = evaluate(saved.model, data, method, seed=seed, progress=ticker(bar))
-    if not _fitted_to(saved, data):
+    if not fitted_to(saved, data):
         return evidence
     note = f"{data.protocol} names rows the model was fitted to; what it says of them flatters"
     return replace(evidence, notes=(*evidence.notes, note))
@@ -172,7 +173,7 @@ def short_name(path: str, paths: Sequence[str]) -> str:
     return Path(path).stem if stems.count(Path(path).stem) == 1 else path
 
 
-def _fitted_to(saved: Saved, data: Data) -> bool:
+def fitted_to(saved: Saved, data: Data) -> bool:
     """Whether data, by their name, hold rows that the model was trained on."""
     fitted = str(saved.data.get("protocol", ""))
     here = data.protocol.partition(", hidden by ")[0]

@@ -10,6 +10,7 @@ from latently.training.objectives.semi_amortised import SemiAmortised
 from latently.training.objectives.total_correlation import TotalCorrelation
 from latently.training.objectives.variational import Variational
 from latently.training.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
+from latently.training.transfer import Transfer, features, probe
 
 __all__ = [
     "Average",
@@ -22,8 +23,11 @@ __all__ = [
     "Step",
     "Terms",
     "TotalCorrelation",
+    "Transfer",
     "Variational",
     "WakeSleep",
+    "features",
     "fit",
+    "probe",
     "train",
 ]
