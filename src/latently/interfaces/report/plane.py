@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +25,11 @@ from latently.interfaces.report.svg import FAINT, INK, MUTED, panel, places, ser
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Plane", "planes", "principal"]
+__all__ = ["Plane", "embedding", "planes", "principal"]
 
 _PRIOR_RADIUS = math.sqrt(-2 * math.log(0.05))  # holds 95 % of N(0, I) in the plane
 _LAYERS = 3
+_UMAP_ROWS = 50  # with fewer rows its neighbourhoods are half of them
 _SIZE = (430.0, 400.0)  # CSS pixels
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])  # of three shares
 SHAPES = "●▲■"
@@ -43,6 +47,7 @@ class Plane:
         prior: what is drawn of the prior: "circle", that holds 95 % of a standard normal,
             "contours" with draws, "draws" alone, or "" for nothing.
         triangle: the points are shares of three, drawn in the triangle of all that sum to one.
+        umap: the plane is one of UMAP, in which only neighbourhoods mean something.
         figures: one per grouping.
         groups: the groupings.
     """
@@ -55,12 +60,14 @@ class Plane:
     triangle: bool
     figures: tuple[Markup, ...]
     groups: tuple[Grouping, ...]
+    umap: bool = False
 
 
 def planes(subject: Subject) -> list[Plane]:
     """A plane for each layer of two latents or more whose posterior means differ.
 
-    One category of more than three has none: its values are all equally far from each other.
+    More than two are seen by their principal axes and, where the package `umap` is installed, by
+    UMAP. One category of more than three has none: its values are all equally far from each other.
     """
     drawn = []
     for number, layer in enumerate(subject.layers[:_LAYERS], 1):
@@ -68,7 +75,11 @@ def planes(subject: Subject) -> list[Plane]:
             continue
         apart = layer.rows > 2 and float(layer.flat.std(0).max()) > 1e-6
         if apart and layer.size > (1 if layer.use is None else 2):  # two shares are one number
-            drawn.append(_plane(subject, layer, number if len(subject.layers) > 1 else 0))
+            named = number if len(subject.layers) > 1 else 0
+            drawn.append(_plane(subject, layer, named))
+            near = None if drawn[-1].shares is None else embedding(layer.flat, subject.seed)
+            if near is not None:
+                drawn.append(_embedded(subject, layer, named, near))
     return drawn
 
 
@@ -93,6 +104,33 @@ def _plane(subject: Subject, layer: Layer, number: int) -> Plane:
         figures=tuple(figures),
         groups=tuple(groups),
     )
+
+
+def _embedded(subject: Subject, layer: Layer, number: int, points: np.ndarray) -> Plane:
+    """The plane of UMAP, whose axes mean nothing."""
+    groups = groupings(subject.data, layer.rows)
+    alt = f"{subject.name}{f', layer {number}' if number else ''}: UMAP of posterior means"
+    ground = partial(_ground, circle=False, found=None, corners=())
+    axes = ("UMAP, first axis", "UMAP, second axis")
+    figures = [_scatter(points, g, axes, ground, alt, subject.index) for g in groups]
+    plane = Plane(number, layer.rows, layer.size, None, "", False, tuple(figures), tuple(groups))
+    return replace(plane, umap=True)
+
+
+def embedding(z: Tensor, seed: int) -> np.ndarray | None:
+    """Places (n, 2) by UMAP; None where the package is not installed, or rows are few.
+
+    Source: McInnes, Healy, Melville, "UMAP: Uniform Manifold Approximation and Projection for
+    Dimension Reduction", 2018.
+    """
+    if find_spec("umap") is None or len(z) <= _UMAP_ROWS:
+        return None
+    umap = import_module("umap")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = umap.UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(z.numpy())
+    places: np.ndarray = np.asarray(found, dtype=np.float64)
+    return places if np.isfinite(places).all() else None
 
 
 def _points(

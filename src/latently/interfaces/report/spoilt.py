@@ -179,7 +179,7 @@ def _strips(
                 Strip(whose, "", _strip(frame, made.rows, f"{whose}, {made.corruption}"))
             )
         name = named[index]
-        alt = f"{name}: reconstructions of these rows"
+        alt = f"{name}: reconstructions of rows spoilt by {made.corruption}"
         strips.append(Strip(name, "", _strip(frame, made.rebuilt, alt), index))
     return strips
 
