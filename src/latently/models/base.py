@@ -391,6 +391,8 @@ class Model(nn.Module, ABC):
         a seed, the draws of a row depend on the row alone, not on its company.
         `latently.impute` adds means, deviations, quantiles and warnings.
         """
+        if self.density is None:
+            raise UserError(self.no_density)
         x = torch.where(mask, x, 0.0)  # what stands in a missing cell must not move the seed
         drawn = x.expand(draws, *x.shape).clone()
         for b, found in imputed_rows(self, x, mask, context, draws, samples, sweeps, seed=seed):
