@@ -82,13 +82,13 @@ class Classifier(nn.Module):
         super().__init__()
         self.model, self.scale = model, scale
         like = scale.loc
-        self.head = nn.Linear(len(like), classes, device=like.device, dtype=like.dtype)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.weight = nn.Parameter(like.new_zeros(classes, len(like)))
+        self.bias = nn.Parameter(like.new_zeros(classes))
 
     def forward(self, rows: Rows) -> Tensor:
         """(B, K)."""
-        return self.head(self.scale(features(self.model, *rows)))
+        codes = self.scale(features(self.model, *rows))
+        return nn.functional.linear(codes, self.weight, self.bias)
 
 
 def features(

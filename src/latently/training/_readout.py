@@ -9,6 +9,7 @@ there is none where classes can be separated.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ _FOLDS, _LEAST = 5, 3  # rows of the rarest class that make a choice possible
 _MANY = 5000  # rows from which one held-out fifth does for five, and float32 for float64
 _ITERATIONS = 1000
 _WIDEST = 4096  # columns whose curvature is decomposed
+
+_Way = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -178,25 +181,21 @@ class _Search:
         from scipy.optimize import minimize
 
         ridge = 1 / (strength * len(self.s))
-        root = None if self.axes is None else (self.sizes.clamp(min=0) + ridge).sqrt()[:, None]
+        into, back = self._ways(ridge)
 
         def weights(flat: np.ndarray) -> Tensor:
-            found = torch.from_numpy(flat).view(-1, self.classes).clone()
-            if self.axes is not None:
-                found[:-1] = self.axes @ (found[:-1] / root)
-            return found
+            both = torch.from_numpy(flat).view(-1, self.classes)
+            return torch.cat([back(both[:-1]), both[-1:]])
 
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
             value, slope = self._loss(weights(flat), ridge)
-            if self.axes is not None:
-                slope[:-1] = (self.axes.T @ slope[:-1]) / root
+            # the way back is V -> A (V / r), so a slope goes by its transpose, (A'G) / r
+            slope[:-1] = into(slope[:-1], -1)
             return value, slope.flatten().numpy()
 
         first = torch.zeros(self.s.shape[1] + 1, self.classes, dtype=torch.float64)
         if start is not None:
-            first = start.clone()
-            if self.axes is not None:
-                first[:-1] = (self.axes.T @ first[:-1]) * root
+            first = torch.cat([into(start[:-1], 1), start[-1:]])
         wide = self.s.dtype == torch.float64
         found = minimize(
             loss,
@@ -211,6 +210,14 @@ class _Search:
             },
         )
         return weights(found.x), bool(found.success)
+
+    def _ways(self, ridge: float) -> tuple[Callable[[Tensor, int], Tensor], _Way]:
+        """From W to V (power 1; -1 for slopes), and from V to W."""
+        axes = self.axes
+        if axes is None:
+            return (lambda w, power: w), (lambda v: v)
+        root = (self.sizes.clamp(min=0) + ridge).sqrt()[:, None]
+        return (lambda w, power: (axes.T @ w) * root**power), (lambda v: axes @ (v / root))
 
     def _loss(self, both: Tensor, ridge: float) -> tuple[float, Tensor]:
         """The penalised mean cross-entropy, and its slope (D + 1, K)."""

@@ -106,7 +106,7 @@ def _points(number: Number) -> str:
 
 def _curves(found: Transfer) -> Markup:
     """Accuracy against the number of labels, with the deviation over draws."""
-    figure, axes = panel(560, 300)
+    figure, axes = panel(760, 340)
     axes.set_xscale("log")
     count = len(found.rivals)
     told = []
@@ -121,7 +121,10 @@ def _curves(found: Transfer) -> Markup:
         told.append(f"{row[0].name}: {', '.join(f'{m:.1f}' for m in means)}")
     axes.axhline(found.chance, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
-    axes.set_xticks(found.labels, [f"{k:,}" for k in found.labels])
+    named = [
+        a for a, b in zip(found.labels, (*found.labels[1:], math.inf), strict=True) if b > 1.5 * a
+    ]
+    axes.set_xticks(named, [f"{k:,}" for k in named])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("labelled rows", color=MUTED, fontsize=10)
     axes.set_ylabel("accuracy, %", color=MUTED, fontsize=10)
