@@ -341,6 +341,9 @@ def test_codes_without_a_prior_ask_for_rows(refused):
     assert lt.traverse(model, x[0], 0, among=x).shape == (9, 4)
     ends = lt.interpolate(model, x[0], x[1], 4)[[0, -1]]
     torch.testing.assert_close(ends, model.reconstruct(x[:2]), rtol=1e-5, atol=1e-6)
+    bent = lt.ae((4,), latents=2, net=partial(MLP, hidden=(8,)), activation=torch.nn.Sigmoid)
+    with refused('how="spherical"', "range"):
+        lt.interpolate(bent.eval(), x[0], x[1], how="spherical")
 
 
 # Neighbours.

@@ -151,10 +151,17 @@ def _encoded(model: Any, rows: Rows) -> Codes:
         z = tuple(layer[0] for layer in model.infer(x, 1, mask, context, draw=note).z)
     if not z:
         raise UserError(f"{type(model).__name__} has no latents; name a model that has some")
-    known = model.latent_constraints() or (constraints.real,) * len(z)
+    known = _constraints(model, len(z))
     last = noted[-len(z) :]
     means = tuple(q.mean.reshape(layer.shape) for q, layer in zip(last, z, strict=True))
     return Codes(z, means, tuple(_kind(c, m) for c, m in zip(known, means, strict=True)))
+
+
+def _constraints(model: Any, layers: int) -> tuple[Any, ...]:
+    """Where latents lie, layer by layer; codes behind an activation within its range."""
+    free = isinstance(getattr(model, "activation", None), torch.nn.Identity | None)
+    usual = constraints.real if free else constraints.interval
+    return tuple(model.latent_constraints()) or (usual,) * layers
 
 
 def _kind(constraint: Any, means: Tensor) -> Kind:
@@ -214,7 +221,7 @@ def _of_prior(model: Any, levels: Tensor, context: Tensor | None, who: str) -> Q
             raise UserError(f"{who}: {error}; or give rows, among=x") from error
         z = one_layer(drawn, who)[0]
         exact = _closed(model, levels, given, tuple(z.shape[1:]))
-    known = model.latent_constraints() or (constraints.real,)
+    known = _constraints(model, 1)
     found = torch.quantile(z.flatten(1).double().cpu(), levels, 0) if exact is None else exact
     return Quantiles(tuple(z.shape[1:]), _kind(known[0], z), found)
 

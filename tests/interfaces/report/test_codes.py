@@ -14,12 +14,13 @@ import latently as lt
 from latently.data import Data
 from latently.data.corruptions import Adversarial, Gaussian, Masking, SaltAndPepper
 from latently.interfaces.report import Entry
-from latently.interfaces.report.between import corners, sheets
+from latently.interfaces.report.between import corners, interpolations, sheets
 from latently.interfaces.report.content import examples
 from latently.interfaces.report.errors import anomalies, fits, row_errors
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.latents import latent_layers
 from latently.interfaces.report.near import near, same_label_in_data
+from latently.interfaces.report.paths import moves
 from latently.interfaces.report.plane import embedding, planes
 from latently.interfaces.report.spoilt import chosen, spoilt
 from latently.interfaces.report.subject import Subject
@@ -187,6 +188,17 @@ def test_latents_of_autoencoders_are_compared_with_the_widest(rows, auto):
     assert layer.cost is None
     tiny = replace(layer, activity=torch.tensor([1e-6, 1e-9, 2e-8]))
     assert tiny.active.tolist() == [True, False, True]
+
+
+def test_codes_behind_an_activation_stay_in_its_range(rows):
+    torch.manual_seed(0)
+    model = lt.ae(rows.shape, latents=3, net=NET, activation=torch.nn.ReLU).eval()
+    at = subject(model, rows)
+    assert at.layers[0].kind == "range"
+    paths, _ = moves(at.layers[0], 3)
+    assert paths
+    assert all(bool((path.z >= 0).all()) for path in paths)
+    assert not interpolations(at).rounds
 
 
 # Between four rows.

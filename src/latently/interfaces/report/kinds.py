@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from latently.inference._codes import Kind
 from latently.models import Dequantized, Model, Transformed
 from latently.models import Mixture as MixtureModel
 from latently.probability.families import Dirichlet, LogisticNormal, Mixture, OneHot
+from latently.probability.families._point import Codes
 from latently.probability.families.base import Family
 
 __all__ = ["Kind", "bare", "kind_of", "latent_family"]
@@ -31,6 +34,8 @@ def kind_of(model: Model) -> Kind:
     family = latent_family(model)
     while isinstance(family, Mixture):
         family = family.family
+    if isinstance(family, Codes) and not isinstance(family.activation, nn.Identity):
+        return "range"
     if family is None or family.support == "finite numbers":
         return "real"
     if isinstance(family, OneHot):
