@@ -313,8 +313,7 @@ class SemiSupervisedVAE(Model):
     def _decoded(self, z: tuple[Tensor, ...]) -> Distribution:
         return self.decoder(self.encoder.family.embed(z[1]), z[0])
 
-    @torch.no_grad()
-    def encode(
+    def encoded(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Means of q: the probabilities of the classes (B, C), then z, and f, averaged over y."""
