@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latently import expr
 from latently.data.corruptions import Adversarial, Corruption
 from latently.errors import UserError
 from latently.inference.noise import derive, seeded
@@ -102,7 +101,7 @@ class Rivals:
         yield Guess(readout(source.test).argmax(1), settings)
         if method == "linear" and self.corruption is not None:
             found = self._corrupted(self.corruption, readout, source.scale)
-            yield Guess(found, settings, expr.show(self.corruption))
+            yield Guess(found, settings, str(self.corruption))
 
     def _network(self, method: str, at: Tensor, draw: int) -> Guess:
         """Encoder and head, trained from the fitted weights or from new ones."""
