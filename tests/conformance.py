@@ -569,11 +569,12 @@ def holes_of(model, x):
 def test_model_particles_are_consistent(model):
     x = rows_of(model)
     p = model.infer(x, 3)
-    assert p.log_w.shape == p.log_lik.shape == p.log_pi.shape == (3, 5)
+    count = 3 * (model.contexts if model.context_optional else 1)  # a class is summed
+    assert p.log_w.shape == p.log_lik.shape == p.log_pi.shape == (count, 5)
     assert len(p.z) == len(p.log_prior) == len(p.log_q) == len(p.kl)
     torch.testing.assert_close(p.log_pi.exp().sum(0), torch.ones(5, dtype=p.log_pi.dtype))
     for z in p.z:
-        assert z.shape[:2] == (3, 5)
+        assert z.shape[:2] == (count, 5)
         if not z.requires_grad:
             assert None in model.latent_constraints()  # they are counted
             continue
@@ -656,6 +657,9 @@ def test_model_is_fitted_and_evaluated_by_the_same_call(model, untouched):
     with untouched():
         if getattr(model, "codes", None) is not None:
             model.put_density(None)
+        if model.context_optional:
+            labels = torch.eye(model.contexts)[torch.arange(30) % model.contexts]
+            data = dataclasses.replace(data, context=labels)
         found = fit(model, data, objective_for(model, x), steps=3, progress=False)
         assert found.history
         if model.density is None:

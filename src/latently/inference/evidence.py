@@ -278,7 +278,7 @@ def as_evaluated(model: Any, data: DataLike) -> DataLike:
     data = data.once()
     model.check(data.x, data.mask, data.protocol)
     model.check_context(data.context, data.protocol)
-    if model.context_optional and data.context is not None:
+    if getattr(model, "context_optional", False) and data.context is not None:
         data = replace(data, context=None, conditions=None)  # type: ignore[type-var]
     return data
 
