@@ -55,7 +55,8 @@ class Layers(torch.nn.Module):
 
     def infer(self, x, samples, mask, context, draw):
         qs = [torch.distributions.Normal(x @ w, 1.0) for w in (self.top, self.low)]
-        return SimpleNamespace(z=tuple(draw(q, samples) for q in qs))
+        z = tuple(draw(q, samples) for q in qs)
+        return SimpleNamespace(z=z, log_pi=torch.zeros(samples, len(x)))
 
     def latent_constraints(self):
         return constraints.real, constraints.real
@@ -201,12 +202,27 @@ def test_discrete_latents_switch_one_after_the_other():
     )
 
 
+def test_enumerated_classes_count_by_the_likeliest():
+    torch.manual_seed(0)
+    model = lt.ssvae((4,), latents=2, classes=3, likelihood=Normal, net=partial(MLP, hidden=(8,)))
+    model, x = model.eval(), torch.randn(40, 4)
+    label = model.encode(x)[0].argmax(1)
+    a, b = (label == label.mode().values).nonzero()[:2, 0].tolist()
+    found = lt.interpolate(model, x[a], x[b], 4)
+    torch.testing.assert_close(found[[0, -1]], model.reconstruct(x[[a, b]]))
+    assert lt.neighbours(model, x[:2], x, k=1).index.tolist() == [[0], [1]]
+
+
 def test_ways_that_are_none(refused):
     x = torch.randn(4, 4)
     model = small(latents=2)
     single = small(latents=(1, 4), posterior=OneHot, prior=Standard)
+    many = 10 * torch.randn(60, 4)
+    label = single.encode(many)[0][:, 0].argmax(1)
+    a, b = int(label.argmin()), int(label.argmax())
     with refused("one discrete latent", "traverse"):
-        lt.interpolate(single, x[0], x[1])
+        lt.interpolate(single, many[a], many[b])
+    assert lt.interpolate(single, many[a], many[a], 3).shape == (3, 4)
     for posterior in (Dirichlet, Beta):
         with refused('how="spherical"', "linear"):
             lt.interpolate(

@@ -141,19 +141,14 @@ def _encoded(model: Any, rows: Rows) -> Codes:
     if model.invertible:
         z = tuple(model.encode(x, mask, context))
         return Codes(z, z, ("real",))
-    noted: list[Distribution] = []
-
-    def note(q: Distribution, samples: int) -> Tensor:
-        noted.append(q)
-        return centre(q, samples)
-
     with seeded(derive(0, "codes"), x.device):  # noise of integers, where a model adds it
-        z = tuple(layer[0] for layer in model.infer(x, 1, mask, context, draw=note).z)
-    if not z:
+        p = model.infer(x, 1, mask, context, draw=centre)
+    if not p.z:
         raise UserError(f"{type(model).__name__} has no latents; name a model that has some")
+    best = p.log_pi.argmax(0), torch.arange(len(x), device=x.device)  # of states, the likeliest
+    z = tuple(layer[best] for layer in p.z)
     known = _constraints(model, len(z))
-    last = noted[-len(z) :]
-    means = tuple(q.mean.reshape(layer.shape) for q, layer in zip(last, z, strict=True))
+    means = tuple(model.encode(x, mask, context)) if None in known else z
     return Codes(z, means, tuple(_kind(c, m) for c, m in zip(known, means, strict=True)))
 
 
@@ -265,8 +260,8 @@ def walked(a: Tensor, b: Tensor, t: Tensor, kind: Kind, how: str = "linear") -> 
     """Latents from a to b, (*Z) each, at shares t (n,) of the way, (n, *Z).
 
     Raises:
-        UserError: great circles of latents that are no free numbers, or a single category, which
-            has no value between two.
+        UserError: great circles of latents that are no free numbers, or a single category that
+            differs, as there is no value between two.
     """
     if how == "spherical":
         if kind != "real":
@@ -278,9 +273,10 @@ def walked(a: Tensor, b: Tensor, t: Tensor, kind: Kind, how: str = "linear") -> 
     if kind not in ("categories", "levels"):
         return straight(a, b, t)
     units = a[..., 0].numel() if kind == "categories" else a.numel()
-    if units == 1:
+    if units == 1 and not torch.equal(a, b):
         raise UserError(
-            "one discrete latent has no values between those of two rows; traverse it instead"
+            "one discrete latent has no values between those of two rows; traverse it, or choose "
+            "rows that share it"
         )
     return switching(a, b, t, rows=kind == "categories")
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latently.errors import UserError
 from latently.inference._codes import walked
 from latently.inference.latent_space import sheet
 from latently.interfaces.report.frame import Picture
@@ -44,11 +43,15 @@ class Sheet:
 
 def between(layer: Layer, a: int, b: int, steps: int, how: str = "linear") -> Tensor | None:
     """Latents from those of row a to those of row b, (steps, *Z); None where there is no way."""
-    t = torch.linspace(0, 1, steps, dtype=torch.float64)
-    try:
-        return walked(layer.centres[a], layer.centres[b], t, layer.kind, how)
-    except UserError:  # a single discrete latent
+    if _single(layer):
         return None
+    t = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return walked(layer.centres[a], layer.centres[b], t, layer.kind, how)
+
+
+def _single(layer: Layer) -> bool:
+    """Whether there is one discrete latent, which has no values between two."""
+    return layer.kind in ("categories", "levels") and layer.units == 1
 
 
 def interpolations(subject: Subject) -> Walk | None:
@@ -86,15 +89,14 @@ def interpolations(subject: Subject) -> Walk | None:
 def sheets(subject: Subject) -> Sheet | None:
     """A bilinear sheet between four rows; None where latents allow none, or rows are too few."""
     layer, frame, data = subject.only_layer, subject.frame, subject.data
-    found = None if frame is None or layer is None else corners(subject, layer.rows)
-    if frame is None or layer is None or found is None:
+    if frame is None or layer is None or _single(layer):
+        return None
+    found = corners(subject, layer.rows)
+    if found is None:
         return None
     rows, labels = found
     t = torch.linspace(0, 1, _SIDE, dtype=torch.float64)
-    try:
-        z = sheet(layer.centres[list(rows)], layer.kind, t, "linear")
-    except UserError:  # a single discrete latent
-        return None
+    z = sheet(layer.centres[list(rows)], layer.kind, t, "linear")
     means = subject.means(z, subject.context([rows[0]]))
     if means is None:
         return None
