@@ -201,6 +201,18 @@ def test_codes_behind_an_activation_stay_in_its_range(rows):
     assert not interpolations(at).rounds
 
 
+def test_a_model_that_enumerates_classes_has_means_over_them(rows):
+    torch.manual_seed(0)
+    likelihood = partial(DiscretizedLogistic, levels=17)
+    model = lt.ssvae(rows.shape, classes=4, latents=3, likelihood=likelihood, net=NET).eval()
+    layers = latent_layers(model, rows)
+    assert [layer.kind for layer in layers] == ["categories", "real"]
+    for layer, means in zip(layers, model.encode(rows.x), strict=True):
+        torch.testing.assert_close(layer.flat, means.flatten(1).double(), rtol=1e-5, atol=1e-6)
+    assert layers[0].use.sum() == pytest.approx(1, abs=1e-5)
+    assert near(subject(model, rows)).of == 7
+
+
 # Between four rows.
 
 
@@ -352,7 +364,6 @@ def test_umap_is_drawn_where_it_is_installed(rows, auto, monkeypatch):
     at = subject(auto, rows)
     module = ModuleType("umap")
     module.UMAP = UMAP
-    module.__spec__ = type("Spec", (), {"name": "umap"})()
     monkeypatch.setitem(sys.modules, "umap", module)
     by_pca, by_umap = planes(at)
     assert by_pca.shares is not None
@@ -361,5 +372,7 @@ def test_umap_is_drawn_where_it_is_installed(rows, auto, monkeypatch):
     assert "UMAP" in by_umap.figures[0]
     assert asked == [{"n_components": 2, "random_state": 0, "n_jobs": 1}]
     assert embedding(at.layers[0].flat[:40], 0) is None
-    monkeypatch.setitem(sys.modules, "umap", None)
-    monkeypatch.delitem(sys.modules, "umap")
+    monkeypatch.setitem(sys.modules, "umap", ModuleType("umap"))
+    assert len(planes(at)) == 1
+    monkeypatch.setitem(sys.modules, "umap", None)  # as if it were not installed
+    assert len(planes(at)) == 1

@@ -13,7 +13,9 @@ from torch.distributions import Distribution, kl_divergence
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 from latently.data import Data
+from latently.inference._codes import encoded
 from latently.inference.noise import derive, seeded
+from latently.inference.rows import Rows
 from latently.interfaces.report.kinds import Kind, bare, kind_of
 from latently.models import Mixture, Model
 from latently.models.linear import LinearGaussian
@@ -148,6 +150,8 @@ def latent_layers(model: Model, data: Data) -> list[Layer]:
         with torch.no_grad(), seeded(derive(0, "report", "latents", start), model.device):
             try:
                 p = model.infer(x, 1, mask, context, draw=note)
+                if p.z and len(p.log_pi) > 1:
+                    return _enumerated(model, rows)
                 if not p.z or len(noted) < len(p.z):
                     return []
                 prior = prior_of(model, context) if len(p.z) == 1 else None
@@ -158,6 +162,15 @@ def latent_layers(model: Model, data: Data) -> list[Layer]:
     free = model.density is None
     found = [_layer(parts, kind) for parts in zip(*blocks, strict=True)]
     return [replace(layer, without_prior=free) for layer in found]
+
+
+def _enumerated(model: Model, rows: Data) -> list[Layer]:
+    """Layers of a model that gives every class of a row: means over them, and the likeliest."""
+    codes = encoded(model, Rows(rows.x, rows.mask, rows.context))
+    return [
+        _layer([_Part(m.double().cpu(), z.double().cpu(), None, False, None, None, None)], kind)
+        for m, z, kind in zip(codes.means, codes.centres, codes.kinds, strict=True)
+    ]
 
 
 def prior_of(model: Model, context: Tensor | None) -> Distribution | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,12 +122,15 @@ def embedding(z: Tensor, seed: int) -> np.ndarray | None:
     Source: McInnes, Healy, Melville, "UMAP: Uniform Manifold Approximation and Projection for
     Dimension Reduction", 2018.
     """
-    if find_spec("umap") is None or len(z) <= _UMAP_ROWS:
+    try:
+        make = getattr(import_module("umap"), "UMAP", None)  # other packages have the name, too
+    except ImportError:
         return None
-    umap = import_module("umap")
+    if make is None or len(z) <= _UMAP_ROWS:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = umap.UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(z.numpy())
+        found = make(n_components=2, random_state=seed, n_jobs=1).fit_transform(z.numpy())
     places: np.ndarray = np.asarray(found, dtype=np.float64)
     return places if np.isfinite(places).all() else None
 
