@@ -134,6 +134,7 @@ def test_labels(refused):
             check_labels(y, 2)
     with refused("whole"):
         check_labels([INF, 1.0], 2)
+    assert check_labels([NAN, 3.0], 2).tolist() == [-1, 3]
 
 
 def test_family_for():

@@ -7,13 +7,14 @@ from functools import partial
 import pytest
 import torch
 
-from latently import Data, evaluate, impute, ssvae
+from latently import Data, Dequantized, Transformed, evaluate, impute, ssvae
 from latently.inference import ELBO, IWAE, ImportanceSampling, Score
 from latently.inference.estimators import DReG, Enumerate, GumbelSoftmax, Reparam
 from latently.inference.noise import row_seed, seeded
 from latently.nets import MLP
 from latently.probability.conditional import Conditional
 from latently.probability.families import Bernoulli, Normal, OneHot
+from latently.probability.transforms import Asinh
 from latently.training import Variational
 
 SMALL = partial(MLP, hidden=(6,), activation=torch.nn.Tanh)
@@ -358,6 +359,23 @@ def test_mistakes_are_named(refused):
 
 def decoder_over(width):
     return Conditional(SMALL, Normal((width,)), (2,), contexts=CLASSES)
+
+
+def test_a_transform_keeps_labels_optional_and_noise_is_refused(refused, exactly):
+    inner = ssvae((3,), classes=CLASSES, latents=1, likelihood=Normal, net=SMALL).double()
+    model, x = Transformed(inner, Asinh()), torch.randn(4, 3).double()
+    model.check_context(None)
+    with seeded(1):
+        found = IWAE()(model.infer(x, 3))
+    with seeded(1):
+        wanted = IWAE()(inner.infer(torch.asinh(x), 3)) - (1 + x**2).log().sum(1) / 2
+    exactly(found, wanted)
+    data = Data.from_array(x)
+    known = replace(data, context=labels(0, 1, None, 2))
+    found, wanted = (evaluate(model, part, ImportanceSampling(5)) for part in (known, data))
+    assert torch.equal(found.values, wanted.values)
+    with refused("Dequantized", "sums its classes"):
+        Dequantized(inner, levels=4)
 
 
 def test_rows_may_be_of_any_family():

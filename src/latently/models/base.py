@@ -60,7 +60,7 @@ class Model(nn.Module, ABC):
     shape: tuple[int, ...]
     discrete: bool
     contexts: int = 0
-    context_optional: ClassVar[bool] = False
+    context_optional: bool = False
     invertible: bool = False
     holes: bool = True
     numerical: bool = False

@@ -97,6 +97,11 @@ class Dequantized(Model):
             raise UserError(f"Dequantized: levels={levels} must be at least 2")
         if model.discrete:
             raise UserError(f"Dequantized: {type(model).__name__} is discrete already")
+        if model.context_optional:
+            raise UserError(
+                f"Dequantized: {type(model).__name__} sums its classes, which noise drawn with z "
+                "cannot follow; choose a likelihood of integers, such as DiscretizedLogistic"
+            )
         if isinstance(model, Transformed):
             low, high = model.transform.bounds
             if low > 0 or high < levels:
@@ -287,6 +292,7 @@ class Transformed(Model):
             )
         self.model, self.transform, self.shape = model, transform, model.shape
         self.contexts, self.invertible, self.holes = model.contexts, model.invertible, model.holes
+        self.context_optional = model.context_optional
         self.tolerance, self.numerical = model.tolerance, model.numerical
         _, support = model.misfit(torch.zeros(1, *model.shape, device=model.device))
         self.whole = support == "finite numbers"
