@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 from torch import nn
 
-from latently import expr, fa, ppca, recipe, vae
+from latently import ae, expr, fa, mixture, ppca, recipe, vae
 from latently.models import PPCA, VAE, Dequantized, FactorAnalysis
 from latently.nets import MLP
 from latently.probability.families import Normal
 from latently.probability.priors import VampPrior
-from latently.recipes import RECIPES
+from latently.recipes import OBJECTIVES, RECIPES
 from latently.registry import components
+from latently.training.objectives import usual
 
 
 def test_recipes_build_what_they_say():
@@ -68,3 +69,19 @@ def test_the_decorator_keeps_signature_and_documentation():
     assert vae.__doc__.startswith("Variational autoencoder")
     assert "latents" in inspect.signature(vae).parameters
     assert RECIPES["vae"] is vae
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_and_its_model_name_the_same_objective(name):
+    options = {"latents": 2} if "latents" in inspect.signature(RECIPES[name]).parameters else {}
+    model = RECIPES[name]((4,), **options)
+    assert model.objective == OBJECTIVES[name].__name__
+    assert type(usual(model)) is OBJECTIVES[name]
+
+
+def test_a_recipe_inside_a_call_is_rebuilt():
+    model = ae((4,), latents=3, codes=partial(mixture, components=2))
+    assert "codes=mixture(components=2)" in str(model.call)
+    built = expr.build(str(model.call), {**components(), **RECIPES})()
+    assert str(built.call) == str(model.call)
+    assert built.codes.shape == (3,)

@@ -50,6 +50,8 @@ def score(path: str, rows: Rows, out: str, asked: Asked, *, force: bool) -> str:
     target = check_target(out, (".csv", ".npz"), force)
     saved = open_model(path)
     data = rows.open(saved)
+    if saved.model.density is None:
+        _check_none(saved, asked)
     _check_code(saved, data, asked.complexity)
     flat = target.suffix == ".csv"
     columns = _likelihoods(saved, data, rows, asked, empty="" if flat else math.nan)
@@ -63,7 +65,6 @@ def score(path: str, rows: Rows, out: str, asked: Asked, *, force: bool) -> str:
 
 def _likelihoods(saved: Saved, data: Data, rows: Rows, asked: Asked, empty: Any) -> dict[str, Any]:
     if saved.model.density is None:
-        _check_none(saved, asked)
         strange = in_blocks(saved.model.anomaly_score, data).tolist()
         blank = [empty] * len(strange)
         kinds = [""] * len(strange)
