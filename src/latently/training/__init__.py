@@ -8,7 +8,6 @@ from latently.training.objectives.info_vae import InfoVAE
 from latently.training.objectives.reconstruction import Reconstruction
 from latently.training.objectives.semi_amortised import SemiAmortised
 from latently.training.objectives.semi_supervised import SemiSupervised
-from latently.training.objectives.semi_supervised import SemiSupervised
 from latently.training.objectives.total_correlation import TotalCorrelation
 from latently.training.objectives.variational import Variational
 from latently.training.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
@@ -22,7 +21,6 @@ __all__ = [
     "Reconstruction",
     "ReweightedWakeSleep",
     "SemiAmortised",
-    "SemiSupervised",
     "SemiSupervised",
     "Step",
     "Terms",
