@@ -36,14 +36,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "net": partial(MLP, hidden=(256,)),
             "features_net": partial(MLP, hidden=(500, 500)),
         },
-        "objective": lt.SemiSupervised(alpha=0.3, bound=WARM, pretrain=0.4),
-        "epochs": 24,
-        "learning_rate": 0.0015,
+        "objective": lt.SemiSupervised(alpha=0.5, bound=WARM, pretrain=0.3),
+        "epochs": 32,
+        "learning_rate": 0.002,
     },
     "M2": {
         "model": {"latents": 50, "net": partial(MLP, hidden=(256,))},
         "objective": lt.SemiSupervised(alpha=0.3, bound=WARM),
-        "epochs": 3,
+        "epochs": 2,
         "learning_rate": 0.001,
     },
 }
