@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latently import Data, __version__, expr
-from latently.interfaces.opening import _fitted_to
+from latently.interfaces.opening import fitted_to
 from latently.interfaces.verbs import list_kind
 from latently.io import load
 from latently.registry import KINDS, components, names
@@ -174,9 +174,13 @@ def test_score_has_one_row_per_row(done, made, tmp_path):
     out = tmp_path / "scores.csv"
     done("score", made / "vae.safetensors", "--data", "digits", "--samples", 2, "--out", out)
     header, rows = table(out)
-    assert header == ["log_prob", "kind", "mc_stderr", "anomaly_score"]
+    assert header == [
+        *("log_prob", "kind", "mc_stderr", "anomaly_score"),
+        "reconstruction_error",
+    ]
     assert len(rows) == 360
-    for log_prob, kind, mc_stderr, strange in rows:
+    for log_prob, kind, mc_stderr, strange, error in rows:
+        assert float(error) > 0
         assert float(log_prob) == -float(strange)
         assert kind == "lower_bound"
         assert float(mc_stderr) >= 0
@@ -239,7 +243,8 @@ def test_scores_average_to_the_evidence(done, evaluated, made, tmp_path):
     out = tmp_path / "scores.npz"
     done("score", made / "lines.safetensors", "--data", made / "real.npz", "--out", out)
     held = np.load(out)
-    assert sorted(held) == ["anomaly_score", "kind", "log_prob", "mc_stderr"]
+    names = ["anomaly_score", "kind", "log_prob", "mc_stderr", "reconstruction_error"]
+    assert sorted(held) == names
     assert held["log_prob"].mean() == pytest.approx(evaluated("lines", made / "real.npz")["nats"])
 
 
@@ -372,7 +377,7 @@ def test_report(done, made, tmp_path):
 def test_rows_of_the_fit_are_known_by_name(fitted, here, overlap):
     data = replace(Data.from_array([[0.5]]), protocol=here)
     saved = SimpleNamespace(data={"protocol": fitted})
-    assert _fitted_to(saved, data) is overlap
+    assert fitted_to(saved, data) is overlap
 
 
 @pytest.mark.parametrize("kind", KINDS)
