@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "M2": {
         "model": {"latents": 50, "net": partial(MLP, hidden=(256,))},
         "objective": lt.SemiSupervised(alpha=0.3, bound=WARM),
-        "epochs": 2,
+        "epochs": 5,
         "learning_rate": 0.001,
     },
 }
