@@ -23,7 +23,7 @@ from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
-from latently.probability.conditional import Conditional, Draw, draw
+from latently.probability.conditional import Conditional, Draw, draw, shown
 from latently.probability.distributions import observed_log_prob
 from latently.probability.span import Span, variance_of
 
@@ -190,7 +190,4 @@ class Autoencoder(Model):
 
     def seen(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """What the encoder reads of x: scaled, zero where missing, with the mask if it wants."""
-        embedded = self.decoder.family.embed(x, mask)
-        if not self.sees_mask:
-            return (embedded,)
-        return embedded, torch.ones_like(x) if mask is None else mask.to(x.dtype)
+        return shown(self.decoder.family, x, mask, with_mask=self.sees_mask)

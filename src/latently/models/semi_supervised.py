@@ -24,7 +24,7 @@ from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
-from latently.probability.conditional import Conditional, Draw, draw, draw_centre, draw_mean
+from latently.probability.conditional import Conditional, Draw, draw, draw_centre, draw_mean, shown
 from latently.probability.distributions import OneHot, kl_and_cells, observed_log_prob
 from latently.probability.priors import Prior
 
@@ -371,10 +371,7 @@ class SemiSupervisedVAE(Model):
 
     def _seen(self, x: Tensor, mask: Tensor | None) -> _Seen:
         """What classifier and encoder of M2 read of x."""
-        embedded = self.decoder.family.embed(x, mask)
-        if not self.sees_mask:
-            return (embedded,)
-        return embedded, torch.ones_like(x) if mask is None else mask.to(x.dtype)
+        return shown(self.decoder.family, x, mask, with_mask=self.sees_mask)
 
 
 def _known(y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

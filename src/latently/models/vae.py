@@ -21,7 +21,7 @@ from latently.errors import UserError
 from latently.inference.estimators import Gradient, count_states
 from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
-from latently.probability.conditional import Conditional, Draw, draw
+from latently.probability.conditional import Conditional, Draw, draw, shown
 from latently.probability.distributions import kl_and_cells, observed_log_prob
 from latently.probability.priors import Prior
 
@@ -125,10 +125,7 @@ class VAE(Model):
 
     def _seen(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """What the encoder reads of x: scaled, zero where missing, with the mask if it wants."""
-        embedded = self.decoder.family.embed(x, mask)
-        if not self.sees_mask:
-            return (embedded,)
-        return embedded, torch.ones_like(x) if mask is None else mask.to(x.dtype)
+        return shown(self.decoder.family, x, mask, with_mask=self.sees_mask)
 
 
 def _check_prior(prior: Prior, encoder: Conditional) -> None:

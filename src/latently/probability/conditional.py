@@ -15,7 +15,16 @@ from latently.errors import UserError
 from latently.probability._joining import Joining, as_image
 from latently.probability.families.base import Family
 
-__all__ = ["Conditional", "Draw", "check_context", "draw", "draw_centre", "draw_mean", "flat_call"]
+__all__ = [
+    "Conditional",
+    "Draw",
+    "check_context",
+    "draw",
+    "draw_centre",
+    "draw_mean",
+    "flat_call",
+    "shown",
+]
 
 Draw = Callable[[Distribution, int], Tensor]
 
@@ -74,6 +83,16 @@ def check_context(context: Tensor | None, contexts: int, who: str) -> None:
             f"{who} was built with contexts={contexts} and was given a context of shape "
             f"{tuple(context.shape)}; its rows must have {contexts} values"
         )
+
+
+def shown(
+    family: Family, x: Tensor, mask: Tensor | None, *, with_mask: bool
+) -> tuple[Tensor, ...]:
+    """What an encoder reads of x: scaled, zero where missing, then the mask if it wants it."""
+    embedded = family.embed(x, mask)
+    if not with_mask:
+        return (embedded,)
+    return embedded, torch.ones_like(x) if mask is None else mask.to(x.dtype)
 
 
 class Conditional(nn.Module):
