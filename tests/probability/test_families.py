@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from latently.probability.choice import families_for
 from latently.probability.families import (
     Bernoulli,
     Categorical,
@@ -195,3 +196,9 @@ def test_columns_far_from_zero(kind):
         torch.testing.assert_close(found.log_prob(x).double(), expected, rtol=1e-5, atol=1e-5)
         assert len(found.sample((500,)).unique()) > 400
     assert family.embed(x).abs().max() < 2
+
+
+def test_values_that_no_family_can_count_have_families_still():
+    found = families_for(torch.tensor([[0.0] * 100, [1e10] * 100]))
+    assert "Normal" in found
+    assert "Ordinal" not in found

@@ -21,6 +21,7 @@ from latently.probability.span import Span
 __all__ = ["Adversarial", "Corruption", "Gaussian", "Masking", "SaltAndPepper", "Span"]
 
 Loss = Callable[[Tensor], Tensor]
+_FAR = 1e3  # noise goes anywhere
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Corruption(ABC):
 
     Attributes:
         continuous: whether it leaves values between those of counted data.
+        beyond: values that it leaves even where the rows have none like them.
 
     Raises:
         UserError: a level outside [0, 1].
@@ -48,6 +50,10 @@ class Corruption(ABC):
                 f"{type(self).__name__}: level={self.level!r} must lie between 0 (rows as they "
                 "are) and 1"
             )
+
+    @property
+    def beyond(self) -> tuple[float, ...]:
+        return ()
 
     @abstractmethod
     def __call__(self, x: Tensor, span: Span, loss: Loss | None = None) -> Tensor:
@@ -82,6 +88,10 @@ class Gaussian(Corruption):
     level: float = 0.25
     continuous = True
 
+    @property
+    def beyond(self) -> tuple[float, ...]:
+        return (-_FAR, _FAR) if self.level else ()
+
     def __call__(self, x: Tensor, span: Span, loss: Loss | None = None) -> Tensor:
         return x + self.level * span.width.to(x) * torch.randn_like(x)
 
@@ -111,6 +121,10 @@ class Masking(Corruption):
         super().__post_init__()
         if not isinstance(self.value, int | float) or not math.isfinite(self.value):
             raise UserError(f"Masking: value={self.value!r} must be a finite number")
+
+    @property
+    def beyond(self) -> tuple[float, ...]:
+        return (self.value,) if self.level else ()
 
     def __call__(self, x: Tensor, span: Span, loss: Loss | None = None) -> Tensor:
         return x.masked_fill(_uniform(x) < self.level, self.value)
@@ -204,7 +218,14 @@ class Adversarial(Corruption):
         """The steepest direction of unit length in the norm, in units of the span."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(loss(x).sum(), x)
+            value, slope = loss(x).sum(), None
+            if value.requires_grad:
+                (slope,) = torch.autograd.grad(value, x, allow_unused=True)
+        if slope is None:
+            raise UserError(
+                "Adversarial climbs the slope of a loss, and this one has none: the model reads "
+                "rows as categories; choose Masking or SaltAndPepper"
+            )
         slope = slope * width
         return slope.sign() if self.norm == "inf" else slope / _size(slope)
 

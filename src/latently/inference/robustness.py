@@ -130,11 +130,21 @@ def _level(
         with seeded(derive(seed, "corrupted", start), model.device):
             x = corruption(part.x, span, _loss(model, part))
             found = model.reconstruct(x, part.mask, part.context)
+        _check_finite(model, corruption, x, found)
         errors.append(_error(found, part).double().cpu())
         damage.append(_error(x, part).double().cpu())
         seen.append(x[: max(0, kept - start)].cpu())
         rebuilt.append(found[: max(0, kept - start)].cpu())
     return tuple(map(torch.cat, (seen, rebuilt, errors, damage)))
+
+
+def _check_finite(model: Any, corruption: Any, x: Tensor, found: Tensor) -> None:
+    outside, support = model.misfit(x)
+    if bool(outside.any()) and not bool(found.isfinite().all()):
+        raise UserError(
+            f"corrupted: {corruption} leaves values outside {support}, which the model cannot "
+            "read; choose another corruption, such as SaltAndPepper"
+        )
 
 
 def _loss(model: Any, clean: Rows) -> Callable[[Tensor], Tensor]:

@@ -43,7 +43,7 @@ def _tried(name: str, x: Tensor, mask: Tensor | None, levels: int) -> bool | Non
     try:
         with torch.device("meta"):
             family = kind(tuple(x.shape[1:]))
-    except UserError:
+    except (UserError, RuntimeError):  # also of more numbers than can be counted
         return None
     bad = family.misfit(x, mask)
     return None if bool((bad if mask is None else bad & mask).any()) else family.discrete

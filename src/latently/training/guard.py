@@ -95,9 +95,9 @@ def cause(model: Model, step: Step, objective: Any, batch: tuple[Any, Any, Any])
     terms = {"reconstruction": step.reconstruction, cost: step.kl, maximised: step.bound}
     bad = [f"{name} is {float(v):g}" for name, v in terms.items() if not torch.isfinite(v)]
     what = bad[0] if bad else f"the gradient's norm is {float(step.gradient_norm):g}"
-    if objective.cost != "kl" and not float(step.kl.abs()) < _HEAVY * (
-        1 + float(step.reconstruction.abs())
-    ):
+    beside = float(step.reconstruction.abs())  # NaN counts as nothing
+    beside = beside if math.isfinite(beside) else 0.0
+    if objective.cost != "kl" and not float(step.kl.abs()) < _HEAVY * (1 + beside):
         what += (
             f", the {objective.cost} {float(step.kl):.3g} beside a reconstruction of "
             f"{float(step.reconstruction):.3g}: lower its weight"

@@ -43,9 +43,8 @@ class Exact(Method):
         progress: Progress | None = None,
     ) -> Scores:
         if model.density != "exact":
-            raise UserError(
-                f"{type(model).__name__} has no exact density; use ImportanceSampling(samples)"
-            )
+            told = f"{type(model).__name__} has no exact density; use ImportanceSampling(samples)"
+            raise UserError(model.no_density if model.density is None else told)
         values, n = [torch.empty(0, dtype=torch.float64)], len(rows.x)
         with torch.no_grad(), seeded(seed, rows.x.device):
             for start in range(0, n, self.block):

@@ -147,7 +147,7 @@ def _spoilt(
 def _made(
     corruption: Corruption, subject: Subject, order: torch.Tensor, seed: int
 ) -> Corrupted | None:
-    """None of models that have no reconstruction, or cannot see such rows."""
+    """None of models that have no finite reconstruction, or cannot see such rows."""
     model, data = subject.model, subject.data
     if model.invertible or (corruption.continuous and not _continuous(subject)):
         return None
@@ -155,11 +155,12 @@ def _made(
     span = Span.of(data.x, data.mask)
     shown = 0 if subject.frame is None else subject.frame.fitting(len(levels), _SHOWN)
     try:
-        return corrupted(
+        found = corrupted(
             model, data.rows(order), corruption, levels, span=span, keep=shown, seed=seed
         )
     except (UserError, NotImplementedError, IndexError):
         return None
+    return found if bool(found.mse.isfinite().all()) else None
 
 
 def _continuous(subject: Subject) -> bool:

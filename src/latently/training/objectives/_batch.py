@@ -11,7 +11,7 @@ from latently.errors import UserError
 from latently.inference.particles import Particles
 from latently.inference.rows import Rows
 from latently.probability.conditional import draw
-from latently.training.objectives.base import Objective
+from latently.training.objectives.base import Objective, check_density
 
 __all__ = ["OfBatch"]
 
@@ -29,6 +29,9 @@ class OfBatch(Objective):
                 f"{type(self).__name__} compares the rows of a batch and was given {rows}; it "
                 "needs at least 2, so raise batch_size, or give more rows"
             )
+
+    def check_model(self, model: Any) -> None:
+        check_density(model)
 
     def _infer(self, model: Any, rows: Rows) -> tuple[Particles, Distribution]:
         """Particles, and the posterior that the last of their draws are from."""

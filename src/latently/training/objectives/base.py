@@ -8,10 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from latently.errors import UserError
 from latently.inference.particles import Particles
 from latently.inference.rows import Rows
 
-__all__ = ["Objective", "Terms", "terms_of"]
+__all__ = ["Objective", "Terms", "check_density", "terms_of"]
 
 
 class Terms(NamedTuple):
@@ -90,6 +91,19 @@ class Objective(ABC):
     def size(self, rows: int, cells: int, latents: int) -> int:
         """Numbers that a step holds at once, in its order of magnitude."""
         return self.samples * rows * cells
+
+
+def check_density(model: Any) -> None:
+    """Refuses a model without a density, whose log p(x) nothing bounds.
+
+    Raises:
+        UserError: it has none.
+    """
+    if model.density is None:
+        raise UserError(
+            f"{type(model).__name__} has no density, so there is no bound to maximise; leave "
+            f"the objective out, or use {model.objective}"
+        )
 
 
 def terms_of(bound: Tensor, p: Particles) -> Terms:

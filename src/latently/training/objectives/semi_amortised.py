@@ -17,7 +17,7 @@ from latently.inference.refine import Ascent, Local, check_draws, check_search
 from latently.inference.rows import Rows
 from latently.inference.schedules import Schedule, resolve
 from latently.training.objectives._held import held
-from latently.training.objectives.base import Objective, Terms, terms_of
+from latently.training.objectives.base import Objective, Terms, check_density, terms_of
 
 __all__ = ["SemiAmortised"]
 
@@ -112,6 +112,7 @@ class SemiAmortised(Objective):
         return self.bound.couples
 
     def check_model(self, model: Any) -> None:
+        check_density(model)
         if not model.local(0):
             raise UserError(
                 f"SemiAmortised: the posterior of {type(model).__name__} is exact, there is "

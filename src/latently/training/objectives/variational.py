@@ -12,7 +12,7 @@ from latently.inference.bounds import ELBO, Bound
 from latently.inference.estimators import Estimator, Reparam
 from latently.inference.rows import Rows
 from latently.inference.schedules import resolve
-from latently.training.objectives.base import Objective, Terms, terms_of
+from latently.training.objectives.base import Objective, Terms, check_density, terms_of
 
 __all__ = ["Variational"]
 
@@ -64,11 +64,7 @@ class Variational(Objective):
         return terms_of(surrogate, p)
 
     def check_model(self, model: Any) -> None:
-        if model.density is None:
-            raise UserError(
-                f"{type(model).__name__} has no density, so there is no bound to maximise; leave "
-                f"the objective out, or use {model.objective}"
-            )
+        check_density(model)
 
     @property
     def is_bound(self) -> bool:

@@ -26,7 +26,7 @@ from latently.inference.options import check_count, check_number
 from latently.inference.particles import Particles
 from latently.inference.rows import Rows
 from latently.inference.schedules import Schedule, resolve
-from latently.training.objectives.base import Objective, Terms, terms_of
+from latently.training.objectives.base import Objective, Terms, check_density, terms_of
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
 
@@ -39,11 +39,12 @@ class _TwoGradients(Objective):
         return True
 
     def check_model(self, model: Any) -> None:
+        check_density(model)
         if not model.inference_parameters():
             raise UserError(
                 f"{type(self).__name__} trains q apart from p, and this {type(model).__name__} "
                 "has no parameters that q alone has (an exact posterior, or a VampPrior, which "
-                "shares the encoder); use the objective Variational, or another prior"
+                f"shares the encoder); use the objective {model.objective}, or another prior"
             )
         if getattr(model, "learned", False):
             raise UserError(
