@@ -50,7 +50,7 @@ def fit_density_command(
         print(f"warning: {warning}", file=sys.stderr)
     record = {**saved.training, "codes": f"{codes} on {data.protocol}: {_reached(found)}"}
     save(model, target, data=saved.data, training=record)
-    return f"density of codes: {_reached(found)}\nwrote {target}"
+    return f"density of codes, {codes}: {_reached(found)}\nwrote {target}"
 
 
 def _reached(found: Fit) -> str:

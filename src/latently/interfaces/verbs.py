@@ -157,8 +157,9 @@ def reconstruct(path: str, rows: Rows, out: str, *, force: bool) -> str:
         shown = slice(0, 64)
         low, high = _value_range(saved, data.x)
         save_png(pairs(data.x[shown], x[shown].to(data.x.dtype), low=low, high=high), target)
-    else:
-        _write_rows(target, x, saved)
+        some = "" if len(x[shown]) == len(x) else f"the first {len(x[shown])} of "
+        return f"wrote {some}{len(x)} reconstructions, each under its row, to {target}"
+    _write_rows(target, x, saved)
     return f"wrote {len(x)} reconstructions to {target}"
 
 
