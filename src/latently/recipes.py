@@ -325,7 +325,7 @@ def ssvae(
     """
     for name, least, value in (("classes", 2, classes), ("latents", 1, latents)):
         if not isinstance(value, int) or value < least:
-            raise UserError(f"ssvae: {name}={value} must be at least {least}")
+            raise UserError(f"ssvae: {name}={value} must be a whole number of at least {least}")
     if features is not None and (not isinstance(features, int) or features < 1):
         raise UserError(f"ssvae: features={features} must be at least 1, or left out")
     if features is None and features_net is not None:

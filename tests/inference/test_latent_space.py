@@ -343,6 +343,9 @@ def test_planes_that_are_none(linear, refused):
         lt.manifold(small(latents=(1, 2), posterior=OneHot, prior=Standard))
     with refused("side=0"):
         lt.manifold(small(latents=2), 0)
+    for model in (small(latents=2, contexts=3), lt.ssvae((4,), classes=3, latents=2)):
+        with refused("context", "4", "3"):
+            lt.manifold(model, 2, context=torch.ones(4))
 
 
 def test_codes_without_a_prior_ask_for_rows(refused):

@@ -451,6 +451,7 @@ def test_what_the_defaults_keep_is_enough_to_tell_classes_apart(load, least):
         ({"recipe": "fa", "latents": 1, "patience": 3}, ["patience=3", "no effect"]),
         ({"likelihood": Bernoulli}, ["X: value", "outside 0 and 1"]),
         ({"net": 3}, ["vae", "build no model"]),
+        ({"likelihood": Bernoulli((4,))}, ["vae", "build no model"]),
     ],
 )
 def test_mistakes_are_named_in_one_line(refused, options, words):

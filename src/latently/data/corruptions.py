@@ -223,8 +223,8 @@ class Adversarial(Corruption):
                 (slope,) = torch.autograd.grad(value, x, allow_unused=True)
         if slope is None:
             raise UserError(
-                "Adversarial climbs the slope of a loss, and this one has none: the model reads "
-                "rows as categories; choose Masking or SaltAndPepper"
+                "Adversarial climbs the slope of a loss, and this one has none: rows or codes "
+                "are read as categories; choose Masking or SaltAndPepper"
             )
         slope = slope * width
         return slope.sign() if self.norm == "inf" else slope / _size(slope)

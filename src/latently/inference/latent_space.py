@@ -230,6 +230,7 @@ def manifold(
     """
     _checked(side, 1, "manifold: side")
     given = _each(context, 1, "manifold")
+    model.check_context(given, "manifold")
     levels = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     found = quantiles(model, levels, None if among is None else as_rows(among), given, "manifold")
     if math.prod(found.shape) != 2 or found.kind not in ("real", "range"):

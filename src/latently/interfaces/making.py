@@ -96,7 +96,7 @@ def _built(recipe: str, call: Callable[[], Model]) -> Model:
         return call()
     except UserError:
         raise
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200]
