@@ -491,6 +491,9 @@ def test_an_autoencoder_knows_its_span():
 
 def test_spoilt_rows_that_are_none(refused):
     x, model = torch.randn(5, 4), small(latents=2)
+    for corruption in ("Masking", Masking):
+        with refused("corruption=", "Masking(0.5)"):
+            lt.corrupted(model, x, corruption)
     with refused("span=Span.of"):
         lt.corrupted(model, x, Masking())
     with refused("0 levels"):

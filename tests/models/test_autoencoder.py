@@ -155,6 +155,8 @@ def test_a_density_of_codes_draws_rows_and_is_kept_in_the_file(codes, tmp_path):
         torch.manual_seed(1)
         z = model.codes.sample(500).view(-1, 1, 2)
     torch.testing.assert_close(drawn.mean(0), model.decode((z,)).mean(0), atol=1.0, rtol=0.3)
+    with pytest.raises(lt.UserError, match=r"shape \(500, 1, 2\).* give \(z,\)"):
+        model.decode(z)
     assert model.density is None
     lt.save(model, tmp_path / "m.safetensors", data=data)
     again = lt.load(tmp_path / "m.safetensors")

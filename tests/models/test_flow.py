@@ -61,6 +61,8 @@ def test_density_is_that_of_the_noise_times_the_jacobian(model, exactly):
 def test_decode_is_the_inverse_of_encode(model, exactly):
     x = 5 + 3 * torch.randn(6, *model.shape).double()
     exactly(model.decode(model.encode(x)), x, 1e-9)
+    with pytest.raises(UserError, match=r"give \(z,\)"):
+        model.decode(model.encode(x)[0])
     exactly(model.reconstruct(x), x, 1e-9)
 
 

@@ -89,8 +89,8 @@ def corrupted(
         seed: of the corruption.
 
     Raises:
-        UserError: rows of another kind, no levels or one outside [0, 1], no span, or a model whose
-            reconstruction is the row itself.
+        UserError: no corruption, rows of another kind, no levels or one outside [0, 1], no span,
+            or a model whose reconstruction is the row itself.
 
     >>> import latently as lt
     >>> from latently.data.corruptions import Masking, Span
@@ -98,6 +98,8 @@ def corrupted(
     >>> lt.corrupted(lt.ppca((3,), latents=1), x, Masking(), [0, 0.5], span=Span.of(x)).mse.shape
     torch.Size([2])
     """
+    if isinstance(corruption, type) or not hasattr(corruption, "at"):
+        raise UserError(f"corruption={corruption!r} must be a built one, such as Masking(0.5)")
     rows, kinds = as_rows(data), [corruption.at(float(level)) for level in levels]
     if not kinds or not len(rows.x):
         raise UserError(f"corrupted: {len(kinds)} levels of {len(rows.x)} rows; give some of both")

@@ -21,10 +21,23 @@ from latently.inference.noise import seeded
 from latently.inference.particles import Particles
 from latently.probability.conditional import Draw, draw, draw_centre, draw_mean
 
-__all__ = ["Density", "Model"]
+__all__ = ["Density", "Model", "check_layers"]
 
 Density = Literal["exact", "bound"]
 _BLOCK = 4096  # rows checked at a time
+
+
+def check_layers(z: Sequence[Tensor]) -> None:
+    """Refuses one tensor, whose rows would pass for layers.
+
+    Raises:
+        UserError: `z` is no sequence of tensors.
+    """
+    if isinstance(z, Tensor):
+        raise UserError(
+            f"latents of shape {tuple(z.shape)}: they come as a tuple, a tensor for each layer; "
+            "give (z,)"
+        )
 
 
 class Model(nn.Module, ABC):
@@ -336,7 +349,11 @@ class Model(nn.Module, ABC):
         """The mean of p(x|z) of latents as `encode` gives them, (B, *shape).
 
         An invertible model's is the row itself: `decode(encode(x))` is x.
+
+        Raises:
+            UserError: a tensor in place of a tuple of layers, such as `(z,)`.
         """
+        check_layers(z)
         return self.likelihood(tuple(layer[None] for layer in z), context).mean[0]
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
-from latently.models.base import Model
+from latently.models.base import Model, check_layers
 from latently.probability.conditional import Draw, check_context, draw
 from latently.probability.flows import Bijection, Flow, FlowDistribution, check_flow
 
@@ -113,6 +113,7 @@ class NormalizingFlow(Model):
     @torch.no_grad()
     def decode(self, z: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
         """The row that noise z = (eps,) becomes, (B, *shape)."""
+        check_layers(z)
         eps, own = z[0].to(self.dtype), self._own(context)
         y = self.bijection.inverse(eps, own).unflatten(-1, self.shape)
         return (self.loc + self.scale * y).to(self.dtype)
