@@ -25,6 +25,13 @@ def test_level_zero_leaves_rows_as_they_are(corruption):
 
 
 @pytest.mark.parametrize("corruption", ALL, ids=str)
+def test_no_rows_stay_none(corruption):
+    span = Span(torch.tensor(0.0), torch.tensor(1.0))
+    spoilt = corruption(torch.zeros(0, 3), span, lambda x: x.square().sum(1))
+    assert spoilt.shape == (0, 3)
+
+
+@pytest.mark.parametrize("corruption", ALL, ids=str)
 def test_draws_come_from_the_global_generator_and_leave_the_rows_alone(corruption):
     x = torch.rand(50, 4) * 255
     kept = x.clone()

@@ -14,7 +14,16 @@ from latently.data.corruptions import Adversarial, Gaussian, Masking
 from latently.inference._codes import great_circle, moved, switching
 from latently.inference.latent_space import nearest
 from latently.nets import MLP
-from latently.probability.families import Bernoulli, Beta, Dirichlet, FixedNormal, Normal, OneHot
+from latently.probability.families import (
+    Bernoulli,
+    Beta,
+    Dirichlet,
+    FixedNormal,
+    Gamma,
+    Normal,
+    OneHot,
+    Poisson,
+)
 from latently.probability.priors import Standard, VampPrior
 from latently.probability.span import Span
 
@@ -334,6 +343,14 @@ def test_the_manifold_runs_right_and_up(linear):
     vamp = small(latents=2, prior=VampPrior)
     assert lt.manifold(vamp, 2).isfinite().all()
     assert lt.manifold(lt.flow((2,)).eval(), 3).shape == (3, 3, 2)
+
+
+@pytest.mark.parametrize(("posterior", "value"), [(Gamma, 0.0), (Gamma, -1.0), (Poisson, -1.0)])
+def test_values_that_latents_do_not_take_are_named(posterior, value, refused):
+    model = small(latents=2, posterior=posterior, prior=Standard)
+    with refused("traverse", f"values=[{value}]"):
+        lt.traverse(model, torch.zeros(4), 0, [value])
+    assert lt.traverse(model, torch.zeros(4), 0, [1.0]).isfinite().all()
 
 
 def test_planes_that_are_none(linear, refused):

@@ -211,7 +211,7 @@ class Adversarial(Corruption):
         if self.norm == "inf":
             return self.level * (2 * torch.rand_like(x) - 1)
         e = torch.randn_like(x)
-        share = torch.rand(len(x), device=x.device, dtype=x.dtype) ** (1 / x[0].numel())
+        share = torch.rand(len(x), device=x.device, dtype=x.dtype) ** (1 / math.prod(x.shape[1:]))
         return self.level * _rows(share, x) * e / _size(e)
 
     def _uphill(self, x: Tensor, width: Tensor, loss: Loss) -> Tensor:

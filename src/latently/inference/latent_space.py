@@ -203,6 +203,11 @@ def traverse(
     if given is not None:
         given = given.repeat_interleave(len(stops), 0)
     found = decoded(model, (ways.flatten(0, 1),), given).unflatten(0, (len(z), len(stops)))
+    if values is not None and not bool(found.isfinite().all()):
+        raise UserError(
+            f"traverse: values={stops.tolist()} lead to rows that are not finite, as latents of "
+            "this model do not go there; leave values out, to stay within their quantiles"
+        )
     return found[0] if single else found
 
 

@@ -176,6 +176,7 @@ def fit(
         if epochs is None and steps is None:
             options["epochs"] = 50
         objective = objective or usual(model)
+        objective.check_model(model)  # before the run sets its scales
         run = Run(
             model,
             data,

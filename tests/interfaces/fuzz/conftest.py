@@ -35,6 +35,7 @@ VERBS = {
 LEAST = {
     "test_fuzz_algebra.py": 4,
     "test_fuzz_arrays.py": 250,
+    "test_fuzz_autoencoders.py": 95,
     "test_fuzz_calls.py": 400,
     "test_fuzz_flags.py": 1400,
     "test_fuzz_models.py": 400,
