@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from latently import load
 from latently.data.contexts import Context
@@ -63,6 +64,8 @@ def test_samples_of_one_class_and_of_each(conditional, done, tmp_path):
     assert np.abs(every[::10].mean(0) - zero).max() < 4
     assert np.abs(every[1::10].mean(0) - one).max() < 4
     done("sample", model, "-n", 20, "--context", "each", "--out", tmp_path / "s.png")
+    width, height = Image.open(tmp_path / "s.png").size
+    assert width > 4 * height  # two rows of ten classes
 
 
 def test_a_context_of_numbers(conditional, done, tmp_path):

@@ -101,8 +101,10 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     atomic_write(path, write)
 
 
-def write_images(path: Path, x: Tensor, low: float, high: float) -> None:
+def write_images(
+    path: Path, x: Tensor, low: float, high: float, columns: int | None = None
+) -> None:
     """Writes rows as a grid of images."""
     from latently.interfaces.pictures import grid, save_png
 
-    save_png(grid(x, low=low, high=high), path)
+    save_png(grid(x, low=low, high=high, columns=columns), path)

@@ -48,6 +48,7 @@ __all__ = [
 
 # arguments that models and training fill in themselves
 _RESOLVED = ("shape", "z_shape", "encoder", "in_shape", "out_shape", "contexts", "params", "lr")
+_COLUMNS = 20  # of a picture at most that gives every class one
 
 
 def evaluate_model(
@@ -98,7 +99,7 @@ def sample(
     context: str | None = None,
     temperature: float = 1.0,
 ) -> str:
-    """Draws from the model to a picture grid, arrays or a table."""
+    """Draws from the model to arrays, a table or a picture, of `each` class in its own column."""
     target = check_target(out, (".png", ".npz", ".npy", ".csv"), force)
     if n < 1:
         raise UserError(f"-n {n} must be at least 1")
@@ -107,7 +108,8 @@ def sample(
     check_memory(8 * size, f"drawing {n:,} rows", "draw fewer with -n, by several seeds")
     given = read_context(saved, context, n)
     x = saved.model.sample(n, given, temperature=temperature, seed=seed)
-    _write_rows(target, x, saved)
+    classes = given.shape[1] if given is not None and context == "each" else _COLUMNS + 1
+    _write_rows(target, x, saved, columns=classes if classes <= _COLUMNS else None)
     cooled = "" if temperature == 1 else f" at temperature {temperature:g}"
     return f"wrote {n} samples{cooled} to {target}"
 
@@ -285,9 +287,10 @@ def _layers(saved: Saved, data: Data) -> list[Tensor]:
     return [torch.cat(layer) for layer in zip(*pieces, strict=True)]
 
 
-def _write_rows(target: Path, x: Tensor, saved: Saved) -> None:
+def _write_rows(target: Path, x: Tensor, saved: Saved, columns: int | None = None) -> None:
+    """Rows to a file; in a picture so many beside each other."""
     if target.suffix == ".png":
-        write_images(target, x, *_value_range(saved, x))
+        write_images(target, x, *_value_range(saved, x), columns=columns)
     elif target.suffix == ".csv":
         flat = x.flatten(1)
         write_table(target, {f"x{j}": flat[:, j].tolist() for j in range(flat.shape[1])})

@@ -94,7 +94,7 @@ def headline_of(fits: Fits) -> dict[str, str]:
         "name": best.name,
         "number": f"mean squared error {best.mean} {best.stderr}".rstrip(),
         "about": "of reconstructions, in squared units of the data; no model here has a density",
-        "bits": "",
+        "bits": f"{best.share} of the variance rebuilt" if best.share else "",
         "index": str(best.index),
     }
 
