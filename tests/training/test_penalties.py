@@ -6,6 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from latently.errors import UserError
+from latently.inference.rows import Rows
+from latently.inference.schedules import Warmup
+from latently.recipes import ae
+from latently.training.objectives import Reconstruction
 from latently.training.penalties import L1, Contractive, Sparsity
 
 
@@ -120,3 +125,19 @@ def test_those_that_compare_rows_say_so():
     assert [L1(1.0).couples, L1(1.0, relative=False).couples] == [True, False]
     assert [Contractive(1.0).couples, Contractive(1.0, relative=False).couples] == [True, False]
     assert Sparsity(1.0).couples
+
+
+def test_a_weight_may_follow_the_run():
+    torch.manual_seed(0)
+    model = ae((6,), latents=3)
+    rows = Rows(torch.randn(5, 6), None, None)
+
+    def cost(weight, step):
+        objective = Reconstruction(penalty=(L1(weight), Contractive(weight)))
+        return objective.terms(model, rows, torch.tensor(step), 100)[2]
+
+    assert float(cost(Warmup(0.4), 0).abs().max()) == 0
+    torch.testing.assert_close(cost(Warmup(0.4), 5), cost(0.2, 5))
+    torch.testing.assert_close(cost(Warmup(0.4), 10), cost(0.4, 0))
+    with pytest.raises(UserError, match="L1: a scheduled weight needs a step"):
+        L1(Warmup(0.4))(torch.ones(2, 3), torch.ones(2, 1), abs)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from latently.errors import UserError
 from latently.inference.options import check_count, check_number
+from latently.inference.schedules import Schedule
 
 __all__ = ["L1", "Contractive", "Penalty", "Sparsity"]
 
@@ -25,16 +26,20 @@ class Penalty(ABC):
     """A cost of codes, added to the loss.
 
     Args:
-        weight: its factor, at least 0.
+        weight: its factor, at least 0, or a schedule.
+
+    Attributes:
+        second_order: whether its gradient takes derivatives of derivatives.
 
     Raises:
         UserError: a weight out of range.
     """
 
-    weight: float = 1.0
+    weight: float | Schedule = 1.0
+    second_order: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_number(self, "weight", low=0, scheduled=False)
+        check_number(self, "weight", low=0)
 
     @abstractmethod
     def __call__(self, z: Tensor, seen: Tensor, encode: Encode) -> Tensor:
@@ -45,6 +50,16 @@ class Penalty(ABC):
             seen: what the encoder reads of the rows, (B, *X), scaled to order one.
             encode: `encode(seen)` is z.
         """
+
+    @property
+    def factor(self) -> float | Tensor:
+        """The weight as a number, which a schedule is only within a run."""
+        if isinstance(self.weight, Schedule):
+            raise UserError(
+                f"{type(self).__name__}: a scheduled weight needs a step; use "
+                "Reconstruction(penalty=...)"
+            )
+        return self.weight
 
     @property
     def couples(self) -> bool:
@@ -62,7 +77,8 @@ class L1(Penalty):
 
     A decoder that grows as codes shrink makes the plain sum as small as one likes without a single
     zero. With `relative` every unit is measured by its root mean square over the batch,
-    `weight * sum_j |z_j| / rms_j`, which only zeros lower.
+    `weight * sum_j |z_j| / rms_j`, which only zeros lower. Under `activation=ReLU` a unit that is
+    off for all rows stays off; `L1(Warmup(0.1))` lets units learn something first.
 
     Args:
         weight: of the sum, in nats.
@@ -82,7 +98,7 @@ class L1(Penalty):
         size = z.flatten(1).abs()
         if self.relative:
             size = size / size.square().mean(0).clamp(min=_LEAST).sqrt()
-        return self.weight * size.sum(1)
+        return self.factor * size.sum(1)
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,7 @@ class Sparsity(Penalty):
         target = mean.new_tensor(self.target)
         kl = torch.xlogy(target, target / mean)
         kl = kl + torch.xlogy(1 - target, (1 - target) / (1 - mean))
-        return self.weight * kl.sum().expand(len(z))
+        return self.factor * kl.sum().expand(len(z))
 
 
 @dataclass(frozen=True)
@@ -160,6 +176,7 @@ class Contractive(Penalty):
     relative: bool = True
     exact: int = 32
     probes: int = 1
+    second_order = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,7 +192,7 @@ class Contractive(Penalty):
         size = torch.ones_like(z[0])
         if self.relative and len(z) > 1:
             size = z.var(0, correction=0).clamp(min=_LEAST).sqrt()
-        return self.weight * self.squared_norm(seen, encode, size)
+        return self.factor * self.squared_norm(seen, encode, size)
 
     def squared_norm(self, seen: Tensor, encode: Encode, size: Tensor) -> Tensor:
         """`sum_j |dz_j/dx|^2 / size_j^2` of every row, (B,), exact or estimated."""

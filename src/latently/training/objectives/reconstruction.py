@@ -13,7 +13,9 @@ from torch import Tensor
 from latently.data.corruptions import Corruption
 from latently.errors import UserError
 from latently.inference.rows import Rows
+from latently.inference.schedules import resolve
 from latently.probability.distributions import observed_log_prob
+from latently.probability.families.base import Family
 from latently.training.objectives.base import Objective, Terms
 from latently.training.penalties import Penalty
 
@@ -65,6 +67,12 @@ class Reconstruction(Objective):
         return tuple(given) if isinstance(given, tuple | list) else (given,)
 
     def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
+        if torch.compiler.is_compiling() and any(p.second_order for p in self.penalties):
+            torch._dynamo.graph_break()  # out of the trace, which an error would only end
+            raise UserError(
+                "Reconstruction: a penalty of slopes, such as Contractive, needs second "
+                "derivatives, which a compiled step does not have; leave compile out"
+            )
         x, mask, context = rows
         shown = x if self.corruption is None else self._spoilt(model, rows)
         seen, *others = model.seen(shown, mask)
@@ -76,7 +84,7 @@ class Reconstruction(Objective):
         fitted = observed_log_prob(model.likelihood((z[None],), context), x, mask)[0]
         cost = torch.zeros_like(fitted)
         for penalty in self.penalties:
-            cost = cost + penalty(z, seen, encode)
+            cost = cost + resolve(penalty, step, total)(z, seen, encode)
         return Terms(fitted - cost, fitted.detach(), cost.detach())
 
     def _spoilt(self, model: Any, rows: Rows) -> Tensor:
@@ -105,14 +113,8 @@ class Reconstruction(Objective):
                 "the codes of this autoencoder have a density already, which training would make "
                 "wrong; train a model without one, then put the density on"
             )
-        if self.corruption is not None and self.corruption.continuous:
-            family = model.decoder.family
-            if family.embed_shape != family.shape:
-                raise UserError(
-                    f"{type(self.corruption).__name__} leaves values that "
-                    f"{type(family).__name__} does not hold ({family.support}); choose Masking "
-                    "or SaltAndPepper, or another likelihood"
-                )
+        if self.corruption is not None:
+            _check_read(self.corruption, model.decoder.family)
         for penalty in self.penalties:
             penalty.check_model(model)
 
@@ -128,3 +130,22 @@ class Reconstruction(Objective):
 
     def size(self, rows: int, cells: int, latents: int) -> int:
         return rows * cells * (2 if self.corruption is None else 3)
+
+
+def _check_read(corruption: Corruption, family: Family) -> None:
+    """Refuses spoilt rows that the encoder cannot read, such as logarithms of negative values."""
+    name = type(family).__name__
+    if corruption.continuous and family.embed_shape != family.shape:
+        raise UserError(
+            f"{type(corruption).__name__} leaves values that {name} does not hold "
+            f"({family.support}); choose Masking or SaltAndPepper, or another likelihood"
+        )
+    some = next(family.buffers(), torch.empty(0))
+    for value in corruption.beyond:
+        rows = some.new_full((1, *family.shape), value, dtype=torch.float64)
+        if not bool(family.embed(rows).isfinite().all()):
+            raise UserError(
+                f"{corruption} leaves values that {name} does not hold ({family.support}) and the "
+                "encoder cannot read; choose SaltAndPepper, which keeps to values of the rows, or "
+                "another likelihood"
+            )
