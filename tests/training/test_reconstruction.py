@@ -10,7 +10,8 @@ from torch import nn
 import latently as lt
 from latently import Data, ae, fit
 from latently.nets import MLP
-from latently.probability.families import Categorical
+from latently.probability.families import Beta, Categorical, LogNormal, Poisson
+from latently.registry import KINDS
 from latently.training import Reconstruction
 from latently.training.objectives import usual
 
@@ -179,6 +180,56 @@ def test_what_cannot_be_trained_by_it_is_refused(curved, refused):
         )
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "corruption"),
+    [
+        (LogNormal, lt.Gaussian(0.1)),
+        (LogNormal, lt.Masking(0.1)),
+        (Beta, lt.Masking(0.1, value=1.0)),
+        (Beta, lt.Gaussian(0.1)),
+        (Poisson, lt.Gaussian(0.1)),
+        (Poisson, lt.Masking(0.1, value=-2.0)),
+    ],
+)
+def test_rows_that_the_encoder_cannot_read_are_refused_before_the_first_step(
+    likelihood, corruption, refused
+):
+    x = torch.rand(30, 3) * 0.9 + 0.05
+    data = Data.from_array(x if likelihood is not Poisson else (5 * x).round())
+    model = ae((3,), latents=2, net=SMALL, likelihood=likelihood)
+    with refused(str(corruption), likelihood.__name__, "SaltAndPepper"):
+        fit(model, data, Reconstruction(corruption), steps=1, progress=False)
+    for kind in (lt.SaltAndPepper(0.5), lt.Adversarial(0.2, steps=2), lt.Gaussian(0.0)):
+        model = ae((3,), latents=2, net=SMALL, likelihood=likelihood)
+        found = fit(model, data, Reconstruction(kind), steps=2, progress=False)
+        assert found.history[-1]["non_finite"] == 0
+
+
+def test_spoilt_rows_that_no_model_can_read_are_named(refused):
+    x = torch.rand(30, 3) + 0.1
+    model = ae((3,), latents=2, net=SMALL, likelihood=LogNormal)
+    fit(model, Data.from_array(x), steps=2, progress=False)
+    with refused("Gaussian", "numbers above 0", "SaltAndPepper"):
+        lt.corrupted(model, x, lt.Gaussian(), [1.0])
+    assert lt.corrupted(model, x, lt.SaltAndPepper(), [1.0]).mse.isfinite().all()
+    counts = torch.randint(0, 3, (30, 3)).float()
+    model = ae((3,), latents=2, net=SMALL, likelihood=partial(Categorical, levels=3))
+    fit(model, Data.from_array(counts, levels=3), steps=2, progress=False)
+    with refused("Adversarial", "categories", "Masking"):
+        lt.corrupted(model, counts, lt.Adversarial(), [0.5])
+
+
+def test_a_small_penalty_is_not_blamed_for_a_reconstruction_that_is_no_number(curved):
+    data = Data.from_array(curved.x[:, :3])
+    model = ae((3,), latents=2, net=SMALL)
+    with torch.no_grad():
+        next(model.decoder.net.parameters()).fill_(math.nan)
+    with pytest.raises(lt.UserError) as caught:
+        fit(model, data, Reconstruction(None, lt.L1(1e-3)), steps=40, progress=False)
+    assert "reconstruction is nan" in str(caught.value)
+    assert "weight" not in str(caught.value).partition(";")[0]
+
+
 def test_a_penalty_that_overflows_ends_the_run_with_its_cause(curved, refused):
     with refused("penalty", "lower its weight"):
         fit(
@@ -228,3 +279,35 @@ def test_missing_cells_are_left_out_of_the_error(curved):
     model = made(data, Reconstruction(lt.Masking(0.2)), sees_mask=True)
     assert model.anomaly_score(data.x, data.mask).isfinite().all()
     assert float(model.anomaly_score(data.x, data.mask).mean()) < 0.5
+
+
+@pytest.mark.parametrize("name", sorted(KINDS["objectives"].keys() - {"Reconstruction"}))
+@pytest.mark.parametrize(
+    "options", [{}, {"codes": partial(lt.fa, latents=1)}], ids=["plain", "with codes"]
+)
+def test_objectives_of_densities_are_refused_before_the_first_step(name, options, curved, refused):
+    model = ae(curved.shape, latents=2, net=SMALL, **options)
+    with refused("Autoencoder", "Reconstruction"):
+        KINDS["objectives"][name]().check_model(model)
+    with refused("Autoencoder", "Reconstruction"):
+        fit(model, curved, KINDS["objectives"][name](), steps=1, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "works"),
+    [
+        (Reconstruction(lt.Adversarial(0.1, steps=2), lt.L1(0.1)), True),
+        (Reconstruction(lt.Masking(0.5), lt.Contractive(0.1)), False),
+        (Reconstruction(None, lt.Contractive(0.1, exact=0)), False),
+    ],
+    ids=str,
+)
+def test_a_compiled_step_climbs_but_has_no_second_derivatives(objective, works, curved, refused):
+    model = ae(curved.shape, latents=2, net=SMALL)
+    if works:
+        found = fit(model, curved, objective, steps=3, compile=True, progress=False)
+        assert math.isfinite(found.history[-1]["objective"])
+        return
+    with refused("Contractive", "compile"):
+        fit(model, curved, objective, steps=3, compile=True, progress=False)
