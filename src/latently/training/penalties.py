@@ -170,7 +170,7 @@ class Contractive(Penalty):
 
     >>> x = torch.randn(5, 3)
     >>> Contractive(1.0, relative=False)(2 * x, x, lambda x: 2 * x)
-    tensor([12., 12., 12., 12., 12.], grad_fn=...)
+    tensor([12., 12., 12., 12., 12.])
     """
 
     relative: bool = True
