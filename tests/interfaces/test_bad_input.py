@@ -50,6 +50,8 @@ FIT = {
     # the form of options
     VAE + " extra": "unexpected 'extra'; options start with --",
     VAE + " -n 3": "unknown option -n; known: --accumulate, --batch-size",
+    VAE + " --beta 4": "unknown option --beta; did you mean --bound 'ELBO(beta=4.0)'?",
+    VAE + " --hidden 64": "did you mean --net 'MLP(hidden=(256, 256))'?",
     VAE + " --bath-size 3": "unknown option --bath-size; did you mean --batch-size",
     VAE + " --latents": "--latents needs a value: number of latents",
     VAE + " --latents 2 --latents 3": "--latents is given twice",

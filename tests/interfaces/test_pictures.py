@@ -96,7 +96,7 @@ def test_reduction_leaves_out_the_edge_and_what_is_missing():
 
 
 def test_scale_fills_a_page_by_whole_factors():
-    assert grid(torch.zeros(64, 8, 8), low=0, high=1, columns=8).size == (71 * 7, 71 * 7)
+    assert grid(torch.zeros(64, 8, 8), low=0, high=1, columns=8).size == (71 * 10, 71 * 10)
     assert grid(torch.zeros(1, 900, 900), low=0, high=1).size == (900, 900)
     assert grid(torch.zeros(1, 2, 2), low=0, high=1).size == (32, 32)
 

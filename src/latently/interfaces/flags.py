@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,9 +126,28 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def _unknown(text: str, known: Iterable[str]) -> str:
+# what other libraries call it, and where it is here
+_ELSEWHERE = {
+    "--noise": ("--corruption", " 'Gaussian(0.1)'"),
+    "--denoising": ("--corruption", " 'Masking(0.5)'"),
+    "--regularizer": ("--penalty", ""),
+    "--hidden": ("--net", " 'MLP(hidden=(256, 256))'"),
+    "--layers": ("--net", " 'MLP(hidden=(256, 256))'"),
+    "--dropout": ("--net", " 'MLP(dropout=0.1)'"),
+    "--beta": ("--bound", " 'ELBO(beta=4.0)'"),
+    "--loss": ("--likelihood", ""),
+    "--lr": ("--learning-rate", ""),
+    "--latent-dim": ("--latents", ""),
+    "--n-components": ("--latents", ""),
+}
+
+
+def _unknown(text: str, known: Collection[str]) -> str:
     if not text.startswith("-"):
         return f"unexpected {text!r}; options start with -- and values follow their option"
+    flag, example = _ELSEWHERE.get(text, ("", ""))
+    if flag in known:
+        return f"unknown option {text}; did you mean {flag}{example}?"
     return f"unknown option {text}; {closest(text, known)}"
 
 

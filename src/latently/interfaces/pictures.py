@@ -33,7 +33,7 @@ __all__ = [
     "value_range",
 ]
 
-WIDTH = 512  # pixels a picture is scaled up to, as far as whole factors allow
+WIDTH = 720  # pixels a picture is scaled up to, as far as whole factors allow
 MAX_SCALE = 16
 
 
@@ -75,7 +75,7 @@ def grid(
         low: the value shown as black; what lies below is black, too.
         high: the value shown as white.
         columns: images per row; None: about as many as there are rows.
-        scale: screen pixels per value; None: up to a width of about 500.
+        scale: screen pixels per value; None: up to a width of about 700.
         separator: width of the gaps, in values.
 
     Raises:
