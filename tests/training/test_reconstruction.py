@@ -151,6 +151,24 @@ def test_codes_that_may_copy_are_warned_of(curved):
     assert not warnings(Reconstruction(None, lt.L1(0.1)), latents=8)
 
 
+def test_a_fit_tells_what_share_of_the_variance_is_rebuilt(curved):
+    held = curved.rows(slice(0, 100))
+    torch.manual_seed(0)
+    model = ae(curved.shape, latents=4, net=SMALL)
+    found = fit(model, curved, validation=held, epochs=30, progress=False)
+    scores = model.anomaly_score(held.x)
+    assert found.rebuilt == pytest.approx(1 - float(scores.mean()))
+    assert found.rebuilt > 0.8
+    assert not found.warnings
+    dead = Reconstruction(None, lt.L1(100.0))
+    torch.manual_seed(0)
+    model = ae(curved.shape, latents=4, net=SMALL, activation=nn.ReLU)
+    found = fit(model, curved, dead, steps=150, progress=False)
+    assert found.rebuilt < 0.05
+    assert any("hardly more than by the mean row" in line for line in found.warnings)
+    assert fit(lt.fa(curved.shape, latents=2), curved, progress=False).rebuilt is None
+
+
 def test_what_cannot_be_trained_by_it_is_refused(curved, refused):
     def train(model, objective):
         fit(model, curved, objective, steps=1, progress=False)

@@ -339,6 +339,8 @@ def summary(result: Fit, out: Path) -> str:
         reached = f"{called} {last.get(name, math.nan):.2f} nats"
         if "validation" in last:
             reached += f", validation {last['validation']:.2f}"
+        if result.rebuilt is not None:
+            reached += f", {result.rebuilt:.0%} of the variance rebuilt,"
         step, epoch = (int(last.get(key, 0)) for key in ("step", "epoch"))
         reached += f" after {step:,} steps, in epoch {epoch}; kept: {result.kept}"
     return f"{reached} ({result.seconds:.1f} s)\nwrote {out}"

@@ -21,7 +21,7 @@ from latently.errors import Interrupted, UserError
 from latently.inference.criteria import Criteria
 from latently.inference.noise import derive, seeded
 from latently.inference.schedules import Schedule
-from latently.models import Model
+from latently.models import Autoencoder, Model
 from latently.probability.choice import families_for
 from latently.training.average import check_decay
 from latently.training.files import locked
@@ -32,6 +32,10 @@ from latently.training.run import BLOCK, Run, Stop, moved, write_csv
 from latently.training.update import check_limits
 
 __all__ = ["Fit", "fit"]
+
+_HARDLY = 0.05  # of the variance, which the mean row alone all but reaches
+_SOME_STEPS = 100
+_TOLD = 1000  # rows that tell what is rebuilt
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Fit:
         validation: mean log p(x) of the validation rows after a fit in closed form or by EM, in
             nats, of integers the bound by one draw of u; None: there were none.
         exact: the values called "bound" in the history are log p(x) itself, as of a flow.
+        rebuilt: share of the variance that an autoencoder rebuilds, of validation rows, or of the
+            first training rows without them: 1 less the mean anomaly score; None: a density.
     """
 
     history: list[dict[str, float]]
@@ -60,6 +66,7 @@ class Fit:
     criteria: Criteria | None = None
     validation: float | None = None
     exact: bool = False
+    rebuilt: float | None = None
 
 
 def fit(
@@ -188,8 +195,23 @@ def fit(
             **others,
         )
         run(resume=resume, seconds_apart=checkpoint_seconds, show=progress, **options)
-        notes = (*objective.complaints(model), *run.warnings(), *model.complaints())
-        return Fit(run.progress.history, run.kept, run.progress.seconds, notes, exact=run.exact)
+        notes = [*objective.complaints(model), *run.warnings(), *model.complaints()]
+        rebuilt = _rebuilt(model, data if validation is None else validation, seed)
+        if rebuilt is not None and rebuilt < _HARDLY and run.progress.step >= _SOME_STEPS:
+            notes.append(
+                f"{rebuilt:.0%} of the variance is rebuilt, hardly more than by the mean row: the "
+                "codes say nothing; train longer, let a penalty begin at 0, as in "
+                "L1(Warmup(0.1)), or lower its weight"
+            )
+        state = run.progress
+        return Fit(
+            state.history,
+            run.kept,
+            state.seconds,
+            tuple(notes),
+            exact=run.exact,
+            rebuilt=rebuilt,
+        )
 
 
 def _passes(model: Model, data: Data, seed: int) -> Iterator[Tensor] | None:
@@ -252,6 +274,17 @@ def _held_out(model: Model, data: Data, seed: int) -> float:
             x, mask, context = moved(data.batch(rows), model.device)
             total += float(model.infer(x, 1, mask, context).log_w.double().sum())
     return total / len(data)
+
+
+@torch.no_grad()
+def _rebuilt(model: Model, data: Data, seed: int) -> float | None:
+    """The share of the variance of rows that an autoencoder rebuilds."""
+    if not isinstance(model, Autoencoder):
+        return None
+    x, mask, context = moved(
+        data.rows(slice(0, _TOLD)).once(seed).batch(slice(None)), model.device
+    )
+    return 1 - float(model.anomaly_score(x, mask, context).mean())
 
 
 def _criteria(model: Model, found: Fit, rows: int) -> Criteria | None:
