@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = ("make ", "python3 -m venv ", ".venv/bin/")  # lines that set an environment up
 NEED_DATA = re.compile(r"\b(mnist|fashion|omniglot|frey|cifar10)\b")
-BAR = re.compile(r"^(row|step|pass|fit) \d+/\d+ .*\n", re.MULTILINE)  # a terminal takes it away again
+BAR = re.compile(r"^(row|step|pass|fit) \d+/\d+ .*\n", re.MULTILINE)  # a terminal takes it away
 NUMBER = re.compile(r"-?\b\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
 
 
