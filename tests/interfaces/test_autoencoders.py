@@ -81,6 +81,19 @@ def test_contributions_add_up_and_missing_cells_add_nothing(name, coded, tmp_pat
         assert parts.sum() == pytest.approx(float(total), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["ae_holes", "gaps"])
+def test_a_row_without_cells_has_no_error(name, coded, tmp_path, done):
+    x = np.load(coded / "holes.npz")["x"][:3]
+    x[1] = np.nan
+    np.savez(tmp_path / "x.npz", x=x)
+    model, out = coded / f"{name}.safetensors", tmp_path / "s.csv"
+    done("score", model, "--data", tmp_path / "x.npz", "--contributions", "--out", out)
+    row = read(out)[1]
+    assert float(row["reconstruction_error"]) == 0
+    assert all(float(row[f"contribution_x{j}"]) == 0 for j in range(4))
+    assert name == "gaps" or float(row["anomaly_score"]) == 0
+
+
 def test_contributions_have_the_shape_of_rows(coded, tmp_path, done):
     out = tmp_path / "s.npz"
     done("score", coded / "ae.safetensors", "--data", "digits", "--contributions", "--out", out)

@@ -100,7 +100,7 @@ def _errors(saved: Saved, data: Data, contributions: bool, *, flat: bool) -> Map
         return {}
     errors = in_blocks(saved.model.errors, data)
     seen = torch.ones_like(data.x) if data.mask is None else data.mask
-    mean = errors.flatten(1).sum(1) / seen.flatten(1).sum(1)
+    mean = errors.flatten(1).sum(1) / seen.flatten(1).sum(1).clamp(min=1)  # 0 of no cells
     columns: dict[str, Any] = {"reconstruction_error": mean.tolist()}
     if not contributions:
         return columns
