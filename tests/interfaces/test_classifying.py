@@ -86,6 +86,7 @@ def test_nan_is_an_unknown_label_as_minus_one_is(some, done, tmp_path):
     assert np.array_equal(*p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m2", "both"])
 def test_every_verb_is_of_log_p_without_labels(some, name, done, tmp_path):
     model = some / f"{name}.safetensors"

@@ -92,6 +92,7 @@ def kinds(tmp_path_factory, done):
     return path
 
 
+@pytest.mark.slow
 def test_few_states_are_exact_until_draws_are_asked_for(kinds, made, done, tmp_path):
     def found(*words):
         return json.loads(done("evaluate", kinds, "--data", "digits", "--json", *words))

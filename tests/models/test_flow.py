@@ -73,6 +73,7 @@ def test_draws_are_decoded_noise_and_cooler_noise_lies_nearer(model, exactly):
     exactly(model.encode(model.sample(5, seed=7, temperature=0.5))[0], 0.5 * eps, 1e-8)
 
 
+@pytest.mark.slow
 def test_plane_density_integrates_to_one():
     model = shaken(NormalizingFlow((2,), NSF(transforms=2, hidden=(8,))))
     axis = torch.linspace(-12, 12, 801).double()

@@ -347,6 +347,7 @@ def test_context_moves_the_mean_exactly(kind, holes, exactly):
     exactly(evaluate(model, data).values, torch.tensor(wanted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("classes", [True, False])
 @pytest.mark.parametrize("holes", [0.0, 0.4])

@@ -283,6 +283,7 @@ def test_total_correlation_against_quadrature(gaussian_vae):
     assert wanted > 0.03
 
 
+@pytest.mark.slow
 def test_a_weight_takes_the_total_correlation_away():
     """On two correlated factors and an entangled start: what is free stays, what costs goes."""
     generator = torch.Generator().manual_seed(0)

@@ -261,6 +261,7 @@ def _room(monkeypatch):
     monkeypatch.setenv("LATENTLY_MEMORY_GIB", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 60, 10))
 def test_densities(start, cli, tmp_path, outcomes):
     for seed in range(start, start + 10):

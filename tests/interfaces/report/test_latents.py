@@ -286,6 +286,7 @@ def test_a_page_calls_a_bound_only_what_is_one(
     assert ("Objective, no bound on log p(x)" in source) is not bound
 
 
+@pytest.mark.slow
 def test_a_page_of_every_kind_of_latents(fitted, entry, page, make, rows, tmp_path):
     models = {
         "one category": make((5,), OneHot),

@@ -24,6 +24,7 @@ SECTIONS = ["evidence", "training", "latents", "rows", "record"]
 IMAGES, TABLE = ["samples", "reconstructions"], ["marginals"]
 
 
+@pytest.mark.slow
 def test_many_models_of_images(digits, tmp_path, page):
     data, entries = digits
     source, found = page(tmp_path / "many.html", entries, data, command="latently report a b")
@@ -87,6 +88,7 @@ def test_a_single_row(digits, which, tmp_path, page, entry):
     assert "nan" not in text
 
 
+@pytest.mark.slow
 def test_tables_show_marginals(table, tmp_path, page, entry):
     data, holed, saved = table
     for rows in (data, holed, holed.rows(slice(0, 1))):
@@ -143,6 +145,7 @@ def test_values_that_are_not_finite(table, tmp_path, page, entry):
     assert "row 3 has log p(x) = -inf" in "".join(found.text)
 
 
+@pytest.mark.slow
 def test_the_same_report_twice_and_nothing_of_the_host_changes(digits, tmp_path, page):
     data, entries = digits
     before, state = dict(matplotlib.rcParams), torch.random.get_rng_state()

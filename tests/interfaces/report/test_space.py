@@ -234,6 +234,7 @@ def test_numbers_are_shown_at_quantiles(rows):
     assert all((pair == row).all(1).any() for row in chosen)
 
 
+@pytest.mark.slow
 def test_a_page_of_a_conditional_and_an_unconditional_model(
     rows, likelihood, fitted, entry, page, tmp_path
 ):
@@ -254,6 +255,7 @@ def test_a_page_of_a_conditional_and_an_unconditional_model(
         assert {"plane", "interpolations"} <= set(found.ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "x",
     [

@@ -375,6 +375,7 @@ def test_rows_of_one_s_own_with_holes(part, fitted, entry, page, tmp_path):
     assert "KL(p" not in text
 
 
+@pytest.mark.slow
 def test_where_there_is_no_section(fitted, entry, page, tmp_path, table, digits):
     wide, _, saved = table
     _, found = page(tmp_path / "w.html", [entry("m", saved[1], wide)], wide)
