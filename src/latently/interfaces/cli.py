@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from latently.errors import Interrupted, UserError
+from latently.interfaces.leaving import check_words, explain, fail, leave_quietly
 
 __all__ = ["app", "main"]
 
@@ -546,72 +546,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _check_words(words)
+        check_words(words)
         code = app(words or ["--help"], prog_name="latently", standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     except _Stopped as error:
-        _fail(f"interrupted: {error}", 130)
+        fail(f"interrupted: {error}", 130)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        fail("interrupted", 130)
     except BrokenPipeError:
-        _leave_quietly()
+        leave_quietly()
     except SystemExit as left:  # the parser's word for a broken pipe
         if isinstance(left.__context__, BrokenPipeError):
-            _leave_quietly()
+            leave_quietly()
         raise
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}; see the path", 2)
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}; see the path", 2)
     except Exception as error:
-        _explain(error)
+        explain(error)
     if code == 130:  # the parser's word for a Ctrl-C
-        _fail("interrupted", 130)
+        fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _check_words(words: Sequence[str]) -> None:
-    """Refuses an option given twice, of which only the last would count.
-
-    Raises:
-        UserError: there is one.
-    """
-    options = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
-    if any("\0" in word for word in words):
-        raise UserError("a null byte in the call; no file or option holds one")
-    for option in options:
-        if options.count(option) > 1:
-            raise UserError(f"{option} is given twice")
-
-
-def _leave_quietly() -> NoReturn:
-    """Exits where the reader of our output has gone, as in `| head`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
-    sys.exit(0)
-
-
-def _explain(error: Exception) -> NoReturn:
-    """Exits by what the parser or the memory says; anything else is a bug of ours."""
-    describe = getattr(error, "format_message", None)
-    if describe is not None:
-        context = getattr(error, "ctx", None)
-        path = "latently" if context is None else context.command_path
-        _fail(f"{describe().rstrip('.')}; see {path} --help", 2)
-    from latently.interfaces.memory import is_out_of_memory
-
-    if is_out_of_memory(error):
-        _fail("out of memory; lower --samples, --batch-size, -n, --draws or --latents", 2)
-    if isinstance(error, RuntimeError) and "home directory" in str(error):  # by pathlib
-        _fail("a path begins with ~NAME, and nobody here is called so; write the folder out", 2)
-    raise error
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    # names of files may hold what steers a terminal
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    print(f"latently: {shown}", file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

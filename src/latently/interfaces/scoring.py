@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from latently.data import Data
@@ -98,13 +97,11 @@ def _errors(saved: Saved, data: Data, contributions: bool, *, flat: bool) -> Map
                 "leave it out"
             )
         return {}
-    errors = in_blocks(saved.model.errors, data)
-    seen = torch.ones_like(data.x) if data.mask is None else data.mask
-    mean = errors.flatten(1).sum(1) / seen.flatten(1).sum(1).clamp(min=1)  # 0 of no cells
-    columns: dict[str, Any] = {"reconstruction_error": mean.tolist()}
+    parts = in_blocks(saved.model.contributions, data)
+    errors = (parts * saved.model.error_unit).flatten(1).sum(1)
+    columns: dict[str, Any] = {"reconstruction_error": errors.tolist()}
     if not contributions:
         return columns
-    parts = in_blocks(saved.model.contributions, data)
     if not flat:
         return {**columns, "contributions": parts}
     cells = parts.flatten(1)

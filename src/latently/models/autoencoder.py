@@ -161,11 +161,10 @@ class Autoencoder(Model):
         """
         return self.contributions(x, mask, context).flatten(1).sum(1)
 
-    def contributions(
-        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
-    ) -> Tensor:
-        """What every cell adds to the anomaly score, (B, *shape), 0 where missing."""
-        return super().contributions(x, mask, context) / self.unit
+    @property
+    def error_unit(self) -> Tensor:
+        """Variances of the training rows, so that contributions add up to the anomaly score."""
+        return self.unit
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         return self.decoder.family.misfit(x, mask), self.decoder.family.support

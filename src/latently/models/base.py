@@ -376,18 +376,24 @@ class Model(nn.Module, ABC):
         apart = (x - self.reconstruct(x, mask, context)).square()
         return apart if mask is None else apart.where(mask, 0.0)
 
+    @property
+    def error_unit(self) -> Tensor | float:
+        """What `contributions` are told in, in squared data units; broadcasts to a row."""
+        return 1.0
+
     def contributions(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> Tensor:
         """What every cell adds to a row's reconstruction error, (B, *shape), 0 where missing.
 
-        The error is the mean squared difference of the observed cells, in squared data units.
+        The error is the mean squared difference of the observed cells, in units of `error_unit`:
+        squared data units, but for autoencoders.
         """
         errors = self.errors(x, mask, context)
         if mask is None:
-            return errors / errors[0].numel()
+            return errors / errors[0].numel() / self.error_unit
         seen = mask.flatten(1).sum(1).clamp(min=1)
-        return errors / seen.view(-1, *(1,) * len(self.shape))
+        return errors / seen.view(-1, *(1,) * len(self.shape)) / self.error_unit
 
     @torch.no_grad()
     def impute(
