@@ -58,6 +58,8 @@ class Evidence:
         samples: draws per row; 0 for exact methods.
         dims: values per row where bits/dim makes sense (discrete, fully observed), else None.
         discrete: True for probabilities, False for densities; the two are never ranked.
+        counted: the columns of probabilities, where others have densities; () where `discrete`
+            says it of all.
         seed: seed of the draws.
         notes: what else a reader should know; part of `warnings`.
         given: name of the context of a model of p(x|c); "" without.
@@ -76,6 +78,7 @@ class Evidence:
     seed: int = 0
     notes: tuple[str, ...] = field(default=())
     given: str = ""
+    counted: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -147,6 +150,12 @@ class Evidence:
             raise UserError(
                 "densities and probabilities cannot be compared; wrap the continuous model in "
                 "Dequantized (recipe option levels)"
+            )
+        if self.counted != other.counted:
+            raise UserError(
+                "one model has probabilities where the other has densities: columns "
+                f"{_listed(set(self.counted) ^ set(other.counted))}, counted from 0; fit both "
+                "with one schema"
             )
         difference = self.values - other.values
         return float(difference.mean()), _stderr(difference)
@@ -241,7 +250,13 @@ def evaluate(
         seed=seed,
         notes=notes,
         given=given_of(data),
+        counted=_counted(model),
     )
+
+
+def _counted(model: Any) -> tuple[int, ...]:
+    found = model.counted
+    return () if found is None or model.discrete else tuple(found.nonzero()[:, 0].tolist())
 
 
 def given_of(data: DataLike) -> str:
@@ -281,6 +296,10 @@ def as_evaluated(model: Any, data: DataLike) -> DataLike:
     if getattr(model, "context_optional", False) and data.context is not None:
         data = replace(data, context=None, conditions=None)  # type: ignore[type-var]
     return data
+
+
+def _listed(columns: set[int]) -> str:
+    return ", ".join(map(str, sorted(columns)[:8])) + (", ..." if len(columns) > 8 else "")
 
 
 def _stderr(values: Tensor) -> float:

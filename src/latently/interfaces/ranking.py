@@ -26,6 +26,12 @@ def rank(results: dict[str, Evidence]) -> list[dict[str, Any]]:
             f"{', '.join(densities)}: densities cannot be ranked with probabilities; compare them "
             "apart, or fit fa and ppca with --levels"
         )
+    if len({evidence.counted for evidence in results.values()}) > 1:
+        raise UserError(
+            f"{', '.join(results)}: they take unlike columns as counted, where one has a "
+            "probability and another a density; compare models fitted with one schema and a "
+            "recipe that reads it, such as table and mixture"
+        )
     order = sorted(results, key=lambda name: -results[name].nats)
     best = results[order[0]]
     rows = []

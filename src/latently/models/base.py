@@ -259,6 +259,14 @@ class Model(nn.Module, ABC):
         return ()
 
     @property
+    def counted(self) -> Tensor | None:
+        """Which cells have probabilities amid others that have densities, (*shape) bool.
+
+        None: `discrete` says it of all.
+        """
+        return None
+
+    @property
     def no_density(self) -> str:
         """What to say where a density is asked for and there is none."""
         return f"{type(self).__name__} has no density"

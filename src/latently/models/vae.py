@@ -97,6 +97,10 @@ class VAE(Model):
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
         return self.decoder(self.encoder.family.embed(z[0]), context)
 
+    @property
+    def counted(self) -> Tensor | None:
+        return getattr(self.decoder.family, "counted", None)
+
     def latent_states(self) -> int | None:
         return count_states(self.encoder.family(self.encoder.offset[None]))
 

@@ -21,9 +21,11 @@ class Family(nn.Module, ABC):
         shape: event shape of the distribution.
         param_shape: shape of the raw parameters of one event.
         discrete: True if values are counted (probabilities), False for densities.
+        atoms: values that have a probability amid a density, such as the 0 of an amount; () else.
     """
 
     discrete: bool = False
+    atoms: tuple[float, ...] = ()
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
