@@ -37,12 +37,19 @@ from latently.probability.dequantise import Noise, UniformNoise
 from latently.probability.families._point import Codes
 from latently.probability.families.base import Family
 from latently.probability.families.bernoulli import Bernoulli
+from latently.probability.families.mixed import Mixed
 from latently.probability.families.normal import FixedNormal, Normal
 from latently.probability.families.one_hot import OneHot
 from latently.probability.flows import NSF, Flow, Glow
 from latently.probability.priors import Prior, Standard, StandardNormal
 from latently.probability.transforms import Transform
-from latently.training.objectives import Objective, Reconstruction, SemiSupervised, Variational
+from latently.training.objectives import (
+    MIWAE,
+    Objective,
+    Reconstruction,
+    SemiSupervised,
+    Variational,
+)
 
 __all__ = [
     "CLOSED_FORM",
@@ -56,6 +63,7 @@ __all__ = [
     "ppca",
     "recipe",
     "ssvae",
+    "table",
     "vae",
 ]
 
@@ -252,6 +260,49 @@ def vae(
     decoder = Conditional(decoder_net or net, observed, latent.embed_shape, contexts=contexts)
     model = VAE(encoder, decoder, prior(z_shape, encoder), sees_mask=sees_mask)
     return _wrapped(model, transform)
+
+
+@recipe(objective=MIWAE)
+def table(
+    shape: Sequence[int],
+    *,
+    latents: int | None = None,
+    likelihood: Callable[..., Family] = Mixed,
+    posterior: Callable[..., Family] = Normal,
+    prior: Callable[..., Prior] = StandardNormal,
+    net: Callable[..., nn.Module] = MLP,
+    decoder_net: Callable[..., nn.Module] | None = None,
+    sees_mask: bool = True,
+    contexts: int = 0,
+) -> Model:
+    """Deep model of a table's rows, numbers and names alike, with or without holes (MIWAE).
+
+    Args:
+        shape: shape of one row, (columns,).
+        latents: number of latents; default: half the columns, from 2 to 10.
+        likelihood: family of p(x|z), with a family for every column. It follows the data.
+        posterior: family of q(z|x).
+        prior: p(z).
+        net: network of the encoder, and of the decoder unless that has its own.
+        decoder_net: network of the decoder, where it differs.
+        sees_mask: show the encoder which cells are observed.
+        contexts: width of the context of a conditional model; 0: none. It follows the data.
+    """
+    if latents is None:
+        latents = min(max(math.prod(shape) // 2, 2), 10)
+    model = vae(
+        shape,
+        latents=latents,
+        likelihood=likelihood,
+        posterior=posterior,
+        prior=prior,
+        net=net,
+        decoder_net=decoder_net,
+        sees_mask=sees_mask,
+        contexts=contexts,
+    )
+    model.objective = MIWAE.__name__
+    return model
 
 
 @recipe(objective=Reconstruction)

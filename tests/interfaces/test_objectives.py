@@ -60,7 +60,7 @@ def test_whole_and_parts_are_refused_together(rejected, part):
     ("words", "expected"),
     [
         ("--objective InfoVEA", "did you mean InfoVAE?"),
-        ("--objective Adam", "expected one of the objectives: InfoVAE, Reconstruction"),
+        ("--objective Adam", "expected one of the objectives: InfoVAE, MIWAE"),
         ("--objective InfoVAE(wieght=3)", "did you mean weight?"),
         ("--objective InfoVAE(alpha=2)", "alpha=2 must be a number of at most 1"),
         ("--objective InfoVAE(kernel=IWAE)", "kernel=IWAE"),
@@ -173,6 +173,7 @@ def test_help_and_lists(done):
     listed = done("list", "objectives")
     assert [line.split()[0] for line in listed.splitlines()] == [
         "InfoVAE",
+        "MIWAE",
         "Reconstruction",
         "SemiAmortised",
         "SemiSupervised",

@@ -255,7 +255,7 @@ def evaluate(
 
 
 def _counted(model: Any) -> tuple[int, ...]:
-    found = model.counted
+    found = getattr(model, "counted", None)
     return () if found is None or model.discrete else tuple(found.nonzero()[:, 0].tolist())
 
 

@@ -174,7 +174,10 @@ def check_effect(request: Request, train: Data, model: Model, closed_form: bool)
         _check_sampled(given, model, request.recipe)
         if "tolerance" in given:
             raise UserError(f"--tolerance has no effect on {request.recipe}; use --patience")
-        rows = min(request.options.get("batch_size", 100), len(train))
+        rows = (
+            request.options.get("batch_size") or request.objective.habits(len(train))["batch_size"]
+        )
+        rows = min(rows, len(train))
         rows = -(-rows // max(1, request.options.get("accumulate", 1)))  # fit refuses others
         latents = _latents(model, train)
         values = request.objective.size(rows, train.x[0].numel(), latents)

@@ -69,11 +69,11 @@ class Model(nn.Module, ABC):
     """
 
     density: ClassVar[Density | None]
-    objective: ClassVar[str] = "Variational"
     shape: tuple[int, ...]
     discrete: bool
     contexts: int = 0
     context_optional: bool = False
+    objective: str = "Variational"
     invertible: bool = False
     holes: bool = True
     numerical: bool = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class SemiSupervisedVAE(Model):
 
     density = "bound"
     context_optional = True
-    objective: ClassVar[str] = "SemiSupervised"
+    objective = "SemiSupervised"
 
     def __init__(
         self,

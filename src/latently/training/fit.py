@@ -77,11 +77,11 @@ def fit(
     validation: Data | None = None,
     epochs: int | None = None,
     steps: int | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     accumulate: int = 1,
     inference_steps: int = 0,
     inference_epochs: int | None = None,
-    learning_rate: float | Schedule = 1e-3,
+    learning_rate: float | Schedule | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     clip: float | None = None,
     skip: float | None = None,
@@ -112,15 +112,17 @@ def fit(
         objective: what to maximise; None: what the model is usually trained by, mostly
             `Variational()`.
         validation: rows for the choice of the epoch.
-        epochs: length of the run, 50 if neither this nor its steps are given.
+        epochs: length of the run; default, if its steps are not given either: 50, or what suits
+            the objective (`Objective.habits`).
         steps: length of the run in steps, or the most passes of a closed-form fit.
-        batch_size: rows per step.
+        batch_size: rows per step; default: 100, or what suits the objective.
         accumulate: pieces that the rows of a step pass in one after the other: same gradient, less
             memory.
         inference_steps: steps of the encoder's own parameters before each step of the others,
             every one a step of the run; 0: all move together.
         inference_epochs: epochs with such turns, then all move together; default: all epochs.
-        learning_rate: a number or a schedule over the run.
+        learning_rate: a number or a schedule over the run; default: 0.001, or what suits the
+            objective.
         optimizer: constructor `(parameters, lr=...) -> Optimizer`, e.g. AdamW.
         clip: largest global norm of a gradient, longer ones are shortened to it; default: none.
         skip: leave out a step whose gradient norm exceeds this; default: none.
@@ -180,10 +182,10 @@ def fit(
                 validation=None if validation is None else _held_out(model, validation, seed),
             )
         _check_trained(model, tolerance)
-        if epochs is None and steps is None:
-            options["epochs"] = 50
         objective = objective or usual(model)
         objective.check_model(model)  # before the run sets its scales
+        options |= _habitual(objective, data, options)
+        check_pieces(BatchOrder(len(data), options["batch_size"], 0), accumulate)
         run = Run(
             model,
             data,
@@ -212,6 +214,14 @@ def fit(
             exact=run.exact,
             rebuilt=rebuilt,
         )
+
+
+def _habitual(objective: Objective, data: Data, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the objective is used with, where nothing is said."""
+    usual = dict(objective.habits(len(data)))
+    if options["epochs"] is not None or options["steps"] is not None:
+        usual = {name: usual[name] for name in usual if name not in ("epochs", "steps")}
+    return {name: value for name, value in usual.items() if options[name] is None}
 
 
 def _passes(model: Model, data: Data, seed: int) -> Iterator[Tensor] | None:
@@ -315,14 +325,13 @@ def _check_options(
     patience, rate = options["patience"], options["learning_rate"]
     if patience is not None and (validation is None or patience < 1):
         raise UserError("patience needs validation data and a value of at least 1")
-    if not isinstance(rate, Schedule) and not 0 < rate < math.inf:
+    if rate is not None and not isinstance(rate, Schedule) and not 0 < rate < math.inf:
         raise UserError(f"learning_rate={rate} must be positive and finite")
     for name in ("batch_size", "steps"):
         if options[name] is not None and options[name] < 1:
             raise UserError(f"{name}={options[name]} must be at least 1")
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise UserError(f"tolerance={tolerance} must be a number of nats, 0 or more")
-    check_pieces(BatchOrder(len(data), options["batch_size"], 0), options["accumulate"])
     check_limits(options["clip"], options["skip"])
     check_decay(options["ema"])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Size, Tensor, nn
@@ -68,40 +68,41 @@ class Mixed(Family):
                 f"Mixed: {len(columns)} families for {width} columns; give one for each column"
             )
         self._at = _grouped(columns)
-        self.groups = nn.ModuleList(inner("Mixed", columns[at[0]], (len(at),)) for at in self._at)
-        for at, family in zip(self._at, self.groups, strict=True):
+        groups = [inner("Mixed", columns[at[0]], (len(at),)) for at in self._at]
+        for at, family in zip(self._at, groups, strict=True):
             if len(family.param_shape) != 1 or len(family.embed_shape) != 1:
                 raise UserError(f"Mixed: {expr.show(columns[at[0]])} is no family of columns")
+        self.groups = nn.ModuleList(groups)
         self._back = _inverse([j for at in self._at for j in at])
         counted = torch.zeros(width, dtype=torch.bool)
         for at, family in self._parts():
             counted[at] = family.discrete
         self.register_buffer("counted", counted, persistent=False)
-        self.discrete = bool(all(family.discrete for family in self.groups))
-        self.atoms = tuple(sorted({a for family in self.groups for a in family.atoms}))
+        self.discrete = all(family.discrete for family in groups)
+        self.atoms = tuple(sorted({atom for family in groups for atom in family.atoms}))
 
-    def _parts(self) -> Any:
+    def _parts(self) -> Iterator[tuple[list[int], Family]]:
         """Columns and family of every group."""
-        return zip(self._at, self.groups, strict=True)
+        return zip(self._at, cast("Iterable[Family]", self.groups), strict=True)
 
     @property
     def param_shape(self) -> tuple[int, ...]:
-        return (sum(family.param_shape[0] for family in self.groups),)
+        return (sum(family.param_shape[0] for _, family in self._parts()),)
 
     @property
     def embed_shape(self) -> tuple[int, ...]:
-        return (sum(family.embed_shape[0] for family in self.groups),)
+        return (sum(family.embed_shape[0] for _, family in self._parts()),)
 
     def forward(self, h: Tensor) -> Factorized:
-        sizes = [family.param_shape[0] for family in self.groups]
-        parts = [family(own) for family, own in zip(self.groups, h.split(sizes, -1), strict=True)]
+        sizes = [family.param_shape[0] for _, family in self._parts()]
+        own = h.split(sizes, -1)
+        parts = [family(h) for (_, family), h in zip(self._parts(), own, strict=True)]
+        cells = _Cells([part.base for part in parts], self._at, self._back)
         fill = [
-            torch.as_tensor(part.fill).expand(len(at))
+            torch.as_tensor(part.fill, dtype=torch.float64, device=h.device).expand(len(at))
             for at, part in zip(self._at, parts, strict=True)
         ]
-        cells = _Cells([part.base for part in parts], self._at, self._back)
-        filled = torch.cat([f.to(h.device, torch.float64) for f in fill])[cells.back]
-        return Factorized(cells, 1, filled)
+        return Factorized(cells, 1, torch.cat(fill)[self._back])
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         seen = [
@@ -119,15 +120,15 @@ class Mixed(Family):
 
     @property
     def support(self) -> str:
-        if len(self.groups) == 1:
-            return str(self.groups[0].support)
         said: dict[str, list[int]] = {}
         for at, family in self._parts():
             said.setdefault(family.support, []).extend(at)
+        if len(said) == 1:
+            return next(iter(said))
         return "; ".join(f"{what} in column{_listed(at)}" for what, at in said.items())
 
     def unscaled(self) -> None:
-        for family in self.groups:
+        for _, family in self._parts():
             family.unscaled()
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -75,6 +75,13 @@ class Objective(ABC):
             UserError: rows that it cannot be trained on.
         """
         return self.of_rows(len(data))
+
+    def habits(self, rows: int) -> Mapping[str, Any]:
+        """The options of a run on so many rows where the caller of `fit` says nothing of them.
+
+        Its length ("epochs" or "steps"), "batch_size" and "learning_rate".
+        """
+        return {"epochs": 50, "batch_size": 100, "learning_rate": 1e-3}
 
     def check_rows(self, rows: int) -> None:
         """Raises UserError for a batch of too few rows."""
