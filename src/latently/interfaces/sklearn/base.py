@@ -1,4 +1,4 @@
-"""Estimators for scikit-learn: a recipe behind `fit`, `transform` and `score`.
+"""What the estimators share: a recipe's model, built for X, fitted to it and asked by rows.
 
 Everything is in float64, whatever X is, and a row is treated by itself: what comes out of it does
 not depend on the rows beside it. Rows with missing cells (NaN) and complete ones go apart, and in
@@ -9,18 +9,16 @@ the same shapes for one row and for many.
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
-from sklearn.utils import assert_all_finite, check_array, check_random_state
+from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -36,8 +34,6 @@ from latently.probability.families import SharedNormal
 from latently.recipes import CLOSED_FORM, RECIPES
 from latently.training import Fit, Objective
 from latently.training import fit as fit_model
-
-__all__ = ["LatentTransformer"]
 
 _BLOCK = 256  # rows at a time
 _HELD_OUT = 0.1  # share of the rows that patience looks at
@@ -112,7 +108,7 @@ class _Estimator(BaseEstimator):
         with torch.no_grad():
             if self.model_.density is None:
                 strange = self.model_.anomaly_score
-                return -self._apart(data, lambda x, mask: _in_blocks(strange, x, mask))
+                return -self._apart(data, lambda x, mask: in_blocks(strange, x, mask))
             return self._apart(data, self._log_p)
 
     def score(self, X: ArrayLike, y: object = None) -> float:
@@ -129,9 +125,9 @@ class _Estimator(BaseEstimator):
             raise UserError(f"recipe={self.recipe!r}: {closest(str(self.recipe), RECIPES)}")
         for name in ("epochs", "batch_size", "samples", "patience"):
             value = getattr(self, name)
-            if not _whole(value) and not (name == "patience" and value is None):
+            if not is_count(value) and not (name == "patience" and value is None):
                 raise UserError(f"{name}={value!r} must be a whole number of at least 1")
-        rate = _number(self.learning_rate)
+        rate = number(self.learning_rate)
         if not isinstance(rate, Schedule | float | int):
             raise UserError(f"learning_rate={rate!r} must be a number or a schedule")
         if not isinstance(self.objective, Objective | None):
@@ -182,7 +178,7 @@ class _Estimator(BaseEstimator):
         named: dict[str, Any] = {}
         for width in ("latents", "components"):
             if width in taken:
-                named[width] = _number(self.latents)
+                named[width] = number(self.latents)
         if "likelihood" in taken and taken["likelihood"].default is not None:
             named["likelihood"] = SharedNormal
         elif "likelihood" in taken:  # a recipe that chooses by itself
@@ -196,7 +192,7 @@ class _Estimator(BaseEstimator):
         chosen: dict[str, Any] = {}
         if self.recipe not in CLOSED_FORM:
             names = ("epochs", "batch_size", "learning_rate", "device")
-            chosen = {name: _number(getattr(self, name)) for name in names}
+            chosen = {name: number(getattr(self, name)) for name in names}
         validation = None
         if self.patience is not None:
             rows = np.arange(len(data))
@@ -207,7 +203,7 @@ class _Estimator(BaseEstimator):
             data,
             self.objective,
             validation=validation,
-            patience=_number(self.patience),
+            patience=number(self.patience),
             seed=self.seed_,
             progress=bool(self.verbose),
             **chosen,
@@ -218,7 +214,7 @@ class _Estimator(BaseEstimator):
     def _log_p(self, x: Tensor, mask: Tensor | None) -> Tensor:
         method = default_method(self.model_)
         if isinstance(method, ImportanceSampling):
-            method = ImportanceSampling(_number(self.samples))
+            method = ImportanceSampling(number(self.samples))
         data = Data(x, "SharedNormal", "X", mask=mask)
         return evaluate(self.model_, data, method, seed=self.seed_).values
 
@@ -227,11 +223,11 @@ class _Estimator(BaseEstimator):
         """A function of complete rows and of rows with holes, apart, in the order of the rows."""
         if data.mask is None:
             return function(data.x, None).numpy()
-        whole = data.mask.flatten(1).all(1)
-        order = torch.cat([whole.nonzero(), (~whole).nonzero()]).flatten().argsort()
-        parts = [function(data.x[~whole], data.mask[~whole])]
-        if bool(whole.any()):
-            parts.insert(0, function(data.x[whole], None))
+        complete = data.mask.flatten(1).all(1)
+        order = torch.cat([complete.nonzero(), (~complete).nonzero()]).flatten().argsort()
+        parts = [function(data.x[~complete], data.mask[~complete])]
+        if bool(complete.any()):
+            parts.insert(0, function(data.x[complete], None))
         return torch.cat(parts)[order].numpy()
 
     def _leaves_cells_out(self) -> bool:
@@ -246,128 +242,18 @@ class _Estimator(BaseEstimator):
             return False
 
 
-class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Estimator):
-    r"""Latents of rows as features: any recipe as a transformer of scikit-learn.
-
-    `transform(x) = E q(z|x)`, the posterior means of all layers side by side: factors of `fa`,
-    codes of `ae`, responsibilities `p(k|x)` of a `mixture`; of a `flow` the row in its base space.
-    `inverse_transform(z) = E p(x|z)`. Everything is in float64.
-
-    Args:
-        recipe: name of a recipe: "vae", "fa", "ppca", "mixture", "flow", "ae" or one of your own.
-        latents: columns of the result: latents, or components of a mixture. A flow has as many as
-            X, whatever this says.
-        likelihood: family of p(x|z), e.g. `Bernoulli` for X of 0 and 1. Default: the recipe's
-            choice (squared error of an autoencoder), or `SharedNormal`: all columns, whole numbers
-            too, are taken as continuous, each with a noise of its own.
-        net: network of encoder and decoder, e.g. `partial(MLP, hidden=(64,))`.
-        options: further arguments of the recipe, e.g. `{"family": Full()}` of a mixture.
-        objective: what is maximised, e.g. `Variational(bound=IWAE(), samples=5)`; default: the
-            model's own.
-        epochs: passes over the rows. This and the next two do nothing to recipes fitted in closed
-            form or by EM (fa, ppca, mixture), so that one grid can hold several recipes.
-        batch_size: rows per step.
-        learning_rate: of Adam, a number or a schedule.
-        patience: hold a tenth of the rows out, stop after so many epochs without a better bound
-            on them, and keep the best epoch; None: all rows and all epochs.
-        samples: draws per row of the bound that `score` reports where log p(x) is not exact.
-        random_state: of weights, batches and draws; None: another fit every time.
-        device: "cpu" or "cuda", where training by gradient runs; the fitted model is on the CPU.
-        verbose: above 0: show the progress of the fit.
-
-    Attributes:
-        model_: the fitted model; `latently.save` writes it.
-        history_: one dict per epoch, or per pass of EM; nats.
-        n_iter_: how many these are.
-        seed_: what `random_state` drew.
-        n_features_in_: columns of X.
-        feature_names_in_: their names, where X has names of text.
-
-    >>> from sklearn.datasets import load_iris
-    >>> X, _ = load_iris(return_X_y=True)
-    >>> fa = LatentTransformer("fa", latents=2).fit(X)
-    >>> fa.transform(X).shape
-    (150, 2)
-    >>> fa.score(X)  # exact, in nats per row
-    -2.59
-    """
-
-    def fit(self, X: ArrayLike, y: object = None) -> LatentTransformer:
-        """Builds the recipe's model for X, (n, columns), and fits it.
-
-        NaN is a missing cell. What a reader should know of the fit is warned of.
-
-        Args:
-            X: at least two rows.
-            y: ignored.
-
-        Returns:
-            The transformer itself.
-
-        Raises:
-            UserError: options that are none, build no model, or have no effect on it; a value
-                outside the likelihood's support.
-            ValueError: what scikit-learn refuses; NaN, if the model cannot leave cells out.
-        """
-        first = self._fit(X).rows(slice(0, 1))
-        self._shapes = [tuple(z.shape[1:]) for z in self.model_.encode(first.x, first.mask)]
-        return self
-
-    def transform(self, X: ArrayLike) -> np.ndarray:
-        """Posterior means of X, (n, latents), layer after layer.
-
-        Raises:
-            UserError: a value outside the likelihood's support.
-            NotFittedError, ValueError: what scikit-learn refuses; NaN, if the model cannot leave
-                cells out.
-        """
-        return self._apart(self._rows(X), lambda x, mask: _in_blocks(self._codes, x, mask))
-
-    def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
-        """Means of p(x|z), (n, columns), of latents as `transform` gives them.
-
-        Of a mixture, of the component with the largest share.
-
-        Raises:
-            UserError: rows of another width than `transform` gives.
-            NotFittedError, ValueError: what scikit-learn refuses.
-        """
-        check_is_fitted(self)
-        z = torch.tensor(check_array(Z, dtype=np.float64, input_name="Z"))
-        if z.shape[1] != self._n_features_out:
-            raise UserError(
-                f"Z has {z.shape[1]} columns, the model {self._n_features_out} latents; give rows "
-                "as transform returns them"
-            )
-        return _in_blocks(self._decoded, z, None).numpy()
-
-    @property
-    def _n_features_out(self) -> int:
-        return sum(map(math.prod, self._shapes))
-
-    def _codes(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return torch.cat([z.flatten(1) for z in self.model_.encode(x, mask)], 1)
-
-    def _decoded(self, z: Tensor, mask: None) -> Tensor:
-        ends = [0, *accumulate(map(math.prod, self._shapes))]
-        parts = [z[:, first:last] for first, last in pairwise(ends)]
-        layers = [part.unflatten(1, s) for part, s in zip(parts, self._shapes, strict=True)]
-        return self.model_.decode(tuple(layers))
-
-
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """A number of numpy, which grids hold, as Python's."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _whole(value: Any) -> bool:
-    value = _number(value)
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number of at least 1, numpy's too."""
+    value = number(value)
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _in_blocks(
-    function: Callable[[Tensor, Any], Tensor], x: Tensor, mask: Tensor | None
-) -> Tensor:
+def in_blocks(function: Callable[[Tensor, Any], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
     """A function of rows, block by block, all of one size."""
     parts = []
     for start in range(0, len(x), _BLOCK):
