@@ -70,8 +70,11 @@ class Mixed(Family):
         self._at = _grouped(columns)
         groups = [inner("Mixed", columns[at[0]], (len(at),)) for at in self._at]
         for at, family in zip(self._at, groups, strict=True):
-            if len(family.param_shape) != 1 or len(family.embed_shape) != 1:
-                raise UserError(f"Mixed: {expr.show(columns[at[0]])} is no family of columns")
+            if not isinstance(family(torch.zeros(family.param_shape)), Factorized):
+                raise UserError(
+                    f"Mixed: {type(family).__name__} is a family of columns that depend on each "
+                    "other; choose one of independent cells, such as Normal or Categorical"
+                )
         self.groups = nn.ModuleList(groups)
         self._back = _inverse([j for at in self._at for j in at])
         counted = torch.zeros(width, dtype=torch.bool)
