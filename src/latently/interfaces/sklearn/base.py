@@ -9,6 +9,7 @@ the same shapes for one row and for many.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from latently import expr
 from latently.data import Data
 from latently.errors import UserError, closest
 from latently.inference import ImportanceSampling, evaluate
@@ -30,11 +32,12 @@ from latently.inference.noise import seeded
 from latently.inference.schedules import Schedule
 from latently.interfaces.making import make_model
 from latently.models import Model
-from latently.probability.families import SharedNormal
 from latently.recipes import CLOSED_FORM, RECIPES
+from latently.registry import components
 from latently.training import Fit, Objective
 from latently.training import fit as fit_model
 
+NUMBERS = "SharedNormal"  # family of rows of which nothing is known but that they are numbers
 _BLOCK = 256  # rows at a time
 _HELD_OUT = 0.1  # share of the rows that patience looks at
 _DEVICES = ("cpu", "cuda")
@@ -52,15 +55,15 @@ class _Estimator(BaseEstimator):
     def __init__(
         self,
         recipe: str = "vae",
-        latents: int | Sequence[int] = 8,
+        latents: int | Sequence[int] | None = 8,
         *,
         likelihood: Callable[..., Any] | None = None,
         net: Callable[..., Any] | None = None,
         options: Mapping[str, Any] | None = None,
         objective: Objective | None = None,
-        epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float | Schedule = 1e-3,
+        epochs: int | None = 100,
+        batch_size: int | None = 64,
+        learning_rate: float | Schedule | None = 1e-3,
         patience: int | None = None,
         samples: int = 100,
         random_state: int | np.random.RandomState | None = 0,
@@ -88,8 +91,7 @@ class _Estimator(BaseEstimator):
         data = self._data(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = self._built(data, self.seed_)
-        if data.mask is not None and not model.holes:
-            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
+        self._check_holes(data, model)
         found = self._fitted(model, data)
         for note in found.warnings:
             warnings.warn(f"{type(self).__name__}: {note}", stacklevel=3)
@@ -125,10 +127,10 @@ class _Estimator(BaseEstimator):
             raise UserError(f"recipe={self.recipe!r}: {closest(str(self.recipe), RECIPES)}")
         for name in ("epochs", "batch_size", "samples", "patience"):
             value = getattr(self, name)
-            if not is_count(value) and not (name == "patience" and value is None):
+            if not is_count(value) and not (name != "samples" and value is None):
                 raise UserError(f"{name}={value!r} must be a whole number of at least 1")
         rate = number(self.learning_rate)
-        if not isinstance(rate, Schedule | float | int):
+        if not isinstance(rate, Schedule | float | int | None):
             raise UserError(f"learning_rate={rate!r} must be a number or a schedule")
         if not isinstance(self.objective, Objective | None):
             raise UserError(
@@ -153,36 +155,40 @@ class _Estimator(BaseEstimator):
         )
         mask = torch.from_numpy(~np.isnan(x))
         seen = None if bool(mask.all()) else mask
-        return Data(torch.tensor(np.nan_to_num(x)), "SharedNormal", "X", mask=seen)
+        return Data(torch.tensor(np.nan_to_num(x)), NUMBERS, "X", mask=seen)
 
     def _rows(self, X: ArrayLike) -> Data:
         """Rows for the fitted model."""
         check_is_fitted(self)
         data = self._data(X, reset=False)
-        if data.mask is not None and not self.model_.holes:
-            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
+        self._check_holes(data, self.model_)
         self.model_.check(data.x, data.mask, data.protocol)
         return data
+
+    def _check_holes(self, data: Data, model: Model) -> None:
+        """Refuses NaN in scikit-learn's words where the model cannot leave cells out."""
+        if data.mask is not None and not model.holes:
+            x = data.x.masked_fill(~data.mask, math.nan).numpy()
+            assert_all_finite(x, estimator_name=type(self).__name__, input_name="X")
 
     def _built(self, data: Data, seed: int) -> Model:
         """The recipe's model for data, in float64."""
         try:
             with seeded(seed):  # flows draw permutations while their size is found out, too
-                return make_model(self.recipe, self._arguments(), data, seed).double()
+                return make_model(self.recipe, self._arguments(data), data, seed).double()
         except UserError as error:
             raise UserError(f"{error} (X has n_features={data.shape[0]})") from None
 
-    def _arguments(self) -> dict[str, Any]:
+    def _arguments(self, data: Data) -> dict[str, Any]:
         """Of the recipe; latents are the width of what `transform` gives wherever it is free."""
         taken = inspect.signature(RECIPES[self.recipe]).parameters
         named: dict[str, Any] = {}
         for width in ("latents", "components"):
-            if width in taken:
+            if width in taken and self.latents is not None:
                 named[width] = number(self.latents)
-        if "likelihood" in taken and taken["likelihood"].default is not None:
-            named["likelihood"] = SharedNormal
-        elif "likelihood" in taken:  # a recipe that chooses by itself
-            named["likelihood"] = None
+        if "likelihood" in taken:
+            own = taken["likelihood"].default is None and data.family == NUMBERS
+            named["likelihood"] = None if own else expr.build(data.family, components())
         given = {"likelihood": self.likelihood, "net": self.net}
         named |= {name: value for name, value in given.items() if value is not None}
         return {**named, **(self.options or {})}
@@ -192,7 +198,8 @@ class _Estimator(BaseEstimator):
         chosen: dict[str, Any] = {}
         if self.recipe not in CLOSED_FORM:
             names = ("epochs", "batch_size", "learning_rate", "device")
-            chosen = {name: number(getattr(self, name)) for name in names}
+            given = {name: number(getattr(self, name)) for name in names}
+            chosen = {name: value for name, value in given.items() if value is not None}
         validation = None
         if self.patience is not None:
             rows = np.arange(len(data))
@@ -215,7 +222,7 @@ class _Estimator(BaseEstimator):
         method = default_method(self.model_)
         if isinstance(method, ImportanceSampling):
             method = ImportanceSampling(number(self.samples))
-        data = Data(x, "SharedNormal", "X", mask=mask)
+        data = Data(x, NUMBERS, "X", mask=mask)
         return evaluate(self.model_, data, method, seed=self.seed_).values
 
     @staticmethod
@@ -236,8 +243,8 @@ class _Estimator(BaseEstimator):
             return self.model_.holes
         try:
             self._check_options()
-            width = int(np.prod(self.latents)) + 1
-            return self._built(Data(torch.zeros(2, width), "SharedNormal", "X"), 0).holes
+            width = 1 + (1 if self.latents is None else int(np.prod(self.latents)))
+            return self._built(Data(torch.zeros(2, width), NUMBERS, "X"), 0).holes
         except (UserError, TypeError, ValueError, RuntimeError):  # fit will say what is wrong
             return False
 
