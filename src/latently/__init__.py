@@ -97,6 +97,7 @@ if TYPE_CHECKING:
         traverse,
     )
     from latently.inference.methods import Enumeration, Scores
+    from latently.inference.sensitivity import Sensitivity, sensitivity
     from latently.interfaces.sklearn import LatentTransformer
     from latently.io import load, save
     from latently.models import (
@@ -108,8 +109,10 @@ if TYPE_CHECKING:
         Mixture,
         Model,
         NormalizingFlow,
+        NotAtRandom,
         SemiSupervisedVAE,
         Transformed,
+        not_random,
     )
     from latently.models.components import (
         Bits,
@@ -124,6 +127,7 @@ if TYPE_CHECKING:
     )
     from latently.probability import families, flows, priors, transforms
     from latently.probability.dequantise import Noise, UniformNoise, VariationalNoise
+    from latently.probability.missingness import Agnostic, Missingness, SelfMasking
     from latently.recipes import ae, fa, flow, mixture, ppca, recipe, ssvae, vae
     from latently.training import (  # type: ignore[no-redef]
         InfoVAE,
@@ -184,6 +188,7 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
     "latently.inference.sample_quality",
     "latently.inference.refine",
     "latently.inference.robustness",
+    "latently.inference.sensitivity",
     "latently.inference.schedules",
     "latently.inference.two_samples",
     "latently.training.density",
@@ -192,6 +197,7 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
     "latently.models",
     "latently.models.components",
     "latently.probability.dequantise",
+    "latently.probability.missingness",
     "latently.recipes",
 ]
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
@@ -210,6 +216,7 @@ __all__ = [
     "VAE",
     "VIMCO",
     "Adversarial",
+    "Agnostic",
     "Autoencoder",
     "Bits",
     "Bound",
@@ -250,12 +257,14 @@ __all__ = [
     "Linear",
     "Masking",
     "Method",
+    "Missingness",
     "Mixture",
     "Model",
     "MultiplyIWAE",
     "Neighbours",
     "Noise",
     "NormalizingFlow",
+    "NotAtRandom",
     "Objective",
     "Opinion",
     "PCAFeatures",
@@ -272,9 +281,11 @@ __all__ = [
     "Schedule",
     "Score",
     "Scores",
+    "SelfMasking",
     "SemiAmortised",
     "SemiSupervised",
     "SemiSupervisedVAE",
+    "Sensitivity",
     "Sparsity",
     "Spherical",
     "Strangeness",
@@ -321,6 +332,7 @@ __all__ = [
     "mixture",
     "neighbours",
     "nets",
+    "not_random",
     "ppca",
     "priors",
     "probe",
@@ -331,6 +343,7 @@ __all__ = [
     "sap",
     "save",
     "second_opinion",
+    "sensitivity",
     "ssvae",
     "strangeness",
     "toy",

@@ -187,4 +187,6 @@ def _check_arguments(
 
 
 # Arguments of constructors that a recipe resolves; a user never writes them.
-_SIZES = frozenset({"in_shape", "out_shape", "shape", "z_shape", "encoder", "params"})
+_SIZES = frozenset(
+    {"in_shape", "out_shape", "shape", "z_shape", "encoder", "params", "categories"}
+)

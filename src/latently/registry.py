@@ -13,7 +13,7 @@ from latently import nets, recipes
 from latently.data import corruptions, masks
 from latently.inference import bounds, estimators, kernels, methods, schedules
 from latently.models import components as kinds
-from latently.probability import dequantise, families, flows, priors, transforms
+from latently.probability import dequantise, families, flows, missingness, priors, transforms
 from latently.training import objectives, penalties
 
 __all__ = ["ACTIVATIONS", "KINDS", "OPTIMIZERS", "components", "names"]
@@ -53,6 +53,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "schedules": _public(schedules, schedules.Schedule),
     "nets": _public(nets),
     "masks": _public(masks, masks.Mask),
+    "missingness": _public(missingness, missingness.Missingness),
     "corruptions": _public(corruptions, corruptions.Corruption),
     "penalties": _public(penalties, penalties.Penalty),
     "optimizers": {name: getattr(optim, name) for name in OPTIMIZERS},

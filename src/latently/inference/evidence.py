@@ -26,6 +26,10 @@ _NUMERICAL = (
     "this model's density is itself integrated numerically, usually to 1e-3 nats, worse where its "
     "net is rough: check the number in float64, or choose another flow"
 )
+_WITH_HOLES = (
+    "this is log p(x, s): the observed values together with which cells are missing, s; it "
+    "compares with no log p(x)"
+)
 _WORDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"}
 
 
@@ -63,6 +67,7 @@ class Evidence:
         seed: seed of the draws.
         notes: what else a reader should know; part of `warnings`.
         given: name of the context of a model of p(x|c); "" without.
+        of: what is counted, "x", or "x, s" where it is also which cells are missing.
     """
 
     values: Tensor
@@ -79,14 +84,15 @@ class Evidence:
     notes: tuple[str, ...] = field(default=())
     given: str = ""
     counted: tuple[int, ...] = ()
+    of: str = "x"
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def what(self) -> str:
-        """What the values are the logarithms of: p(x), or p(x|label)."""
-        return f"p(x|{self.given})" if self.given else "p(x)"
+        """What the values are the logarithms of: p(x), p(x|label) or p(x, s)."""
+        return f"p({self.of}|{self.given})" if self.given else f"p({self.of})"
 
     @property
     def nats(self) -> float:
@@ -145,6 +151,11 @@ class Evidence:
             raise UserError(
                 f"cannot pair {self.protocol} ({len(self)} rows) with {other.protocol} "
                 f"({len(other)} rows); evaluate both on the same data"
+            )
+        if self.of != other.of:
+            raise UserError(
+                f"log {self.what} and log {other.what} are of unlike events: one counts which "
+                "cells are missing (s), too; compare what the models impute instead"
             )
         if self.discrete != other.discrete:
             raise UserError(
@@ -236,6 +247,7 @@ def evaluate(
     if exact and model.numerical:
         kind, name = "estimate", "numerical integration"
     notes = (*scores.notes, _NUMERICAL) if model.numerical else scores.notes
+    notes = notes if _event(model) == "x" else (*notes, _WITH_HOLES)
     return Evidence(
         values=values,
         kind=kind,
@@ -251,7 +263,13 @@ def evaluate(
         notes=notes,
         given=given_of(data),
         counted=_counted(model),
+        of=_event(model),
     )
+
+
+def _event(model: Any) -> str:
+    found: str = getattr(model, "evidence_of", "x")
+    return found
 
 
 def _counted(model: Any) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from latently.models.base import Model
 from latently.models.flow import NormalizingFlow
 from latently.models.linear import PPCA, FactorAnalysis
 from latently.models.mixture import Mixture
+from latently.models.not_at_random import NotAtRandom, not_random
 from latently.models.semi_supervised import SemiSupervisedVAE
 from latently.models.vae import VAE
 from latently.models.wrappers import Dequantized, Transformed
@@ -18,6 +19,8 @@ __all__ = [
     "Mixture",
     "Model",
     "NormalizingFlow",
+    "NotAtRandom",
     "SemiSupervisedVAE",
     "Transformed",
+    "not_random",
 ]

@@ -65,6 +65,8 @@ class Model(nn.Module, ABC):
             estimate, where others are exact.
         tolerance: nats that a pass of `em` gains at least, or the fit ends: of complete rows, and
             of rows with holes, where EM creeps.
+        evidence_of: what log p is of: "x", or "x, s" for the observed values together with which
+            cells are missing.
         call: the recipe call that built the model, where one did; it is what files store.
     """
 
@@ -77,6 +79,7 @@ class Model(nn.Module, ABC):
     invertible: bool = False
     holes: bool = True
     numerical: bool = False
+    evidence_of: str = "x"
     tolerance: tuple[float, float] = (1e-8, 1e-6)
     call: Any = None
 
@@ -272,6 +275,23 @@ class Model(nn.Module, ABC):
         return f"{type(self).__name__} has no density"
 
     # Derived, once for all models.
+
+    def scored(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        gradient: Gradient = "total",
+        z: tuple[Tensor, ...] | None = None,
+        draw: Draw = draw,
+        local: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Particles, Distribution]:
+        """What `infer` returns, and p(x|z) of its latents, which some models decode for both."""
+        how: dict[str, Any] = {"gradient": gradient, "z": z, "draw": draw, "local": local}
+        p = self.infer(x, samples, mask, context, **how)
+        return p, self.likelihood(p.z, context)
 
     def log_prob(
         self,

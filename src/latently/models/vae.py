@@ -11,6 +11,7 @@ and q see the observed ones only, which gives a bound on log p(x_observed) (Matt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,22 @@ class VAE(Model):
         draw: Draw = draw,
         local: tuple[Tensor, ...] | None = None,
     ) -> Particles:
+        how: dict[str, Any] = {"gradient": gradient, "z": z, "draw": draw, "local": local}
+        return self.scored(x, samples, mask, context, **how)[0]
+
+    def scored(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        gradient: Gradient = "total",
+        z: tuple[Tensor, ...] | None = None,
+        draw: Draw = draw,
+        local: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Particles, Distribution]:
+        """As `infer`, with the p(x|z) that was decoded for it."""
         h = self.encoder.params(*self._seen(x, mask), context)
         h = h if local is None else h + local[0]
         q, prior = self.encoder.family(h), self.prior(context)
@@ -76,7 +93,7 @@ class VAE(Model):
         likelihood = self.likelihood((z0,), context)
         log_lik = observed_log_prob(likelihood, x, mask)
         kl, cells = kl_and_cells(q, prior)
-        return Particles(
+        found = Particles(
             z=(z0,),
             log_lik=log_lik,
             log_prior=(prior.log_prob(z0),),
@@ -85,6 +102,7 @@ class VAE(Model):
             log_pi=log_q if gradient == "exact" else equal_shares(log_lik),
             kl_cells=(None if cells is None else cells.expand_as(z0),),
         )
+        return found, likelihood
 
     def latents(
         self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
