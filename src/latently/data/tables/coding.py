@@ -1,0 +1,265 @@
+"""Cells of one column to numbers and back, by what the column is.
+
+Out: numbers as they are, levels as their code, moments as seconds since 1970 in UTC. A cell that
+is missing, or whose value has no code and no `other` to stand for it, is 0 with mask False.
+
+Back: numbers are rounded to `decimals` and clipped to `low` and `high`, moments to `unit`, codes
+to the nearest one there is. What is put in so never lies beyond what was observed: draws of
+families with long tails would, and no column's own rules (a share, an age, a price) are known.
+Whoever wants draws without bounds sets `low` and `high` to None. Cells that are kept are not
+touched.
+The code `other` comes back as the text "other", or as a missing cell of a column of numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from latently.data.tables.cells import Cells, as_numbers, as_times, cells, first_row, label_at
+from latently.data.tables.column import DISCRETE, OTHER, Column
+from latently.data.tables.dates import FORMS, date_text, round_to
+from latently.data.tables.frame import Frame
+from latently.data.tables.infer import outside
+from latently.data.tables.numbers import number_text
+from latently.data.tables.words import at, plural, shown
+from latently.errors import UserError
+
+__all__ = ["Coded", "constant_differs", "decode_column", "encode_column", "fill_constant"]
+
+
+class Coded(NamedTuple):
+    """A column as numbers: x `(n,)`, 0 where masked; mask; cells that hold anything; notice."""
+
+    x: np.ndarray
+    mask: np.ndarray
+    present: np.ndarray
+    notice: str = ""
+
+
+def encode_column(column: Column, frame: Frame, place: int, missing: Sequence[str]) -> Coded:
+    """A column of a frame as numbers.
+
+    Raises:
+        UserError: cells of another type, or outside what the kind takes, by column and row.
+    """
+    raw = cells(frame, place, missing)
+    if column.kind in DISCRETE:
+        return _encode_levels(column, raw)
+    if not raw.present.any():
+        return Coded(np.zeros(len(raw.present)), raw.present, raw.present)
+    read = as_times(raw) if column.kind == "datetime" else as_numbers(raw, missing)
+    strange = raw.present if read is None else read.present & np.isnan(read.values)
+    if column.kind != "datetime" and raw.form == "time":
+        strange = raw.present
+    if read is None or strange.any():
+        row = first_row(strange)
+        raise UserError(
+            f"{at(column.name, row)}: {label_at(raw, row)} is no "
+            f"{'date' if column.kind == 'datetime' else 'number'}, and the column was "
+            f"{column.kind} when the schema was made; leave the cell empty if it is missing"
+        )
+    wrong = outside(read.values, column.kind) if column.kind != "datetime" else np.zeros(1, bool)
+    if "Hurdle" not in str(column.likelihood) and column.kind == "positive":
+        wrong = wrong | (read.values == 0)
+    if wrong.any():
+        row = first_row(wrong)
+        raise UserError(
+            f"{at(column.name, row)}: {read.values[row]:g} has no probability under "
+            f"{column.likelihood}, kind {column.kind}; leave the cell empty, or choose kind real"
+        )
+    return Coded(np.where(read.present, read.values, 0.0), read.present, read.present)
+
+
+def _encode_levels(column: Column, raw: Cells) -> Coded:
+    n = len(raw.present)
+    if not raw.present.any():
+        return Coded(np.zeros(n), raw.present, raw.present)
+    if raw.form in ("object", "time"):
+        row = first_row(raw.present)
+        raise UserError(
+            f"{at(column.name, row)}: holds {raw.form}s, and the column was {column.kind} when "
+            "the schema was made; convert it to text or numbers"
+        )
+    if raw.form == "number":
+        labels, codes = np.unique(raw.values, return_inverse=True)
+        texts = [_key(value) for value in labels.tolist()]
+    else:
+        texts, codes = _keys_of_text(column, raw), raw.values
+    known = _codes(column)
+    unknown = len(column.categories) if column.other else -1
+    table = np.array([known.get(text, unknown) for text in texts], dtype=np.int64)
+    x = np.where(raw.present, table[codes], -1)
+    mask = x >= 0
+    strange = raw.present & ~mask
+    notice = ""
+    if strange.any():
+        count, row = int(strange.sum()), first_row(strange)
+        notice = (
+            f"column {shown(column.name)}: {plural(count, 'cell')} of values that the schema does "
+            f"not know, such as {label_at(raw, row)} in row {row}, count as missing"
+        )
+    return Coded(np.where(mask, x, 0).astype(np.float64), mask, raw.present, notice)
+
+
+def _keys_of_text(column: Column, raw: Cells) -> list[str]:
+    texts = [str(label) for label in raw.labels]
+    if all(isinstance(value, bool) for value in column.categories):
+        words = {"1": "True", "0": "False"}
+        return [words.get(text, text.capitalize()) for text in texts]
+    if not any(isinstance(value, str) for value in column.categories):
+        numbers = as_numbers(
+            Cells(
+                raw.name,
+                "text",
+                np.ones(len(texts), dtype=bool),
+                np.arange(len(texts)),
+                tuple(texts),
+            )
+        ).values
+        return [t if np.isnan(v) else _key(v) for t, v in zip(texts, numbers, strict=True)]
+    return texts
+
+
+def _key(value: Any) -> str:
+    """What values are compared by, so that 1, 1.0 and the text 1 are one."""
+    if isinstance(value, str | bool):
+        return str(value).strip()
+    return number_text(float(value)) if np.isfinite(value) else ""
+
+
+def _codes(column: Column) -> dict[str, int]:
+    codes = {_key(value): code for code, value in enumerate(column.categories)}
+    if all(isinstance(value, bool) for value in column.categories):
+        codes |= {str(int(value)): code for code, value in enumerate(column.categories)}
+    return codes
+
+
+def decode_column(
+    column: Column, x: np.ndarray, like: np.ndarray | None, dtype: str
+) -> np.ndarray:
+    """Numbers of a model as cells of the type that the column has.
+
+    Args:
+        column: a modelled one.
+        x: `(n,)` finite numbers.
+        like: the column as the table has it, for its type; None goes by `column.dtype`.
+        dtype: the type in the words of the table's library.
+    """
+    target = _target(column, like, dtype)
+    if column.kind in DISCRETE:
+        return _decode_levels(column, x, target)
+    values = np.clip(
+        x,
+        -np.inf if column.low is None else column.low,
+        np.inf if column.high is None else column.high,
+    )
+    if column.kind == "datetime":
+        return _decode_times(column, values, target)
+    if column.decimals is not None:
+        values = np.round(values, column.decimals) + 0.0
+    return _typed(values, target, "decimal comma" in column.dtype)
+
+
+def _target(column: Column, like: np.ndarray | None, dtype: str) -> str:
+    """How cells are held: text, i (whole), f, b, m (span), M (moment), or O for plain objects."""
+    if like is not None:
+        if like.dtype.kind in "iu":
+            return "i"
+        if like.dtype.kind in "fbmM":
+            return like.dtype.kind
+        present = next((v for v in like.tolist() if v is not None and v == v), None)
+        if dtype.startswith("text") or isinstance(present, str):
+            return "text"
+        if present is not None:
+            return "O"
+    words = column.dtype.lower()
+    if words.startswith("text"):
+        return "text"
+    for start, target in (
+        (("int", "uint"), "i"),
+        (("timedelta", "duration"), "m"),
+        (("bool",), "b"),
+        (("float", "double", "decimal"), "f"),
+    ):
+        if words.startswith(start):
+            return target
+    return "M" if column.kind == "datetime" else "O"
+
+
+def _typed(values: np.ndarray, target: str, comma: bool = False) -> np.ndarray:
+    if target == "text":
+        return _objects([number_text(value, comma) for value in values.tolist()])
+    if target == "i":
+        return np.rint(values).astype(np.int64)
+    if target == "m":
+        return np.rint(values * 1e6).astype("timedelta64[us]")
+    if target == "b":
+        return values > 0.5
+    return values
+
+
+def _objects(values: list[Any]) -> np.ndarray:
+    out = np.empty(len(values), dtype=object)
+    out[:] = values
+    return out
+
+
+def _decode_times(column: Column, values: np.ndarray, target: str) -> np.ndarray:
+    seconds = round_to(values, column.unit)
+    if target == "text":
+        form = column.dtype.removeprefix("text, ")
+        form = form if form in FORMS else "%Y-%m-%d %H:%M:%S"
+        different, codes = np.unique(seconds, return_inverse=True)
+        texts = _objects([date_text(value, form) for value in different.tolist()])
+        found: np.ndarray = texts[codes]
+        return found
+    moments = np.rint(seconds * 1e6).astype(np.int64).astype("datetime64[us]")
+    return _objects([m.date() for m in moments.tolist()]) if target == "O" else moments
+
+
+def _decode_levels(column: Column, x: np.ndarray, target: str) -> np.ndarray:
+    codes = np.clip(np.rint(x), 0, column.levels - 1).astype(np.int64)
+    values: list[Any] = list(column.categories)
+    texts = any(isinstance(value, str) for value in values)
+    if target == "text":
+        values = [_written(value, "decimal comma" in column.dtype) for value in values]
+    if column.other:
+        values.append(OTHER if texts else None)
+    if target in "ifb" and not column.other and not texts:
+        table = np.array(values)
+        return _typed(table.astype(np.float64), target)[codes]
+    return _objects(values)[codes]
+
+
+def _written(value: Any, comma: bool) -> str:
+    if isinstance(value, str | bool):
+        return str(value)
+    return number_text(value, comma)
+
+
+def fill_constant(column: Column, n: int, like: np.ndarray | None, dtype: str) -> np.ndarray:
+    """The one value of a constant column in n cells; missing cells of what is left out."""
+    if column.kind != "constant":
+        return _objects([None] * n)
+    (value,) = column.categories
+    target = _target(column, like, dtype)
+    if target == "text":
+        return _objects([_written(value, "decimal comma" in column.dtype)] * n)
+    if target == "M":
+        return np.full(n, np.datetime64(value, "us"))
+    if target in "ifbm" and not isinstance(value, str):
+        return _typed(np.full(n, float(value)), target)
+    return _objects([value] * n)
+
+
+def constant_differs(column: Column, frame: Frame, place: int, missing: Sequence[str]) -> bool:
+    """Whether a column that was constant holds another value now."""
+    raw = cells(frame, place, missing)
+    if raw.form in ("text", "flag"):
+        return bool(set(_keys_of_text(column, raw)) - set(_codes(column)))
+    if raw.form == "number" and not isinstance(column.categories[0], str):
+        return bool((raw.observed != float(column.categories[0])).any())
+    return False

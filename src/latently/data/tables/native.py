@@ -1,0 +1,323 @@
+"""Tables of pandas, polars and pyarrow: their columns as arrays of numpy, and columns put back.
+
+Columns are read through narwhals, so that one code serves all three; whatever only one library
+knows (an index, the order of categories) is asked of that library, which is there when its table
+is. No library is imported before one of its tables came or was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import narwhals as nw
+import numpy as np
+
+from latently.data.tables.words import shown
+from latently.errors import UserError
+
+__all__ = ["Columns", "library_of", "make", "put_back", "read", "take"]
+
+_EXACT = 2**53  # whole numbers up to here are floats without loss
+LIBRARIES = ("pandas", "polars", "pyarrow", "numpy")
+
+
+class Columns(NamedTuple):
+    """What `read` found, a tuple entry for each column."""
+
+    names: tuple[Any, ...]
+    columns: tuple[np.ndarray, ...]
+    types: tuple[str, ...]
+    levels: tuple[tuple[Any, ...] | None, ...]
+    ordered: tuple[bool, ...]
+
+
+def library_of(table: Any) -> str | None:
+    """`pandas`, `polars`, `pyarrow` or `numpy`; None for all else.
+
+    >>> library_of(np.zeros((2, 2))), library_of([[1]])
+    ('numpy', None)
+    """
+    name = type(table).__module__.partition(".")[0]
+    return name if name in LIBRARIES else None
+
+
+def read(table: Any, source: str) -> Columns:
+    """The columns of a data frame.
+
+    Raises:
+        UserError: no data frame that narwhals knows, or a lazy one.
+    """
+    if library_of(table) == "pandas" and getattr(table, "ndim", 0) == 2:
+        names = list(table.columns)
+        # narwhals refuses names that are no text or come twice; names are checked by the caller
+        table = table.set_axis([str(j) for j in range(table.shape[1])], axis=1)
+    else:
+        names = []
+    try:
+        frame = nw.from_native(table, eager_only=True)
+    except TypeError:
+        lazy = hasattr(table, "collect")
+        fix = "call .collect() first" if lazy else "pass a data frame, a 2-D array or a dict"
+        raise UserError(f"{source}: a {type(table).__name__} is no table; {fix}") from None
+    series = [frame[name] for name in frame.columns]
+    if not series:
+        raise UserError(f"{source}: has no columns; a table needs at least one")
+    levels, ordered = zip(*map(_levels, series), strict=True)
+    return Columns(
+        names=tuple(names or frame.columns),
+        columns=tuple(map(_column, series)),
+        types=tuple(_type(one) for one in series),
+        levels=levels,
+        ordered=ordered,
+    )
+
+
+def _type(series: nw.Series[Any]) -> str:
+    native = series.to_native()
+    text = str(getattr(native, "dtype", getattr(native, "type", "")))
+    head = text.split("(")[0].split("<")[0] if len(text) > 60 else text
+    return " ".join(head.split())[:60]
+
+
+def _levels(series: nw.Series[Any]) -> tuple[tuple[Any, ...] | None, bool]:
+    """Declared categories, and whether their order has a meaning."""
+    native = series.to_native()
+    kind = getattr(native, "dtype", None)
+    if library_of(native) == "pandas" and hasattr(kind, "categories"):
+        return tuple(_plain(value) for value in kind.categories), bool(kind.ordered)
+    if isinstance(series.dtype, nw.Enum):
+        return tuple(series.dtype.categories), False
+    return None, False
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _column(series: nw.Series[Any]) -> np.ndarray:
+    dtype = series.dtype
+    absent = series.is_null().to_numpy().astype(bool)
+    if dtype.is_integer():
+        return _whole(series, absent)
+    if dtype.is_float():
+        return np.array(series.to_numpy(), dtype=np.float64 if dtype != nw.Float32 else np.float32)
+    if dtype.is_decimal():
+        return np.array(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
+    if isinstance(dtype, nw.Date):
+        return np.array(series.cast(nw.Datetime("us")).to_numpy()).astype("datetime64[D]")
+    if isinstance(dtype, nw.Datetime | nw.Duration):
+        return np.array(series.to_numpy())
+    if dtype == nw.Boolean and not absent.any():
+        return np.array(series.to_numpy(), dtype=bool)
+    column = np.empty(len(series), dtype=object)
+    column[:] = series.to_list()
+    column[absent] = None
+    return column
+
+
+def _whole(series: nw.Series[Any], absent: np.ndarray) -> np.ndarray:
+    if not absent.any():
+        return np.array(series.to_numpy())
+    found = series.drop_nulls()
+    if len(found) and max(abs(int(found.min())), abs(int(found.max()))) > _EXACT:
+        column = np.empty(len(series), dtype=object)
+        column[:] = series.to_list()
+        column[absent] = None
+        return column
+    return np.array(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
+
+
+def take(table: Any, rows: np.ndarray) -> Any:
+    """Rows of a native table by their numbers."""
+    if library_of(table) == "pandas":
+        return table.iloc[rows]
+    if library_of(table) == "pyarrow":
+        return table.take(rows)
+    return table[rows]
+
+
+def make(library: str, names: tuple[str, ...], columns: tuple[np.ndarray, ...]) -> Any:
+    """A table of a library from arrays.
+
+    Raises:
+        UserError: no such library, or one that is not installed.
+    """
+    if library not in LIBRARIES:
+        raise UserError(f"library={shown(library)}: choose one of {', '.join(LIBRARIES)}")
+    if library == "numpy":
+        return np.column_stack(columns)
+    data = dict(zip(names, columns, strict=True))
+    try:
+        if library == "pandas":
+            import pandas
+
+            return pandas.DataFrame(data)
+        if library == "polars":
+            import polars
+
+            return polars.DataFrame({name: _listed(column) for name, column in data.items()})
+        import pyarrow
+    except ImportError:
+        raise UserError(f"{library} is not installed; pip install 'latently[tables]'") from None
+    return pyarrow.table({name: pyarrow.array(_listed(column)) for name, column in data.items()})
+
+
+def _listed(column: np.ndarray) -> Any:
+    return column.tolist() if column.dtype == object else column
+
+
+def put_back(
+    like: Any,
+    columns: dict[int, np.ndarray],
+    kept: dict[int, np.ndarray],
+    n: int,
+) -> Any:
+    """A table like another one, with columns in place of some of its own.
+
+    Types, names, their order and, for as many rows, the index are those of `like`.
+
+    Args:
+        like: the table of a library.
+        columns: by place the new cells `(n,)`; a column that is not named keeps its cells, or
+            is missing throughout where n is another number of rows.
+        kept: by place, where the cells of `like` stand, `(n,)` bool.
+        n: rows of the result.
+    """
+    library = library_of(like)
+    if library == "numpy":
+        return _put_numpy(like, columns, kept, n)
+    if library == "pandas":
+        return _put_pandas(like, columns, kept, n)
+    if library == "polars":
+        return _put_polars(like, columns, kept, n)
+    return _put_arrow(like, columns, kept, n)
+
+
+def _put_numpy(
+    like: np.ndarray, columns: dict[int, np.ndarray], kept: dict[int, np.ndarray], n: int
+) -> np.ndarray:
+    same = len(like) == n
+    out = like.copy() if same else np.empty((n, like.shape[1]), dtype=like.dtype)
+    if not same:
+        out[:] = None if like.dtype == object else np.array("nan").astype(like.dtype)
+    for j, values in columns.items():
+        here = ~kept[j] if j in kept else np.ones(n, dtype=bool)
+        out[here, j] = values[here]
+    return out
+
+
+def _put_pandas(
+    like: Any, columns: dict[int, np.ndarray], kept: dict[int, np.ndarray], n: int
+) -> Any:
+    import pandas
+
+    same = len(like) == n
+    index = like.index if same else pandas.RangeIndex(n)
+    made = []
+    for j in range(like.shape[1]):
+        old = like.iloc[:, j]
+        if j not in columns:
+            made.append(old if same else _pandas_series(np.full(n, None), old.dtype, index))
+            continue
+        if same and j in kept and kept[j].all():
+            made.append(old)
+            continue
+        new = _pandas_series(columns[j], old.dtype, index)
+        if j in kept:
+            if new.dtype != old.dtype:  # a category more
+                old = old.astype(new.dtype)
+            # by place: an index may hold a label twice
+            new = (
+                new.where(pandas.Series(~kept[j], index=index), old)
+                if index.is_unique
+                else (
+                    pandas.Series(
+                        new.reset_index(drop=True)
+                        .where(pandas.Series(~kept[j]), old.reset_index(drop=True))
+                        .array,
+                        index=index,
+                    )
+                )
+            )
+        made.append(new)
+    table = pandas.concat([one.reset_index(drop=True) for one in made], axis=1)
+    table.index = index
+    table.columns = like.columns
+    return table
+
+
+def _pandas_series(values: np.ndarray, dtype: Any, index: Any) -> Any:
+    import pandas
+
+    if hasattr(dtype, "categories"):
+        more = [v for v in dict.fromkeys(values.tolist()) if v is not None]
+        extra = [v for v in more if v not in set(dtype.categories)]
+        if extra:
+            dtype = pandas.CategoricalDtype([*dtype.categories, *extra], dtype.ordered)
+    elif getattr(dtype, "tz", None) is not None:
+        moments = pandas.Series(pandas.DatetimeIndex(values).tz_localize("UTC"), index=index)
+        return moments.astype(dtype)
+    elif values.dtype == object and getattr(dtype, "kind", "O") in "iu" and _holes(values):
+        dtype = "float64" if isinstance(dtype, np.dtype) else dtype  # int64 has no missing cells
+    elif values.dtype == object and dtype == np.dtype(bool) and _holes(values):
+        dtype = np.dtype(object)
+    return pandas.Series(values, index=index).astype(dtype)
+
+
+def _holes(values: np.ndarray) -> bool:
+    return any(value is None for value in values.tolist())
+
+
+def _put_polars(
+    like: Any, columns: dict[int, np.ndarray], kept: dict[int, np.ndarray], n: int
+) -> Any:
+    import polars
+
+    made = []
+    for j, name in enumerate(like.columns):
+        old = like[name]
+        if j not in columns:
+            made.append(old if len(like) == n else polars.Series(name, [None] * n, old.dtype))
+            continue
+        dtype, values = old.dtype, _listed(columns[j])
+        if isinstance(dtype, polars.Enum):
+            extra = set(columns[j].tolist()) - {None, *dtype.categories.to_list()}
+            dtype = polars.Enum([*dtype.categories.to_list(), *sorted(extra)])
+        new = polars.Series(name, values)
+        zone = getattr(dtype, "time_zone", None)
+        if zone is not None:
+            new = new.cast(polars.Datetime(dtype.time_unit)).dt.replace_time_zone("UTC")
+            new = new.dt.convert_time_zone(zone)
+        new = new.cast(dtype)
+        if j in kept:
+            new = new.zip_with(polars.Series(~kept[j]), old.cast(dtype))
+        made.append(new)
+    return polars.DataFrame(made)
+
+
+def _put_arrow(
+    like: Any, columns: dict[int, np.ndarray], kept: dict[int, np.ndarray], n: int
+) -> Any:
+    import pyarrow
+    import pyarrow.compute
+
+    made = []
+    for j, field in enumerate(like.schema):
+        old = like.column(j).combine_chunks()
+        if j not in columns:
+            made.append(old if len(like) == n else pyarrow.nulls(n, field.type))
+            continue
+        values, kind = columns[j], field.type
+        inner = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if values.dtype == object:
+            new = pyarrow.array(values.tolist(), type=inner)
+        else:
+            new = pyarrow.array(values)
+            zoned = pyarrow.types.is_timestamp(inner) and inner.tz is not None
+            new = new.cast(pyarrow.timestamp(inner.unit, "UTC")) if zoned else new
+            new = new.cast(inner)
+        if j in kept:
+            plain = old.cast(inner) if inner != kind else old
+            new = pyarrow.compute.if_else(pyarrow.array(kept[j]), plain, new)
+        made.append(new.dictionary_encode().cast(kind) if inner != kind else new)
+    return pyarrow.Table.from_arrays(made, schema=like.schema)

@@ -1,0 +1,105 @@
+"""Tables to files of the suffixes that `read_frame` reads.
+
+Text is UTF-8, with names in the first line and an empty cell where nothing is known; cells of
+`.csv` are separated by commas, those of `.tsv`, `.txt` and `.dat` by tabs. Numbers are the
+shortest text that is read as the same number. An index of pandas is no column and is not written.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latently.data.tables.frame import Frame
+from latently.data.tables.reading import SUFFIXES, TEXT, suffix_of
+from latently.errors import UserError
+
+__all__ = ["write_frame"]
+
+_BLOCK = 65_536  # rows
+
+
+def write_frame(path: str | Path, frame: Frame, *, suffix: str | None = None) -> None:
+    """Writes a table to a file, which is not there or is replaced.
+
+    Args:
+        path: of a suffix that `read_frame` knows, or any with `suffix` given.
+        frame: the table.
+        suffix: what to write, where `path` is a temporary one that does not say so.
+
+    Raises:
+        UserError: an unknown suffix, a full disk, or pyarrow is needed and not installed.
+    """
+    path = Path(path)
+    kind = suffix_of(path) if suffix is None else suffix_of(f"table{suffix}")
+    if kind not in SUFFIXES:
+        raise UserError(f"{path.name}: cannot write a table to it; known: {', '.join(SUFFIXES)}")
+    try:
+        if kind.startswith(TEXT):
+            _write_text(path, frame, kind)
+        else:
+            _write_columnar(path, frame, kind)
+    except OSError as error:
+        raise UserError(f"{path.name}: {error.strerror or error}") from None
+
+
+def _write_text(path: Path, frame: Frame, kind: str) -> None:
+    with path.open("wb") as raw:
+        if kind.endswith(".gz"):
+            # no time and name of the file inside: equal tables give equal bytes
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                _write_rows(packed, frame, kind)
+        else:
+            _write_rows(raw, frame, kind)
+
+
+def _write_rows(raw: Any, frame: Frame, kind: str) -> None:
+    delimiter = "," if kind.startswith(".csv") else "\t"
+    with io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=False) as text:
+        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+        writer.writerow(frame.names)
+        for start in range(0, len(frame), _BLOCK):
+            block = (_texts(column[start : start + _BLOCK]) for column in frame.columns)
+            writer.writerows(zip(*block, strict=True))
+        text.flush()
+        text.detach()
+
+
+def _texts(column: np.ndarray) -> Iterator[str]:
+    if column.dtype.kind == "M":
+        days = column.astype("datetime64[D]")
+        known = ~np.isnat(column)
+        whole = column.dtype == days.dtype or bool((days[known] == column[known]).all())
+        texts = np.datetime_as_string(days if whole else column)
+        return ("" if text == "NaT" else text for text in texts.tolist())
+    return map(_text, column.tolist())
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value or type(value).__name__ == "NAType":
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _write_columnar(path: Path, frame: Frame, kind: str) -> None:
+    table = frame.to("pyarrow") if frame.library != "pandas" else _from_pandas(frame)
+    from pyarrow import feather, parquet
+
+    if kind == ".parquet":
+        parquet.write_table(table, path)
+    else:
+        feather.write_feather(table, str(path), compression="uncompressed")
+
+
+def _from_pandas(frame: Frame) -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise UserError("pyarrow is not installed; pip install 'latently[tables]'") from None
+    return pyarrow.Table.from_pandas(frame.native, preserve_index=False)
