@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["FLOOR", "columns", "constant_columns", "moments", "noise_floor"]
+__all__ = ["FLOOR", "columns", "constant_columns", "moments", "noise_floor", "standardised"]
 
 FLOOR = 1e-6  # smallest variance, relative to the column's
 
@@ -50,3 +50,9 @@ def moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     count = mask.sum(0)
     mean = torch.where(mask, x, 0.0).sum(0) / count
     return mean, torch.where(mask, (x - mean).square(), 0.0).sum(0) / count
+
+
+def standardised(x: Tensor, mask: Tensor | None, mean: Tensor, unit: Tensor) -> Tensor:
+    """`(x - mean) / unit`, 0 where missing."""
+    scaled = (x - mean) / unit
+    return scaled if mask is None else torch.where(mask, scaled, 0.0)

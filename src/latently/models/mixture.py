@@ -24,7 +24,7 @@ from torch.distributions.constraints import Constraint
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles, equal_shares
-from latently.models._columns import moments
+from latently.models._columns import moments, standardised
 from latently.models.base import Model
 from latently.models.components import Component, Full
 from latently.models.components._chosen import Chosen
@@ -42,12 +42,10 @@ _LEAST = 1e-300  # a weight whose logarithm is a number
 
 
 class _Prepared(NamedTuple):
-    """Rows as passes take them: flat, centred, in blocks."""
+    """Rows flat, and as passes take them: in blocks, less a centre."""
 
     blocks: list[Block]
-    mean: Tensor
     centre: Tensor
-    unit: Tensor
     x: Tensor
     mask: Tensor | None
 
@@ -93,10 +91,16 @@ class Mixture(Model):
                 raise UserError(f"Mixture: {name}={value!r} must be a whole number of at least 1")
         self.shape, self.restarts = tuple(shape), restarts
         self.family = as_component(family, "Mixture: family")
+        self.family.check(self.shape)
         self.discrete = self.family.discrete
         self.parts = self.family.build(math.prod(self.shape), components)
         self.logits = nn.Parameter(torch.zeros(components, dtype=torch.float64))
         self.register_buffer("rows", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def counted(self) -> Tensor | None:
+        found = self.parts.counted
+        return None if found is None or len(found.unique()) == 1 else found.view(self.shape)
 
     @property
     def weights(self) -> Tensor:
@@ -280,21 +284,16 @@ class Mixture(Model):
                 raise UserError(f"column {column} has no observed value; leave it out")
         self.parts.scale(x, mask)
         self.rows.fill_(len(x))
-        mean, variance = moments(x, mask)
-        unit = torch.ones_like(mean) if self.discrete else variance.sqrt()
-        centre = torch.zeros_like(mean) if self.discrete else mean
-        centred = x - centre
-        if mask is not None:
-            centred = torch.where(mask, centred, 0.0)
-        return _Prepared(self.parts.blocks(centred, mask), mean, centre, unit, x, mask)
+        mean, _ = moments(x, mask)
+        centre = mean if self.parts.centred else torch.zeros_like(mean)
+        centred = standardised(x, mask, centre, torch.ones_like(mean))
+        return _Prepared(self.parts.blocks(centred, mask), centre, x, mask)
 
     def _start(self, rows: _Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         """Sets the parameters by clusters of the rows, and gives a copy of them."""
         count = len(self.logits)
-        scaled = (rows.x - rows.mean) / torch.where(rows.unit > 0, rows.unit, 1.0)
-        if rows.mask is not None:
-            scaled = torch.where(rows.mask, scaled, 0.0)
-        labels = nearest_clusters(scaled, rows.mask, count, generator)
+        features, seen = self.parts.features(rows.x, rows.mask)
+        labels = nearest_clusters(features, seen, count, generator)
         clusters = Clusters(rows.x, rows.mask, labels, count)
         self.parts.start(clusters)
         shares = (clusters.count + 1) / (len(rows.x) + count)  # none starts without weight

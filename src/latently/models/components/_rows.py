@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +23,14 @@ class Block(NamedTuple):
         mask: True where observed, (n, D), or (P, D), one of each pattern; None: complete.
         numbers: which rows they are, (n,).
         live: (n,), 0 for rows that only fill up a pattern; None: there are none.
+        state: what the components have prepared of the rows.
     """
 
     x: Tensor
     mask: Tensor | None
     numbers: Tensor
     live: Tensor | None = None
+    state: Any = None
 
     @property
     def cells(self) -> Tensor | int:
@@ -132,6 +134,9 @@ class Clusters:
     it is never singular, even of few rows. Missing cells count with their mean and variance.
 
     Attributes:
+        x: rows, (N, D).
+        mask: True where observed, (N, D); None: complete.
+        labels: numbers of the clusters, (N,).
         count: rows, (C,).
         mean: (C, D), of the observed cells; that of the column where a cluster has none.
         variance: (C, D).
@@ -139,7 +144,7 @@ class Clusters:
     """
 
     def __init__(self, x: Tensor, mask: Tensor | None, labels: Tensor, count: int) -> None:
-        self._x, self._mask, self._labels = x, mask, labels
+        self.x, self.mask, self.labels = x, mask, labels
         share = torch.zeros(count, len(x), dtype=x.dtype, device=x.device)
         share[labels, torch.arange(len(x), device=x.device)] = 1.0
         self.count = share.sum(1)
@@ -156,11 +161,11 @@ class Clusters:
 
     def covariance(self, k: int) -> Tensor:
         """Of cluster k, (D, D)."""
-        which = self._labels == k
-        apart = self._x[which] - self.mean[k]
+        which = self.labels == k
+        apart = self.x[which] - self.mean[k]
         size, hidden = apart.shape[1], torch.zeros_like(self.within)
-        if self._mask is not None:
-            seen = self._mask[which]
+        if self.mask is not None:
+            seen = self.mask[which]
             apart = torch.where(seen, apart, 0.0)
             hidden = (~seen).sum(0) * self.within
         added = torch.diag(size * self.within + hidden)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latently.errors import UserError
+from latently.models._columns import moments, standardised
 from latently.models.components._rows import Block, Clusters, plain_blocks
 from latently.probability.distributions import Joint
 
@@ -17,13 +18,16 @@ __all__ = ["Component", "Components", "as_component"]
 
 
 class Component(ABC):
-    """A kind of component of a mixture: a frozen dataclass that builds the trained ones.
+    """A kind of component of a mixture: a frozen dataclass that builds the trained ones."""
 
-    Attributes:
-        discrete: whether its rows are of counted values.
-    """
+    @property
+    def discrete(self) -> bool:
+        """Whether its rows are of counted values."""
+        return False
 
-    discrete: ClassVar[bool] = False
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError for rows of a shape that it cannot be of."""
+        return None
 
     @abstractmethod
     def build(self, size: int, count: int) -> Components:
@@ -36,7 +40,12 @@ class Components(nn.Module, ABC):
     A pass of EM is `begin`, then `expect` and `collect` of every block of rows, then `maximise`;
     its rows have had `centre` taken off. Blocks are chosen by the components, because what is
     cheap depends on their algebra.
+
+    Attributes:
+        centred: whether passes take rows less the means of the columns; else as they are.
     """
+
+    centred: bool = True
 
     @abstractmethod
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -67,6 +76,11 @@ class Components(nn.Module, ABC):
     def misfit(self, x: Tensor) -> tuple[Tensor, str]:
         """Where a value lies outside the support, and the support in words."""
 
+    @property
+    def counted(self) -> Tensor | None:
+        """Which cells have probabilities where others have densities, (D,); None: all alike."""
+        return None
+
     def complaints(self) -> tuple[str, ...]:
         """What a reader should know of the trained parameters, a line each."""
         return ()
@@ -81,12 +95,18 @@ class Components(nn.Module, ABC):
     def scale(self, x: Tensor, mask: Tensor | None) -> None:
         """Learns the units of the columns, and the floors in them, from rows (N, D)."""
 
+    def features(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What starting clusters compare of rows (N, D), 0 where missing, and its mask."""
+        mean, variance = moments(x, mask)
+        unit = variance.sqrt()
+        return standardised(x, mask, mean, torch.where(unit > 0, unit, 1.0)), mask
+
     @abstractmethod
     def start(self, clusters: Clusters) -> None:
         """Starts from rows that were divided among the components."""
 
     def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:
-        """Centred rows (N, D) in blocks."""
+        """Rows (N, D), less their centre, in blocks."""
         return plain_blocks(x, mask, self.width)
 
     @property

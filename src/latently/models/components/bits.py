@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latently.inference.options import check_number
+from latently.models._columns import moments, standardised
 from latently.models.components._elliptical import LEAST
 from latently.models.components._rows import Block, Clusters
 from latently.models.components.base import Component, Components
@@ -42,11 +42,14 @@ class Bits(Component):
     Bits(pseudo=0.5)
     """
 
-    discrete: ClassVar[bool] = True
     pseudo: float = 1.0
 
     def __post_init__(self) -> None:
         check_number(self, "pseudo", low=0.0, scheduled=False)
+
+    @property
+    def discrete(self) -> bool:
+        return True
 
     def build(self, size: int, count: int) -> Components:
         return _Bits(size, count, self.pseudo)
@@ -64,6 +67,7 @@ class _Sums:
 class _Bits(Components):
     """Bernoulli cells by `logits` (C, D), with the columns' means `overall` (D,)."""
 
+    centred = False
     overall: Tensor
 
     def __init__(self, size: int, count: int, pseudo: float) -> None:
@@ -99,6 +103,10 @@ class _Bits(Components):
     def scale(self, x: Tensor, mask: Tensor | None) -> None:
         rows = len(x) if mask is None else mask.sum(0)
         self.overall.copy_((x.sum(0) + 0.5) / (rows + 1))
+
+    def features(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        mean, _ = moments(x, mask)
+        return standardised(x, mask, mean, torch.ones_like(mean)), mask
 
     @torch.no_grad()
     def start(self, clusters: Clusters) -> None:
