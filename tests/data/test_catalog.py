@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from latently.data import Data, hold_out, load, names, splits
-from latently.data.files import conversion
-from latently.errors import UserError
 
 
 @pytest.fixture
@@ -63,51 +61,63 @@ def test_bad_specs(spec, words, refused):
 
 
 def test_a_file_of_another_format(tmp_path, refused):
-    path = tmp_path / "table.parquet"
-    path.write_bytes(b"PAR1")
-    with refused("cannot read", "table.parquet", ".npz"):
+    path = tmp_path / "table.ods"
+    path.write_bytes(b"PK")
+    with refused("cannot read", "table.ods", ".csv", ".npz"):
         load(path)
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("it's.csv", '"a",b\n1,2.5\n3,\n'),
-        ("bare.csv", "1,2.5\n3,\n"),
-        ("semicolons.csv", "a;b\n1;2.5\n3;\n"),
-        ("tabs.tsv", "a\tb\n1\t2.5\n3\t\n"),
-        ("blanks.txt", "1 2.5\n3 nan\n"),
-        ("packed.csv.gz", "a,b\n1,2.5\n3,\n"),
+        ("it's.csv", '"a",b\n1.25,2.5\n3.75,\n'),
+        ("bare.csv", "1.25,2.5\n3.75,\n"),
+        ("semicolons.csv", "a;b\n1.25;2.5\n3.75;\n"),
+        ("tabs.tsv", "a\tb\n1.25\t2.5\n3.75\t\n"),
+        ("blanks.txt", "1.25 2.5\n3.75 nan\n"),
+        ("packed.csv.gz", "a,b\n1.25,2.5\n3.75,\n"),
     ],
 )
-def test_a_table_of_text_is_refused_with_the_line_that_converts_it(name, text, tmp_path, refused):
+def test_a_table_of_text(name, text, tmp_path, refused):
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
-    for spec in (path, f"{path}/train"):
-        with refused("is a table of text", "in Python: import numpy as np; "):
-            load(spec)
-    with pytest.raises(UserError) as caught:
-        load(path)
-    exec(str(caught.value).partition("in Python: ")[2], {})
-    found = np.load(tmp_path / f"{name.partition('.')[0]}.npy")
-    np.testing.assert_array_equal(found, [[1, 2.5], [3, np.nan]])
+    kinds = (
+        {"a": "real", "b": "real"}
+        if text.lstrip('"').startswith("a")
+        else {"column 1": "real", "column 2": "real"}
+    )
+    train, held = splits(
+        path, validation=0, kinds=dict(zip(names, ("real", "constant"), strict=True))
+    )
+    assert held is None
+    assert train.x.tolist() == [[1.25], [3.75]]
+    assert train.frame is not None
     path.write_bytes(b"\xff\x00")  # whatever is in it, no traceback
-    with refused("is a table of text"):
+    with refused(name):
         load(path)
 
 
-def test_words_in_a_table_are_no_missing_values(tmp_path):
-    path = tmp_path / "words.csv"
-    path.write_text("a,b\n1,red\n")
-    with pytest.raises(ValueError, match="red"):
-        exec(conversion(path), {})
+def test_rows_of_a_table_are_read_as_those_of_the_fit(tmp_path):
+    path = tmp_path / "people.csv"
+    lines = [f"{20 + k % 40}.5,{'yes' if k % 3 else 'no'},{k}" for k in range(60)]
+    path.write_text("\n".join(["age,smokes,id", *lines]))
+    data = load(path)
+    assert data.table.names == ("age", "smokes")
+    assert any("'id'" in notice for notice in data.notices)
+    other = tmp_path / "others.csv"
+    other.write_text("smokes,age\nyes,\nmaybe,31\n")
+    new = load(other, like=data.to_schema())
+    assert new.x.tolist() == [[0, 1], [31, 0]]
+    assert new.mask.tolist() == [[False, True], [True, False]]
+    assert any("maybe" in notice for notice in new.notices)
 
 
-def test_one_column_stays_one(tmp_path):
-    path = tmp_path / "one.csv"
-    path.write_text("a\n1\n2\n")
-    exec(conversion(path), {})
-    assert np.load(tmp_path / "one.npy").shape == (2, 1)
+@pytest.mark.parametrize("option", [{"levels": 3}, {"binarise": "dynamic"}, {"context": "label"}])
+def test_options_that_a_table_has_no_use_for(option, tmp_path, refused):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b\n1.5,2\n2.5,1\n")
+    with refused("is a table", "leave it out"):
+        load(path, **option)
 
 
 def test_conflicting_splits(refused):

@@ -20,10 +20,12 @@ from torch import Tensor
 from latently.data.check import check, check_labels, family_for
 from latently.data.contexts import Context
 from latently.data.masks import Mask
+from latently.data.tables import Frame, Schema, as_frame
 from latently.errors import UserError
 
 __all__ = ["Binarise", "Data", "Index", "Redraw"]
 
+_LOST = 1e-5  # of a column's deviation, which rounding to float32 may move a value
 Index = slice | Tensor | np.ndarray | Sequence[int]
 
 
@@ -63,6 +65,9 @@ class Data:
         reading: How `load` read the rows, JSON-able: "binarise", "grey_levels", "split" and
             "classes" where they say something. The schema keeps it, so that `like=` reads others
             in the same way.
+        table: What the columns of a table are; None for other data.
+        frame: The table as it came, for `Schema.decode`; None where nobody will ask.
+        notices: What reading the table decided, a line each.
 
     Raises:
         UserError: Parts whose shapes do not belong together.
@@ -82,6 +87,9 @@ class Data:
     conditions: Context | None = None
     hide: Mask | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
+    table: Schema | None = None
+    frame: Frame | None = None
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
@@ -142,6 +150,53 @@ class Data:
             levels=found.levels,
         )
 
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        schema: Schema | None = None,
+        protocol: str = "table",
+        *,
+        kinds: Mapping[str, str] | None = None,
+        missing: str = "allow",
+    ) -> Data:
+        """Data from a table: pandas, polars or pyarrow, a dict of columns, or a `Frame`.
+
+        Args:
+            frame: The rows.
+            schema: What the columns are; None: inferred from the rows (`Schema.infer`).
+            protocol: Name of the rows.
+            kinds: Kinds of columns by name where the inferred ones are wrong.
+            missing: "allow", or "refuse" for an error.
+
+        Raises:
+            UserError: What `Schema` refuses; missing cells that are refused.
+
+        >>> Data.from_frame({"age": [31.5, None, 28.0], "smokes": ["no", "no", "yes"]})
+        Data('table': 3 rows of 2 columns, 1 missing)
+        """
+        frame = as_frame(frame, source=protocol)
+        told = frame.notices
+        if schema is None:
+            schema = Schema.infer(frame, kinds=kinds)
+            told += schema.notices
+        x, mask, _, strange = schema.encode(frame)
+        if missing == "refuse" and not mask.all():
+            row, column = np.argwhere(~mask)[0]
+            raise UserError(
+                f"{protocol}: {int((~mask).sum())} cells are missing, the first in row {row}, "
+                f"column {schema.names[column]!r}; fill them or allow missing values"
+            )
+        return cls(
+            x=torch.from_numpy(_narrow(x, mask)),
+            family=schema.family,
+            protocol=protocol,
+            mask=None if mask.all() else torch.from_numpy(mask),
+            table=schema,
+            frame=frame,
+            notices=(*told, *strange),
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one row."""
@@ -176,6 +231,8 @@ class Data:
     def __repr__(self) -> str:
         """One line, without the numbers."""
         holes = f", {self.missing} missing" if self.missing else ""
+        if self.table is not None:
+            return f"Data({self.protocol!r}: {len(self)} rows of {self.shape[0]} columns{holes})"
         rows = f"{len(self)} rows of shape {self.shape}"
         return f"Data({self.protocol!r}: {rows}, {self.family}{holes})"
 
@@ -190,6 +247,7 @@ class Data:
             mask=_take(self.mask, at),
             context=_take(self.context, at),
             labels=_take(self.labels, at),
+            frame=None if self.frame is None else self.frame.take(_positions(at, len(self))),
             protocol=protocol or self.protocol,
         )
 
@@ -263,8 +321,8 @@ class Data:
     def to_schema(self) -> dict[str, Any]:
         """What a model file keeps of the data it was fitted on; JSON-able.
 
-        Shape, family, levels and protocol; what `reading` holds; and "context" where its columns
-        have a meaning.
+        Shape, family, levels and protocol; what `reading` holds; "context" where its columns have
+        a meaning; and "table", the schema of a table's columns.
         """
         schema: dict[str, Any] = {
             **self.reading,
@@ -275,7 +333,25 @@ class Data:
         }
         if self.conditions is not None:
             schema["context"] = self.conditions.to_schema()
+        if self.table is not None:
+            schema["table"] = self.table.to_json()
         return schema
+
+
+def _positions(at: Tensor | slice, n: int) -> np.ndarray:
+    """Numbers of the rows that an index takes."""
+    return np.arange(n)[at if isinstance(at, slice) else at.cpu().numpy()]
+
+
+def _narrow(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The table in float32, if that tells its values apart: dates a second apart need float64."""
+    with np.errstate(over="ignore"):
+        short = x.astype(np.float32)
+    count = mask.sum(0).clip(min=1)
+    mean = np.where(mask, x, 0).sum(0) / count
+    spread = np.sqrt(np.where(mask, (x - mean) ** 2, 0).sum(0) / count)
+    lost = np.abs(np.where(mask, short - x, 0)).max(0, initial=0)
+    return short if bool((lost <= _LOST * spread).all()) else x
 
 
 def _take(part: Tensor | None, index: Tensor | slice) -> Tensor | None:

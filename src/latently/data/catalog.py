@@ -18,6 +18,7 @@ from latently.data.partition import REST, hold_out, part
 from latently.data.paths import HELD_OUT, read_path, rows, with_values
 from latently.data.schema import check_schema
 from latently.data.spec import SOURCES, Spec, names, parse
+from latently.data.tables import Schema
 from latently.errors import UserError
 
 __all__ = ["SOURCES", "hold_out", "load", "names", "splits"]
@@ -94,6 +95,8 @@ def splits(
     missing: str = "allow",
     binarise: str | None = None,
     context: str | None = None,
+    table: Schema | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> tuple[Data, Data | None]:
     """The rows to fit on and the rows to validate on (None if there are none).
 
@@ -110,6 +113,8 @@ def splits(
         missing: See `load`.
         binarise: See `load`; the validation rows are drawn once.
         context: See `load`; the validation rows are encoded as the rows to fit on are.
+        table: What the columns of a table are; default: found out from all its rows.
+        kinds: Kinds of columns of a table by name, where the ones found are wrong.
 
     Raises:
         UserError: See `load`; a held-out split to fit on; test rows, or rows of another kind, to
@@ -126,6 +131,8 @@ def splits(
         seed=seed,
         binarise=binarise,
         context=context,
+        table=table,
+        kinds=kinds,
     )
     if isinstance(share, str):
         _check_other(parsed, share)

@@ -5,38 +5,41 @@
 | `.npz`, `.npy` | arrays of numpy |
 | `.idx`, `...-idx3-ubyte`, each also `.gz`, or a file that begins like one | idx |
 | a folder | pictures, see `latently.data.folders` |
+| `.csv`, `.tsv`, `.parquet`, ... | tables, see `latently.data.tables` |
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from latently.data.arrays import npz_keys, read_key, read_npy, read_npz
+from latently.data.arrays import guarded, npz_keys, read_key, read_npy, read_npz
 from latently.data.folders import read_folder
 from latently.data.idx import is_idx, read_idx
+from latently.data.tables import SUFFIXES, Frame, read_frame
+from latently.data.tables.reading import suffix_of
 from latently.errors import UserError, closest
 
-__all__ = ["KINDS", "Raw", "column", "conversion", "is_data", "read"]
+__all__ = ["KINDS", "Raw", "column", "is_data", "read"]
 
-KINDS = ".npz, .npy, .idx, .idx.gz"
+KINDS = ".csv, .tsv, .parquet, .npz, .npy, .idx, .idx.gz"
 _READERS = {".npz": read_npz, ".npy": read_npy}
-_TABLES = (".csv", ".tsv", ".txt", ".dat")
-_LINE = 2**16  # bytes of a table that are read to see how it is written
 
 
 class Raw(NamedTuple):
-    """What a path holds: rows, labels, levels where the format tells them, class names."""
+    """What a path holds: rows, labels, levels where the format tells them, class names.
+
+    A table has its `frame` in place of x.
+    """
 
     x: np.ndarray
     y: np.ndarray | None = None
     levels: int | None = None
     classes: tuple[str, ...] = ()
+    frame: Frame | None = None
 
 
 def is_data(path: Path) -> bool:
@@ -44,7 +47,7 @@ def is_data(path: Path) -> bool:
 
     A suffix decides before anything else, so that a missing file is called a missing file.
     """
-    return path.suffix.lower() in _READERS or is_idx(path) or path.is_dir()
+    return path.suffix.lower() in _READERS or is_idx(path) or _is_table(path) or path.is_dir()
 
 
 def read(path: Path, classes: Sequence[str] = ()) -> Raw:
@@ -59,37 +62,13 @@ def read(path: Path, classes: Sequence[str] = ()) -> Raw:
     if path.is_dir():
         folder = read_folder(path, classes)
         return Raw(folder.x, folder.y, folder.levels, folder.classes)
+    if _is_table(path):
+        return Raw(np.empty((0, 0)), frame=guarded(path, read_frame, "table"))
     return Raw(*read_idx(path))
 
 
-def conversion(path: Path) -> str | None:
-    """What makes an array of a table of text, as one line of Python; None: the path is no table.
-
-    Empty cells become NaN, and words among the numbers are refused.
-    """
-    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    if name.suffix.lower() not in _TABLES or not path.is_file():
-        return None
-    opened = gzip.open if name != path else open
-    try:
-        with opened(path, "rb") as file:
-            line = file.readline(_LINE).decode("utf-8-sig", "replace")
-    except (OSError, EOFError, zlib.error):
-        line = ""
-    delimiter = max(",;\t", key=line.count)
-    cells = line.split(delimiter) if delimiter in line else line.split()
-    options = f", delimiter={delimiter!r}" if delimiter in line else ""
-    options += "" if all(map(_is_number, cells)) else ", skip_header=1"
-    read = f"np.genfromtxt({str(path)!r}{options}, loose=False, ndmin=2)"
-    return f"import numpy as np; np.save({str(name.with_suffix('.npy'))!r}, {read})"
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell.strip() or "nan")
-    except ValueError:
-        return False
-    return True
+def _is_table(path: Path) -> bool:
+    return suffix_of(path) in SUFFIXES
 
 
 def column(path: Path, raw: Raw, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 from latently.data.binarise import check_rule
 from latently.data.contexts import Context
 from latently.data.partition import FRACTION
+from latently.data.tables import Schema
 from latently.errors import UserError
 
 __all__ = ["Options"]
@@ -28,6 +29,8 @@ class Options:
         context: Name of the context, or None.
         fitted: The context of a fitted model, or None.
         classes: Class names of a fitted model, by label.
+        table: What the columns of a table are, or None to find it out.
+        kinds: Kinds of columns of a table by name, where the ones found are wrong.
         grey_levels: Levels of a file before it is made binary, as a fitted model knew them.
     """
 
@@ -41,6 +44,8 @@ class Options:
     fitted: Context | None = None
     classes: tuple[str, ...] = ()
     grey_levels: int | None = None
+    table: Schema | None = None
+    kinds: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown rule before anything is read."""
@@ -76,6 +81,7 @@ class Options:
             fitted=fitted,
             classes=_classes(like),
             grey_levels=like.get("grey_levels"),
+            table=_table(like),
             **given,
         )
 
@@ -106,6 +112,11 @@ def _split(like: Mapping[str, Any]) -> tuple[float, int]:
     if not isinstance(share, float) or type(seed) is not int or not 0 <= seed < 2**63:
         raise UserError("the split of this file is damaged; save the model again")
     return share, seed
+
+
+def _table(like: Mapping[str, Any]) -> Schema | None:
+    found = like.get("table")
+    return None if found is None else Schema.from_json(found)
 
 
 def _classes(like: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from latently.data.base import Data
 from latently.data.options import Options
 from latently.data.partition import part
 from latently.data.source import SPLITS
+from latently.data.tables import Frame
 from latently.errors import UserError
 
 __all__ = ["HELD_OUT", "read_path", "rows", "with_values"]
@@ -31,6 +32,8 @@ def read_path(path: Path, options: Options) -> Data:
         UserError: See `latently.data.files.read`; bad values, or no such context.
     """
     raw, name = files.read(path, options.classes), _name_of(path)
+    if raw.frame is not None:
+        return _table(raw.frame, name, options)
     # a container that says "binary" is believed: 0 and 1 lie on any scale
     levels = 2 if raw.levels == 2 else options.levels or raw.levels
     data = Data.from_array(raw.x, options.family, levels, name, raw.y, options.missing)
@@ -43,6 +46,24 @@ def read_path(path: Path, options: Options) -> Data:
         return data
     made = binary.grey(data, options.binarise)
     return made if options.family is None else replace(made, family=options.family)
+
+
+def _table(frame: Frame, name: str, options: Options) -> Data:
+    """The rows of a table as its schema reads them.
+
+    Raises:
+        UserError: Options that a table has no use for, or what the schema refuses.
+    """
+    for option in ("levels", "binarise", "context"):
+        if getattr(options, option) is not None:
+            raise UserError(
+                f"{option}={getattr(options, option)!r}: {name} is a table, whose columns say what "
+                "they are; leave it out, or change the kind of a column"
+            )
+    data = Data.from_frame(
+        frame, options.table, name, kinds=options.kinds, missing=options.missing
+    )
+    return data if options.family is None else replace(data, family=options.family)
 
 
 def _name_of(path: Path) -> str:

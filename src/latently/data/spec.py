@@ -84,9 +84,6 @@ def _split_of(text: str, path: Path, split: str | None) -> Spec:
 
 def _unknown(text: str) -> str:
     path = Path(text).expanduser()
-    for table in (path, path.parent):
-        if (made := files.conversion(table)) is not None:
-            return f"{str(table)!r} is a table of text; make an array of it in Python: {made}"
     if text and path.exists():
         return f"cannot read {text!r}; a path is a folder of pictures or a file {files.KINDS}"
     if path.suffix or len(path.parts) > 2:

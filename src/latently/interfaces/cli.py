@@ -315,14 +315,32 @@ def classify(
     print(classes_of(model, rows, out, samples=samples, force=force))
 
 
+@app.command("schema")
+def schema_(
+    table: Annotated[str, typer.Argument(help="a table: .csv, .tsv or .parquet")],
+    out: Annotated[
+        str | None, typer.Option("--out", help="JSON file to write, to edit and fit --schema")
+    ] = None,
+    kinds: Annotated[
+        str | None, typer.Option("--kinds", help="what some columns are, e.g. zip=categorical")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Say what the columns of a table are taken for."""
+    from latently.interfaces.tabular import schema_command
+
+    print(schema_command(table, out, kinds, force))
+
+
 @app.command()
 def impute(
     model: ModelPath,
     data: Spec,
     out: Out,
     draws: Annotated[
-        int, typer.Option("--draws", parser=_whole, metavar="INT", help="imputations per row")
-    ] = 10,
+        int | None,
+        typer.Option("--draws", parser=_whole, metavar="INT", help="imputations per row, or 10"),
+    ] = None,
     samples: Annotated[
         int, typer.Option("--samples", parser=_whole, metavar="INT", help="particles per row")
     ] = 1000,
@@ -336,8 +354,13 @@ def impute(
         str, typer.Option("--quantiles", help="quantiles of every missing cell, for .npz")
     ] = "0.05,0.5,0.95",
     fill: Annotated[
-        str, typer.Option("--fill", help="what .csv and .npy hold: draws, mean, median or mode")
-    ] = "draws",
+        str | None,
+        typer.Option(
+            "--fill",
+            help="what .csv and .npy hold: draws, mean, median or mode; of tables the mean (of "
+            "names the mode) where no --draws are asked for",
+        ),
+    ] = None,
     mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -489,6 +512,28 @@ def probe(
 
     asked = Asked(data, test, labels, draws, methods, corruption, data_dir, seed)
     probe_command(model, asked, out=out, as_json=json, force=force)
+
+
+@app.command()
+def amputate(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="a table, .npz or .npy")],
+    mechanism: Annotated[
+        str,
+        typer.Option(
+            "--mechanism", help="what is lost, e.g. 'MNAR(0.3)'; latently list mechanisms"
+        ),
+    ],
+    out: Out,
+    truth: Annotated[
+        str | None, typer.Option("--truth", help="also write what was hidden: .npz or .csv")
+    ] = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Hide cells of a table by a rule that looks at values, to test imputation."""
+    from latently.interfaces.amputating import amputate_command
+
+    print(amputate_command(table, mechanism, out, truth=truth, seed=seed, force=force))
 
 
 @app.command()

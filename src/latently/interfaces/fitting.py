@@ -29,6 +29,7 @@ from latently.interfaces.request import (
     option_text,
     read_request,
 )
+from latently.interfaces.tabular import read_kinds, read_schema
 from latently.io import check_savable, save
 from latently.models import Model
 from latently.recipes import RECIPES
@@ -67,6 +68,8 @@ def open_splits(request: Request) -> tuple[Data, Data | None]:
         missing="allow" if files["missing"] else "refuse",
         context=files["context"],
         binarise=None if files["binarise"] == "none" else files["binarise"],
+        table=None if files["schema"] is None else read_schema(files["schema"]),
+        kinds=read_kinds(files["kinds"]),
     )
     if labels is not None:
         train = data_floor.with_labels(train, labels, seed)
@@ -318,12 +321,13 @@ def _objective(objective: Objective) -> str:
 
 def _about(train: Data, validation: Data | None) -> str:
     name = train.protocol.removesuffix(f" {REST}")  # said by the number of validation rows
-    text = f"{name}: {len(train)} rows of shape {tuple(train.shape)}"
+    shape = f"{len(train.table.names)} columns" if train.table else f"shape {tuple(train.shape)}"
+    text = f"{name}: {len(train)} rows of {shape}"
     if validation is not None:
         text += f", {len(validation)} for validation"
     if missing := train.missing:
         text += f", {missing} missing values"
-    return text
+    return "\n".join([text, *(f"note: {notice}" for notice in train.notices)])
 
 
 def summary(result: Fit, out: Path) -> str:

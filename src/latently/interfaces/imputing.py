@@ -17,6 +17,7 @@ from latently.inference import Imputation, impute
 from latently.interfaces.memory import check_memory
 from latently.interfaces.opening import Rows, open_model, ticker
 from latently.interfaces.output import check_target, write_arrays, write_table
+from latently.interfaces.tabular import TABLES, check_suffix, filled, schema_of, write_frames
 from latently.training.progress import Bar
 
 __all__ = ["FILLS", "impute_command"]
@@ -31,11 +32,11 @@ def impute_command(
     rows: Rows,
     out: str,
     *,
-    draws: int,
+    draws: int | None,
     samples: int,
     sweeps: int,
     quantiles: str,
-    fill: str,
+    fill: str | None,
     force: bool,
 ) -> str:
     """Fills the missing entries, and says on standard error what to beware of.
@@ -46,10 +47,14 @@ def impute_command(
     Raises:
         UserError: nothing is missing, options out of range, or what does not fit the memory.
     """
-    target = check_target(out, (".npz", ".npy", ".csv", ".png"), force)
+    target = check_target(out, (".npz", ".npy", ".png", *TABLES), force)
     levels = _read_levels(quantiles)
-    _check_options(fill, target.suffix, draws, samples, sweeps)
     saved = open_model(path)
+    check_suffix(target, saved)
+    table = schema_of(saved) is not None
+    fill = fill or ("mean" if table and draws is None and target.suffix in TABLES else "draws")
+    draws = 10 if draws is None else draws
+    _check_options(fill, target.suffix, draws, samples, sweeps)
     data, whole = rows.open_both(saved)
     if data.mask is None or not data.missing:
         raise UserError(
@@ -61,7 +66,7 @@ def impute_command(
         first = (~data.mask.flatten(1).all(1)).nonzero()[:_SHOWN, 0]
         data, whole, draws = data.rows(first), whole.rows(first), min(draws, _SHOWN_DRAWS)
     row = math.prod(data.shape)
-    if fill == "mode" and not saved.model.discrete:
+    if fill == "mode" and not saved.model.discrete and not table:
         raise UserError("--fill mode is for discrete data; give mean or median")
     check_memory(8 * samples * row, f"{samples:,} particles of a row", "lower --samples")
     size = (draws + len(levels) + 2) * row * len(data)
@@ -79,7 +84,7 @@ def impute_command(
         )
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    _write(target, found, whole, fill)
+    _write(target, found, whole, data, fill)
     return f"wrote {_what(target, found, fill)} of {data.missing} values to {target}"
 
 
@@ -93,8 +98,10 @@ def _check_image(data: Data) -> None:
         )
 
 
-def _write(target: Path, found: Imputation, whole: Data, fill: str) -> None:
-    if target.suffix == ".png":
+def _write(target: Path, found: Imputation, whole: Data, data: Data, fill: str) -> None:
+    if data.table is not None and target.suffix in TABLES:
+        write_frames(target, filled(found, data, fill))
+    elif target.suffix == ".png":
         _write_picture(target, found, whole)
     elif target.suffix == ".npz":
         write_arrays(target, _arrays(found))
@@ -172,5 +179,5 @@ def _check_options(fill: str, suffix: str, draws: int, samples: int, sweeps: int
             raise UserError(f"--{name} {value} must be at least {least}")
     if fill not in FILLS:
         raise UserError(f"--fill {fill!r}: {closest(fill, FILLS)}")
-    if fill != "draws" and suffix not in (".npy", ".csv"):
+    if fill != "draws" and suffix not in (".npy", *TABLES):
         raise UserError(f"--fill {fill} has no effect on {suffix}; end --out in .npy or .csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,8 @@ class Rows:
         if mask is not None:
             named = f"{whole.protocol}, hidden by {expr.show(mask)}"
             data = replace(whole.hidden(mask, self.seed), protocol=named)
+        for notice in whole.notices:
+            print(f"note: {notice}", file=sys.stderr)
         saved.model.check(data.x, data.mask, data.protocol)
         saved.model.check_context(data.context, data.protocol)
         return data, whole

@@ -52,6 +52,8 @@ def run(
     force: bool = False,
     resume: bool = False,
     missing: bool = True,
+    schema: str | None = None,
+    kinds: str | None = None,
     log: str | None = None,
     threads: int | None = None,
     quiet: bool = False,
@@ -73,6 +75,8 @@ def run(
         force: replace an existing --out.
         resume: continue a stopped run of the same call.
         missing: allow missing values (NaN); --no-missing refuses them.
+        schema: JSON file that says what the columns of a table are: see latently schema.
+        kinds: what some columns of a table are, e.g. zip=categorical,age=count.
         log: CSV file for the history.
         threads: number of CPU threads.
         quiet: no progress, no summary.
@@ -225,7 +229,10 @@ def command_text(request: Request) -> str:
     chosen = {**request.arguments, **changed(request.objective, request.recipe), **request.options}
     if not request.files["missing"]:
         chosen["missing"] = False
-    for name in ("validation", "context", "labels", "binarise", "mask", "init", "threads"):
+    for name in (
+        *("validation", "context", "labels", "binarise", "mask", "init", "threads"),
+        *("schema", "kinds"),
+    ):
         if request.files[name] is not None:
             chosen[name] = request.files[name]
     for name, value in chosen.items():

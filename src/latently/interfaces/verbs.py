@@ -31,6 +31,7 @@ from latently.interfaces.opening import (
 )
 from latently.interfaces.output import check_target, write_arrays, write_images, write_table
 from latently.interfaces.ranking import print_ranking, rank, row_json
+from latently.interfaces.tabular import TABLES, check_suffix, schema_of, write_rows
 from latently.io import Saved, describe
 from latently.registry import KINDS, names
 
@@ -48,6 +49,7 @@ __all__ = [
 
 # arguments that models and training fill in themselves
 _RESOLVED = ("shape", "z_shape", "encoder", "in_shape", "out_shape", "contexts", "params", "lr")
+_ROWS = (".png", ".npz", ".npy", *TABLES)
 _COLUMNS = 20  # of a picture at most that gives every class one
 
 
@@ -100,10 +102,11 @@ def sample(
     temperature: float = 1.0,
 ) -> str:
     """Draws from the model to arrays, a table or a picture, of `each` class in its own column."""
-    target = check_target(out, (".png", ".npz", ".npy", ".csv"), force)
+    target = check_target(out, _ROWS, force)
     if n < 1:
         raise UserError(f"-n {n} must be at least 1")
     saved = open_model(path)
+    check_suffix(target, saved)
     size = n * math.prod(saved.model.shape)
     check_memory(8 * size, f"drawing {n:,} rows", "draw fewer with -n, by several seeds")
     given = read_context(saved, context, n)
@@ -149,8 +152,9 @@ def read_context(saved: Saved, text: str | None, n: int) -> Tensor | None:
 
 def reconstruct(path: str, rows: Rows, out: str, *, force: bool) -> str:
     """The mean of p(x|z) at the posterior mean of every row."""
-    target = check_target(out, (".png", ".npz", ".npy", ".csv"), force)
+    target = check_target(out, _ROWS, force)
     saved = open_model(path)
+    check_suffix(target, saved)
     data = rows.open(saved)
     x = in_blocks(saved.model.reconstruct, data)
     if target.suffix == ".png":
@@ -291,6 +295,8 @@ def _write_rows(target: Path, x: Tensor, saved: Saved, columns: int | None = Non
     """Rows to a file; in a picture so many beside each other."""
     if target.suffix == ".png":
         write_images(target, x, *_value_range(saved, x), columns=columns)
+    elif (schema := schema_of(saved)) is not None and target.suffix in TABLES:
+        write_rows(target, x, schema)
     elif target.suffix == ".csv":
         flat = x.flatten(1)
         write_table(target, {f"x{j}": flat[:, j].tolist() for j in range(flat.shape[1])})

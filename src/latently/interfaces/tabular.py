@@ -1,0 +1,171 @@
+"""Tables on the command line: what is read as one, and rows of a model as the table they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from latently.data import Data
+from latently.data.tables import Frame, Schema, read_frame, write_frame
+from latently.errors import UserError
+from latently.inference import Imputation
+from latently.interfaces.output import check_target
+from latently.io import Saved
+from latently.training.files import atomic_write
+
+__all__ = [
+    "TABLES",
+    "check_suffix",
+    "column_names",
+    "filled",
+    "read_kinds",
+    "read_schema",
+    "schema_command",
+    "schema_of",
+    "write_frames",
+    "write_rows",
+]
+
+TABLES = (".csv", ".tsv", ".parquet", ".feather")  # suffixes
+_LEVELS = ("categorical", "binary")  # names: nothing lies between two of them
+
+
+def schema_command(path: str, out: str | None, kinds: str | None, force: bool) -> str:
+    """What the columns of a table are taken for, as text, or as a JSON file to edit.
+
+    Raises:
+        UserError: no table, or what `Schema` refuses.
+    """
+    import json
+
+    target = None if out is None else check_target(out, (".json",), force)
+    schema = Schema.infer(read_frame(Path(path).expanduser()), kinds=read_kinds(kinds))
+    if target is None:
+        return str(schema)
+    text = json.dumps(schema.to_json(), indent=2, ensure_ascii=False) + "\n"
+    atomic_write(target, lambda place: place.write_text(text, encoding="utf-8"))
+    return f"wrote what {len(schema.columns)} columns are to {target}; edit it, then fit --schema"
+
+
+def read_schema(path: str) -> Schema:
+    """The schema of a JSON file.
+
+    Raises:
+        UserError: no such file, or one that holds no schema.
+    """
+    import json
+
+    file = Path(path).expanduser()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--schema {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--schema {path} is no JSON: {error}") from None
+    try:
+        return Schema.from_json(content)
+    except UserError as error:
+        raise UserError(f"--schema {path}: {error}") from None
+
+
+def read_kinds(text: str | None) -> dict[str, str] | None:
+    """Kinds by column from words such as `zip=categorical,age=count`.
+
+    Raises:
+        UserError: a word that is no pair.
+    """
+    if text is None:
+        return None
+    found = {}
+    for word in text.split(","):
+        name, sign, kind = word.rpartition("=")
+        if not sign or not name.strip() or not kind.strip():
+            raise UserError(f"--kinds {word!r}: give column=kind, such as zip=categorical")
+        found[name.strip()] = kind.strip()
+    return found
+
+
+def schema_of(saved: Saved) -> Schema | None:
+    """What the columns of the table were that a model was fitted to; None: it was no table."""
+    found = saved.data.get("table")
+    return None if found is None else Schema.from_json(found)
+
+
+def check_suffix(target: Path, saved: Saved) -> None:
+    """Refuses a kind of file that these rows cannot be written to, before any work.
+
+    Raises:
+        UserError: a table of rows that are none, or a picture of a table.
+    """
+    table = schema_of(saved) is not None
+    if table and target.suffix == ".png":
+        raise UserError(f"--out {target}: a table's rows are no pictures; end it in .csv")
+    if not table and target.suffix in TABLES[1:]:
+        raise UserError(
+            f"--out {target}: the model was fitted to arrays, which have no columns of their own; "
+            "end it in .csv or .npz"
+        )
+
+
+def column_names(saved: Saved, width: int) -> list[str]:
+    """Names of a row's cells: those of the table, or x0, x1, ..."""
+    schema = schema_of(saved)
+    return [f"x{j}" for j in range(width)] if schema is None else list(schema.names)
+
+
+def filled(found: Imputation, data: Data, fill: str) -> list[Frame]:
+    """The table with its holes filled, once or for every draw; observed cells as they came.
+
+    Args:
+        found: imputations of the rows.
+        data: the rows, with schema and table.
+        fill: "draws"; or "mean", "median", "mode": of names always the mode, and of ordered levels
+            the median in place of the mean, which is no level.
+    """
+    schema, kept = data.table, found.mask.cpu().numpy()
+    assert schema is not None
+    assert data.frame is not None
+    encoded = schema.encode(data.frame)
+    kept = kept | (encoded.present & ~encoded.mask)  # values that the schema does not know
+    rows = list(found.draws) if fill == "draws" else [_chosen(found, schema, fill)]
+    return [schema.decode(x.cpu().double().numpy(), like=data.frame, kept=kept) for x in rows]
+
+
+def _chosen(found: Imputation, schema: Schema, fill: str) -> Tensor:
+    """One value for every cell."""
+    median = found.quantiles[-1]
+    named = found.mode if found.mode is not None else median
+    single = {"mean": found.mean, "median": median, "mode": named}[fill].clone()
+    for j, column in enumerate(schema.modelled):
+        if column.kind in _LEVELS:
+            single[:, j] = named[:, j]
+        elif column.kind == "ordinal" and fill == "mean":
+            single[:, j] = median[:, j]
+    return single
+
+
+def write_frames(target: Path, frames: Sequence[Frame]) -> None:
+    """One table, or several under each other with their number in a first column, draw."""
+    if len(frames) == 1:
+        whole = frames[0]
+    else:
+        count = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
+        parts = zip(*(frame.columns for frame in frames), strict=True)
+        columns = (count, *(np.concatenate(part) for part in parts))
+        whole = Frame(names=("draw", *frames[0].names), columns=columns)
+    atomic_write(target, lambda place: write_frame(place, whole, suffix=target.suffix))
+
+
+def write_rows(target: Path, x: Tensor, schema: Schema) -> None:
+    """Rows of a model as a table with the original columns."""
+    write_frames(target, [schema.decode(x.cpu().double().numpy())])
+
+
+def beside(columns: Mapping[str, Sequence[Any]]) -> Frame:
+    """Columns by name as a table."""
+    arrays = tuple(np.asarray(values) for values in columns.values())
+    return Frame(names=tuple(columns), columns=arrays)
