@@ -81,14 +81,9 @@ def test_a_file_of_another_format(tmp_path, refused):
 def test_a_table_of_text(name, text, tmp_path, refused):
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
-    kinds = (
-        {"a": "real", "b": "real"}
-        if text.lstrip('"').startswith("a")
-        else {"column 1": "real", "column 2": "real"}
-    )
-    train, held = splits(
-        path, validation=0, kinds=dict(zip(names, ("real", "constant"), strict=True))
-    )
+    first, second = load(path).table.columns
+    kinds = {first.name: "real", second.name: "constant"}
+    train, held = splits(path, validation=0, kinds=kinds)
     assert held is None
     assert train.x.tolist() == [[1.25], [3.75]]
     assert train.frame is not None
