@@ -18,6 +18,7 @@ from __future__ import annotations
 import decimal
 import fractions
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -71,6 +72,13 @@ class Cells:
     values: np.ndarray
     labels: tuple[Any, ...] = ()
     note: str = ""
+
+    def tally(self) -> tuple[np.ndarray, np.ndarray]:
+        """The different values that are there, in order, and how many cells hold each."""
+        if self.form == "text":
+            counts = np.bincount(self.observed, minlength=1)
+            return np.flatnonzero(counts), counts[counts > 0]
+        return np.unique(self.observed, return_counts=True)
 
     @property
     def observed(self) -> np.ndarray:
@@ -139,7 +147,7 @@ def _times(name: str, column: np.ndarray) -> Cells:
 
 def _objects(name: str, column: np.ndarray, missing: Sequence[str]) -> Cells:
     values = column.tolist()
-    kinds = {kind: None for kind in map(type, values) if not _is_null_type(kind)}
+    kinds = {kind for kind in set(map(type, values)) if not _is_null_type(kind)}
     if all(issubclass(kind, str) for kind in kinds):
         return _text(name, values, missing)
     present = np.fromiter((not _is_null(value) for value in values), bool, len(values))
@@ -208,26 +216,21 @@ def _moments(name: str, values: list[Any], present: np.ndarray) -> Cells:
 def _text(name: str, values: list[str | None], missing: Sequence[str]) -> Cells:
     codes, found = _factorise(values)
     absent = {code.strip() for code in missing} | {""}
-    stripped = [text.strip() if isinstance(text, str) else "" for text in found]
-    # labels that differ in the blanks around them are one
-    renumber, labels = _factorise([None if text in absent else text for text in stripped])
-    codes = renumber[codes]
-    if None in labels:
-        gone = labels.index(None)
-        present = codes != gone
-        codes = np.where(present, codes - (codes > gone), 0)
-        labels = [text for text in labels if text is not None]
-    else:
-        present = np.ones(len(values), dtype=bool)
-    return Cells(name, "text", present, codes, tuple(labels))
+    labels: list[str] = [text.strip() if isinstance(text, str) else "" for text in found]
+    if labels == found and absent.isdisjoint(labels):
+        return Cells(name, "text", np.ones(len(values), dtype=bool), codes, tuple(labels))
+    # labels that differ in the blanks around them are one, those that mean nothing come first
+    again, labels = _factorise(["", *("" if text in absent else text for text in labels)])
+    codes = again[1:][codes] - 1
+    return Cells(name, "text", codes >= 0, np.maximum(codes, 0), tuple(labels[1:]))
 
 
 def _factorise(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     """Codes of values in the order of their first rows, and the different values."""
-    different = list(dict.fromkeys(values))
-    index = {value: j for j, value in enumerate(different)}
+    index: defaultdict[Any, int] = defaultdict()
+    index.default_factory = index.__len__  # a value not met before gets the next number
     codes = np.fromiter(map(index.__getitem__, values), np.int64, len(values))
-    return codes, different
+    return codes, list(index)
 
 
 def first_row(bad: np.ndarray) -> int:

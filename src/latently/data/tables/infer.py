@@ -116,7 +116,7 @@ def _discrete(
     shared: dict[str, Any], column: Cells, levels: tuple[Any, ...] | None, note: str
 ) -> Column:
     kind = shared["kind"]
-    values, counts = np.unique(column.observed, return_counts=True)
+    values, counts = column.tally()
     if column.form in ("text", "flag"):
         found = [column.labels[int(code)] for code in values]
     else:
@@ -241,7 +241,7 @@ def _declared_levels(raw: Cells, kind: str) -> Found:
     if raw.form == "text":
         numbers = as_numbers(raw)
         column = raw if np.isnan(numbers.observed).any() else numbers
-    distinct = len(np.unique(column.observed))
+    distinct = len(column.tally()[0])
     wanted = {"empty": 0, "constant": 1, "binary": 2}.get(kind, max(distinct, 2))
     if distinct != wanted:
         raise UserError(

@@ -10,15 +10,17 @@
 | a category declared with an order | ordinal |
 | text that is numbers throughout | by the rules of numbers |
 | text of more than 20 values, more than half of all cells different | identifier |
-| text of which most cells hold a rare value (see below) | identifier |
+| text of more than 20 values of which pooling (see below) would leave less than half of the \
+cells | identifier |
 | other text and categories | categorical |
 | whole numbers, called id, more than half of them different | identifier |
 | whole numbers, 20 or more, all different, increasing or without a gap | identifier |
 | whole numbers, 3 to 20 levels of which half occur, 5 cells for each, unless a negative binomial \
 explains them as well (it has two free numbers, levels have one each) | ordinal |
 | numbers of at most 10 values, 20 cells for each | ordinal |
-| whole numbers of 0 to 10,000 | count; real if a normal fits better by 0.05 nats a cell and \
-the mean is 10 or more, as of years: a count varies at least as much as its mean |
+| whole numbers of 0 to 10,000, of a mean of 10 or more and a variance below it, where a normal \
+fits better than a Poisson distribution by 0.05 nats a cell, such as years | real |
+| other whole numbers of 0 to 10,000 | count |
 | numbers above 0, where a log-normal or gamma fits better than a normal or Student's t by 0.05 \
 nats a cell | positive |
 | numbers from 0 on, 5 % of them 0, or as above but for the zeros | positive |
@@ -35,6 +37,7 @@ Rare values are pooled into one code, `other`, if they are two or more: those in
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +98,7 @@ def find(column: Cells, levels: tuple[object, ...] | None, ordered: bool) -> Fou
 
 
 def _distinct(column: Cells) -> int:
-    return len(np.unique(column.observed))
+    return len(column.tally()[0])
 
 
 def _read(column: Cells) -> Found:
@@ -119,8 +122,10 @@ def _refuse_strays(column: Cells, read: Cells, strange: np.ndarray, what: str) -
     """Up to five different words among more than ten different numbers or dates."""
     count = int(strange.sum())
     rest = int(read.present.sum()) - count
-    words = len(np.unique(column.values[strange]))
-    if words > 5 or rest < count or len(np.unique(read.values[read.present & ~strange])) <= 10:
+    if rest < count or _distinct(replace(read, present=read.present & ~strange)) <= 10:
+        return
+    words = _distinct(replace(column, present=strange))
+    if words > 5:
         return
     row = first_row(strange)
     word, name = label_at(column, row), shown(column.name)
@@ -132,7 +137,7 @@ def _refuse_strays(column: Cells, read: Cells, strange: np.ndarray, what: str) -
 
 def _labels(column: Cells) -> Found:
     """Text, or a category of anything."""
-    values, counts = np.unique(column.observed, return_counts=True)
+    values, counts = column.tally()
     n, distinct = int(counts.sum()), len(values)
     if distinct == 1:
         return Found("constant", column)
@@ -141,15 +146,11 @@ def _labels(column: Cells) -> Found:
     how = f"{distinct:,} values in {plural(n, 'cell')}"
     if distinct > MOST_ORDINAL and distinct > n / 2:
         return Found("identifier", column, f"left out: nearly all differ, {how}")
-    if distinct > MOST_ORDINAL and counts[counts >= _threshold(n)].sum() < n / 2:
-        return Found("identifier", column, f"left out: most values are rare, {how}")
+    if distinct > MOST_ORDINAL and counts[_rare(counts)].sum() > n / 2:
+        return Found("identifier", column, f"left out: mostly rare values, {how}")
     if column.form == "text" and ambiguous(column.labels):
         return Found("categorical", column, "dates whose day and month nobody can tell apart")
     return Found("categorical", column)
-
-
-def _threshold(n: int) -> float:
-    return min(float(RARE), n / 20)
 
 
 def pooled(counts: np.ndarray) -> np.ndarray:
@@ -158,17 +159,26 @@ def pooled(counts: np.ndarray) -> np.ndarray:
     >>> pooled(np.array([500, 300, 2, 1])).tolist(), pooled(np.array([500, 300, 1])).tolist()
     ([False, False, True, True], [False, False, False])
     """
-    order = np.argsort(-counts, kind="stable")
-    rank = np.empty(len(counts), dtype=np.int64)
-    rank[order] = np.arange(len(counts))
-    rare = (counts < _threshold(int(counts.sum()))) | (rank >= MOST_CATEGORIES)
+    rare = _rare(counts)
     if rare.all():  # declared categories of which none is frequent
-        rare = rank >= MOST_CATEGORIES
+        rare = _rank(counts) >= MOST_CATEGORIES
     return rare if rare.sum() > 1 else np.zeros(len(counts), dtype=bool)
 
 
+def _rare(counts: np.ndarray) -> np.ndarray:
+    least = min(float(RARE), int(counts.sum()) / 20)
+    beyond: np.ndarray = _rank(counts) >= MOST_CATEGORIES
+    return beyond | (counts < least)
+
+
+def _rank(counts: np.ndarray) -> np.ndarray:
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    return rank
+
+
 def _numbers(column: Cells) -> Found:
-    values, counts = np.unique(column.observed, return_counts=True)
+    values, counts = column.tally()
     n, distinct = int(counts.sum()), len(values)
     low, high = float(values[0]), float(values[-1])
     whole = bool((values == np.floor(values)).all())
@@ -240,10 +250,10 @@ def _count_score(values: np.ndarray, counts: np.ndarray) -> float:
 def _too_even(values: np.ndarray, counts: np.ndarray) -> bool:
     n = int(counts.sum())
     mean = float((values * counts).sum()) / n
-    if mean < 10 or _inflated(values, counts):
+    each = np.repeat(values, counts)
+    if mean < 10 or float(each.var()) >= mean:
         return False
-    even = fits.normal(np.repeat(values, counts))
-    return even > fits.negative_binomial(values, counts) + _MARGIN * n
+    return fits.normal(each) > fits.negative_binomial(values, counts) + _MARGIN * n
 
 
 def _some(values: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ def _levels(series: nw.Series[Any]) -> tuple[tuple[Any, ...] | None, bool]:
     """Declared categories, and whether their order has a meaning."""
     native = series.to_native()
     kind = getattr(native, "dtype", None)
-    if library_of(native) == "pandas" and hasattr(kind, "categories"):
+    if library_of(native) == "pandas" and kind is not None and hasattr(kind, "categories"):
         return tuple(_plain(value) for value in kind.categories), bool(kind.ordered)
     if isinstance(series.dtype, nw.Enum):
         return tuple(series.dtype.categories), False

@@ -25,6 +25,8 @@ __all__ = ["Parsed", "decimals_of", "number_text", "parse_numbers"]
 
 MOST_DECIMALS = 12
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?|[+-]?[iI]nf(inity)?", re.ASCII)
+_PADDED_LINE = re.compile(r"^[+-]?0\d", re.ASCII | re.MULTILINE)
+_SIGNS = b"0123456789+-.eE\n"
 _COMMA = re.compile(r"[+-]?\d+,\d+|[+-]?\d+", re.ASCII)
 _PADDED = re.compile(r"[+-]?0\d", re.ASCII)
 _THREE = re.compile(r".*,\d{3}", re.ASCII)
@@ -49,6 +51,9 @@ def parse_numbers(texts: Sequence[str]) -> Parsed:
     >>> parse_numbers(["02139", "10115"]).values
     array([nan, nan])
     """
+    plain = _plain_numbers(texts)
+    if plain is not None:
+        return Parsed(plain, False)
     if any("," in text for text in texts):
         comma = all(map(_COMMA.fullmatch, texts)) and not all(
             _THREE.fullmatch(text) for text in texts if "," in text
@@ -60,6 +65,17 @@ def parse_numbers(texts: Sequence[str]) -> Parsed:
     if any(_PADDED.match(text) for text in texts):
         values = [math.nan] * len(values)
     return Parsed(np.array(values, dtype=np.float64), False)
+
+
+def _plain_numbers(texts: Sequence[str]) -> np.ndarray | None:
+    """Numbers of many texts at once, if all are plain ones; otherwise None."""
+    whole = "\n".join(texts)
+    if not whole.isascii() or whole.encode().translate(None, _SIGNS) or _PADDED_LINE.search(whole):
+        return None
+    try:
+        return np.fromiter(map(float, texts), np.float64, len(texts))
+    except ValueError:
+        return None
 
 
 def decimals_of(values: np.ndarray) -> int | None:

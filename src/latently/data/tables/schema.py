@@ -319,8 +319,10 @@ def _with_kind(column: Column, kind: str) -> Column:
         note = "left out: declared an identifier"
         return Column(column.name, kind, dtype=column.dtype, missing=column.missing, note=note)
     low = column.low
-    numeric = column.kind in NUMERIC and kind in NUMERIC and low is not None
-    if numeric and (kind == "real" or (low >= 0 and (kind == "positive" or column.decimals == 0))):
+    allowed = kind == "real"
+    if low is not None and low >= 0:
+        allowed = kind in ("real", "positive") or column.decimals == 0
+    if column.kind in NUMERIC and kind in NUMERIC and allowed:
         return replace(column, kind=kind, likelihood=usual(kind, low=low), note="")
     ranked = all(not isinstance(v, str) for v in column.categories) and not column.other
     levels = column.kind in DISCRETE and kind in DISCRETE

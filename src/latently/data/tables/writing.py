@@ -61,14 +61,13 @@ def _write_text(path: Path, frame: Frame, kind: str) -> None:
 
 def _write_rows(raw: Any, frame: Frame, kind: str) -> None:
     delimiter = "," if kind.startswith(".csv") else "\t"
-    with io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=False) as text:
-        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-        writer.writerow(frame.names)
-        for start in range(0, len(frame), _BLOCK):
-            block = (_texts(column[start : start + _BLOCK]) for column in frame.columns)
-            writer.writerows(zip(*block, strict=True))
-        text.flush()
-        text.detach()
+    text = io.TextIOWrapper(raw, encoding="utf-8", newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(frame.names)
+    for start in range(0, len(frame), _BLOCK):
+        block = (_texts(column[start : start + _BLOCK]) for column in frame.columns)
+        writer.writerows(zip(*block, strict=True))
+    text.detach()  # flushes; the file below is closed by whoever opened it
 
 
 def _texts(column: np.ndarray) -> Iterator[str]:
