@@ -50,6 +50,7 @@ MISSING = (
 )
 LARGEST = 1e30  # of numbers; squares of larger ones leave float32
 _NUMBERS = (int, float, np.integer, np.floating, decimal.Decimal, fractions.Fraction)
+SPAN = "time span"
 _SPAN = 1e6  # microseconds of a second
 
 
@@ -63,7 +64,8 @@ class Cells:
         present: bool `(n,)`, False where a cell is missing.
         values: float64 numbers, NaN where missing, or int64 codes of labels.
         labels: the different values of text and flags.
-        note: how text was written that became numbers (`decimal comma`) or dates (their form).
+        note: how text was written that became numbers (`decimal comma`) or dates (their form);
+            `time span` of seconds.
     """
 
     name: str
@@ -103,18 +105,24 @@ def cells(frame: Frame, place: int, missing: Sequence[str] = MISSING) -> Cells:
     if kind == "m":
         spans = column.astype("timedelta64[us]")
         seconds = np.where(np.isnat(spans), math.nan, spans.astype(np.int64) / _SPAN)
-        return _numbers(name, seconds, missing)
+        return replace(_numbers(name, seconds, ()), note=SPAN)
     if kind in "US":
         column = column.astype(str).astype(object)
     return _objects(name, column, missing)
 
 
 def _numbers(name: str, values: np.ndarray, missing: Sequence[str]) -> Cells:
-    codes = parse_numbers([code for code in missing if code.strip()]).values
-    for code in codes[np.isfinite(codes)]:
+    for code in _spelled(missing):
         values = np.where(values == code, math.nan, values)
     check_size(name, values)
     return Cells(name, "number", ~np.isnan(values), values)
+
+
+def _spelled(missing: Sequence[str]) -> np.ndarray:
+    """The numbers among texts that mean a missing cell."""
+    numbers = parse_numbers([code.strip() for code in missing], codes=False).values
+    found: np.ndarray = numbers[np.isfinite(numbers)]
+    return found
 
 
 def check_size(name: str, values: np.ndarray) -> None:
@@ -215,8 +223,12 @@ def _moments(name: str, values: list[Any], present: np.ndarray) -> Cells:
 
 def _text(name: str, values: list[str | None], missing: Sequence[str]) -> Cells:
     codes, found = _factorise(values)
-    absent = {code.strip() for code in missing} | {""}
     labels: list[str] = [text.strip() if isinstance(text, str) else "" for text in found]
+    absent = {code.strip() for code in missing} | {""}
+    numbers = _spelled(missing)
+    if len(numbers):
+        same = np.isin(parse_numbers(labels, codes=False).values, numbers)
+        absent |= {label for label, gone in zip(labels, same.tolist(), strict=True) if gone}
     if labels == found and absent.isdisjoint(labels):
         return Cells(name, "text", np.ones(len(values), dtype=bool), codes, tuple(labels))
     # labels that differ in the blanks around them are one, those that mean nothing come first
@@ -238,39 +250,42 @@ def first_row(bad: np.ndarray) -> int:
     return int(bad.argmax())
 
 
-def as_numbers(column: Cells, missing: Sequence[str] = ()) -> Cells:
+def as_numbers(column: Cells, *, known: bool = False, comma: bool = False) -> Cells:
     """A column of text as numbers, NaN where a text is none but present: the caller decides.
 
     Numbers stay as they are; a truth value is 0 or 1.
+
+    Args:
+        column: as it was read.
+        known: whether it is known to hold numbers, so that leading zeros make no codes of them.
+        comma: whether it is known to have commas as decimal signs.
 
     Raises:
         UserError: a number that is infinite or beyond 1e30.
     """
     if column.form in ("number", "time"):
         return column
-    if column.form == "object":
-        return replace(column, form="number", values=np.full(len(column.present), math.nan))
+    note = ""
     if column.form == "flag":
-        numbers, comma = np.array([0.0, 1.0]), False
+        numbers = np.array([0.0, 1.0])
+    elif column.form == "object":
+        numbers = np.array([math.nan])
     else:
-        numbers, comma = parse_numbers(column.labels)
-        codes = parse_numbers([code for code in missing if code.strip()]).values
-        absent = np.isin(numbers, codes[np.isfinite(codes)])
-        column = replace(column, present=column.present & ~_at(absent, column.values))
+        numbers, comma = parse_numbers(column.labels, codes=not known, comma=comma)
+        note = "decimal comma" if comma else ""
     values = np.where(column.present, _at(numbers, column.values), math.nan)
     check_size(column.name, values)
-    note = "decimal comma" if comma else ""
     return Cells(column.name, "number", column.present, values, column.labels, note)
 
 
-def as_times(column: Cells) -> Cells | None:
+def as_times(column: Cells, form: str = "") -> Cells | None:
     """A column of text as moments, NaN where a text is none but present; None if none is one."""
     if column.form == "time":
         return column
     if column.form != "text" or not column.labels:
         return None
     few = column.labels[:: max(1, len(column.labels) // 200)]
-    dated = parse_dates(column.labels) if looks_dated(few) else None
+    dated = parse_dates(column.labels, form) if looks_dated(few) else None
     if dated is None:
         return None
     values = np.where(column.present, _at(dated.values, column.values), math.nan)

@@ -14,6 +14,7 @@ The code `other` comes back as the text "other", or as a missing cell of a colum
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,9 @@ from latently.data.tables.words import at, plural, shown
 from latently.errors import UserError
 
 __all__ = ["Coded", "constant_differs", "decode_column", "encode_column", "fill_constant"]
+
+CALENDAR = (-62135596800.0, 253402214400.0)  # the years 1 to 9999 in seconds
+COMMA = "decimal comma"
 
 
 class Coded(NamedTuple):
@@ -50,7 +54,10 @@ def encode_column(column: Column, frame: Frame, place: int, missing: Sequence[st
         return _encode_levels(column, raw)
     if not raw.present.any():
         return Coded(np.zeros(len(raw.present)), raw.present, raw.present)
-    read = as_times(raw) if column.kind == "datetime" else as_numbers(raw, missing)
+    if column.kind == "datetime":
+        read = as_times(raw, column.dtype.removeprefix("text, "))
+    else:
+        read = as_numbers(raw, known=True, comma=COMMA in column.dtype)
     strange = raw.present if read is None else read.present & np.isnan(read.values)
     if column.kind != "datetime" and raw.form == "time":
         strange = raw.present
@@ -151,20 +158,18 @@ def decode_column(
     target = _target(column, like, dtype)
     if column.kind in DISCRETE:
         return _decode_levels(column, x, target)
-    values = np.clip(
-        x,
-        -np.inf if column.low is None else column.low,
-        np.inf if column.high is None else column.high,
-    )
+    least, most = CALENDAR if column.kind == "datetime" else (-np.inf, np.inf)
+    low, high = column.low, column.high
+    values = np.clip(x, least if low is None else low, most if high is None else high)
     if column.kind == "datetime":
         return _decode_times(column, values, target)
     if column.decimals is not None:
         values = np.round(values, column.decimals) + 0.0
-    return _typed(values, target, "decimal comma" in column.dtype)
+    return _typed(values, target, COMMA in column.dtype)
 
 
 def _target(column: Column, like: np.ndarray | None, dtype: str) -> str:
-    """How cells are held: text, i (whole), f, b, m (span), M (moment), or O for plain objects."""
+    """How cells are held: text, i (whole), f, b, m (span), M (moment), D (decimal), O."""
     if like is not None:
         if like.dtype.kind in "iu":
             return "i"
@@ -174,7 +179,7 @@ def _target(column: Column, like: np.ndarray | None, dtype: str) -> str:
         if dtype.startswith("text") or isinstance(present, str):
             return "text"
         if present is not None:
-            return "O"
+            return "D" if isinstance(present, Decimal) else "O"
     words = column.dtype.lower()
     if words.startswith("text"):
         return "text"
@@ -196,6 +201,8 @@ def _typed(values: np.ndarray, target: str, comma: bool = False) -> np.ndarray:
         return np.rint(values).astype(np.int64)
     if target == "m":
         return np.rint(values * 1e6).astype("timedelta64[us]")
+    if target == "D":
+        return _objects([Decimal(number_text(value)) for value in values.tolist()])
     if target == "b":
         return values > 0.5
     return values
@@ -225,7 +232,7 @@ def _decode_levels(column: Column, x: np.ndarray, target: str) -> np.ndarray:
     values: list[Any] = list(column.categories)
     texts = any(isinstance(value, str) for value in values)
     if target == "text":
-        values = [_written(value, "decimal comma" in column.dtype) for value in values]
+        values = [_written(value, COMMA in column.dtype) for value in values]
     if column.other:
         values.append(OTHER if texts else None)
     if target in "ifb" and not column.other and not texts:
@@ -247,7 +254,7 @@ def fill_constant(column: Column, n: int, like: np.ndarray | None, dtype: str) -
     (value,) = column.categories
     target = _target(column, like, dtype)
     if target == "text":
-        return _objects([_written(value, "decimal comma" in column.dtype)] * n)
+        return _objects([_written(value, COMMA in column.dtype)] * n)
     if target == "M":
         return np.full(n, np.datetime64(value, "us"))
     if target in "ifbm" and not isinstance(value, str):

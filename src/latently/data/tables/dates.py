@@ -21,6 +21,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -62,15 +63,19 @@ class Dated(NamedTuple):
     form: str
 
 
-def parse_dates(texts: Sequence[str]) -> Dated | None:
+def parse_dates(texts: Sequence[str], form: str = "") -> Dated | None:
     """The dates that texts are, by the table above; None if none is one, or their order is open.
+
+    Args:
+        texts: without blanks around them.
+        form: which the column is known to have; it settles whether 01/02 is in January.
 
     >>> parse_dates(["1970-01-02", "1970-01-03"])
     Dated(values=array([ 86400., 172800.]), form='%Y-%m-%d')
     >>> parse_dates(["01/02/2020"]) is None, parse_dates(["01/02/2020", "31/01/2020"]).form
     (True, '%d/%m/%Y')
     """
-    for read in (_parse_iso, _parse_days, _parse_year_first):
+    for read in (_parse_iso, partial(_parse_days, form=form), _parse_year_first):
         found = read(texts)
         if found is not None and not np.isnan(found.values).all():
             return found
@@ -130,7 +135,7 @@ def _parse_iso(texts: Sequence[str]) -> Dated | None:
     return Dated(values, f"%Y-%m-%d{gap}{clock}{'Z' if True in zones else ''}")
 
 
-def _parse_days(texts: Sequence[str]) -> Dated | None:
+def _parse_days(texts: Sequence[str], form: str = "") -> Dated | None:
     found = [match.groups() if match else None for match in map(_DAY.fullmatch, texts)]
     parts = [groups for groups in found if groups]
     signs = {groups[1] for groups in parts}
@@ -140,7 +145,9 @@ def _parse_days(texts: Sequence[str]) -> Dated | None:
     first = max(int(groups[0]) for groups in parts)
     second = max(int(groups[2]) for groups in parts)
     day_first = sign == "." or (first > 12 and second <= 12)
-    if not day_first and not (second > 12 and first <= 12):
+    if form in (f"%d{sign}%m{sign}%Y", f"%m{sign}%d{sign}%Y"):
+        day_first = form.startswith("%d")
+    elif not day_first and not (second > 12 and first <= 12):
         return None
     day, month = (0, 2) if day_first else (2, 0)
     values = [

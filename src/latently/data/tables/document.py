@@ -8,7 +8,8 @@
        {"name": "income", "kind": "binary", "likelihood": "Bernoulli",
         "categories": ["<=50K", ">50K"], "dtype": "text"}]}
 
-Fields are those of `Column` in its order; what has its default is left out. The bounds of dates
+Fields are those of `Column` in its order; what has its default is left out, and so may the
+likelihood and the missing texts be. The bounds of dates
 are written as dates. Nothing is believed before it is checked: a schema may come out of any file.
 """
 
@@ -20,6 +21,7 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
 from typing import Any
 
+from latently.data.tables.cells import MISSING
 from latently.data.tables.column import Column, usual
 from latently.data.tables.dates import date_text, parse_dates
 from latently.data.tables.words import shown
@@ -85,7 +87,7 @@ def from_json(content: Any) -> tuple[tuple[Column, ...], tuple[str, ...]]:
         raise UserError(
             f"schema of version {shown(content['version'])}; this latently reads version {VERSION}"
         )
-    missing = content.get("missing", [])
+    missing = content.get("missing", MISSING)
     if not isinstance(missing, list | tuple) or len(missing) > _MOST_MISSING:
         raise UserError(f"missing is {_what(missing)}; write a list of at most 1,000 texts")
     for text in missing:

@@ -189,7 +189,7 @@ def _as_dates(raw: Cells) -> Cells:
 def _as_plain_numbers(raw: Cells, kind: str) -> Cells:
     if raw.form == "time":
         raise UserError(f"column {shown(raw.name)}: kind {kind}, but it holds dates; use datetime")
-    numbers = as_numbers(raw)
+    numbers = as_numbers(raw, known=True)
     _refuse_unread(raw, numbers, "no number")
     return numbers
 

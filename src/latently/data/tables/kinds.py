@@ -43,7 +43,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latently.data.tables import fits
-from latently.data.tables.cells import Cells, as_numbers, as_times, first_row, label_at
+from latently.data.tables.cells import SPAN, Cells, as_numbers, as_times, first_row, label_at
 from latently.data.tables.dates import ambiguous
 from latently.data.tables.words import at, plural, shown
 from latently.errors import UserError
@@ -58,8 +58,8 @@ LARGEST_COUNT = 10_000
 _SAMPLE = 20_000  # rows that choose among families
 _MARGIN = 0.05  # nats a cell
 _TAILS = 0.02
-_ID = re.compile(r"(^|[^a-zA-Z])(id|ids|uuid|guid)([^a-zA-Z]|$)|[a-z](Id|ID)s?([^a-z]|$)", re.I)
-_CAMEL = re.compile(r"[a-z](Id|ID)($|[^a-z])")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a name, also of one such as customerId
+_NAMES = {"id", "ids", "uuid", "guid"}
 
 
 class Found(NamedTuple):
@@ -130,8 +130,8 @@ def _refuse_strays(column: Cells, read: Cells, strange: np.ndarray, what: str) -
     row = first_row(strange)
     word, name = label_at(column, row), shown(column.name)
     raise UserError(
-        f"{at(column.name, row)}: {word} among {rest:,} {what}, as in {plural(count, 'cell')} of "
-        f"{words} such values; name them as missing, or choose kinds={{{name}: 'categorical'}}"
+        f"{at(column.name, row)}: {word} among {rest:,} {what} ({plural(count, 'such cell')}); "
+        f"add it to missing, or choose kinds={{{name}: 'categorical'}}"
     )
 
 
@@ -186,6 +186,7 @@ def _numbers(column: Cells) -> Found:
         return Found("constant", column)
     if distinct == 2 and (n >= 10 or (low == 0 and high == 1)):
         return Found("binary", column)
+    whole = whole and column.note != SPAN  # seconds are measured, not counted
     if whole:
         note = _identifies(column, n, distinct, high - low + 1)
         if note:
@@ -201,10 +202,7 @@ def _numbers(column: Cells) -> Found:
 
 
 def _identifies(column: Cells, n: int, distinct: int, width: float) -> str:
-    named = _ID.search(column.name) and (
-        _CAMEL.search(column.name)
-        or re.search(r"(^|[^a-z])(ids?|[ug]uid)([^a-z]|$)", column.name, re.I)
-    )
+    named = not _NAMES.isdisjoint(word.lower() for word in _WORD.findall(column.name))
     if named and distinct > n / 2 and distinct > 2:
         return f"left out: called {shown(column.name)}, {distinct:,} values in {plural(n, 'cell')}"
     if distinct == n >= MOST_ORDINAL:
@@ -233,7 +231,7 @@ def _inflated(values: np.ndarray, counts: np.ndarray) -> bool:
     n, zeros = int(counts.sum()), int(counts[0])
     share = fits.zeros_explained(values, counts)
     excess = zeros / n - share
-    return excess > 0.02 and excess > 3 * np.sqrt(share * (1 - share) / n)
+    return zeros >= RARE and excess > 0.02 and excess > 3 * np.sqrt(share * (1 - share) / n)
 
 
 def _count_score(values: np.ndarray, counts: np.ndarray) -> float:

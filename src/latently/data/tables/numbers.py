@@ -39,10 +39,13 @@ class Parsed(NamedTuple):
     comma: bool
 
 
-def parse_numbers(texts: Sequence[str]) -> Parsed:
+def parse_numbers(texts: Sequence[str], *, codes: bool = True, comma: bool = False) -> Parsed:
     """The numbers that texts without blanks around them are, by the table above.
 
-    One code with leading zeros makes all texts codes: nothing is a number then.
+    Args:
+        texts: of a column.
+        codes: whether one text with leading zeros makes codes of all, none of them a number.
+        comma: whether the column is known to have commas as decimal signs.
 
     >>> parse_numbers(["12", "1e-3", "n/a"]).values
     array([1.2e+01, 1.0e-03,     nan])
@@ -54,17 +57,21 @@ def parse_numbers(texts: Sequence[str]) -> Parsed:
     plain = _plain_numbers(texts)
     if plain is not None:
         return Parsed(plain, False)
-    if any("," in text for text in texts):
-        comma = all(map(_COMMA.fullmatch, texts)) and not all(
-            _THREE.fullmatch(text) for text in texts if "," in text
-        )
-        if comma:
-            return Parsed(parse_numbers([t.replace(",", ".") for t in texts]).values, True)
+    if comma or _has_commas(texts):
+        points = [text.replace(",", ".") for text in texts]
+        return Parsed(parse_numbers(points, codes=codes).values, True)
     match = _NUMBER.fullmatch
     values = [float(text) if match(text) else math.nan for text in texts]
-    if any(_PADDED.match(text) for text in texts):
+    if codes and any(_PADDED.match(text) for text in texts):
         values = [math.nan] * len(values)
     return Parsed(np.array(values, dtype=np.float64), False)
+
+
+def _has_commas(texts: Sequence[str]) -> bool:
+    some = [text for text in texts if "," in text]
+    return (
+        bool(some) and all(map(_COMMA.fullmatch, texts)) and not all(map(_THREE.fullmatch, some))
+    )
 
 
 def _plain_numbers(texts: Sequence[str]) -> np.ndarray | None:

@@ -8,7 +8,8 @@
 Text is UTF-8 with or without a byte order mark, UTF-16 with one, otherwise Latin-1 with a notice.
 Every cell stays the text that it is, so that observed cells are written back verbatim; what it
 means is the business of `Schema`. Blank lines are skipped, and so are lines of comment (`#`, `%`
-or `|`) above the first row. A cell holds at most 131,072 characters.
+or `|`) above the first row. Quotes inside quoted text are doubled. A cell holds at most 131,072
+characters.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def _read_text(path: Path, encoding: str, header: bool | None) -> Frame:
     notices = [f"{path.name}: not UTF-8; read as Latin-1"] * (encoding == "latin-1")
     if layout.skip:
         notices.append(f"{path.name}: {plural(layout.skip, 'line')} of comment skipped")
+    if not layout.header and header is None:
+        notices.append(f"{path.name}: no names in the first line; columns are called by place")
     return Frame(
         names=names,
         columns=columns,
@@ -119,7 +122,7 @@ def _read_text(path: Path, encoding: str, header: bool | None) -> Frame:
 
 def _parse(name: str, file: Any, layout: Layout) -> tuple[tuple[str, ...], tuple[np.ndarray, ...]]:
     lines = _lines(name, itertools.islice(file, layout.skip, None), layout)
-    reader = csv.reader(lines, delimiter=layout.delimiter, skipinitialspace=True)
+    reader = csv.reader(lines, delimiter=layout.delimiter, skipinitialspace=True, strict=True)
     try:
         given = next(filter(None, reader), None) if layout.header else None
         blocks, width = [], len(given or ())
@@ -129,7 +132,8 @@ def _parse(name: str, file: Any, layout: Layout) -> tuple[tuple[str, ...], tuple
             blocks.append([_column(cells) for cells in zip(*rows, strict=True)])
     except csv.Error as error:
         raise UserError(
-            f"{name}, line {layout.skip + reader.line_num}: {error}; is a quote left open there?"
+            f"{name}, line {layout.skip + reader.line_num}: {error}; see whether a quote is left "
+            "open there"
         ) from None
     if not blocks:
         what = "a line of names and no rows" if given else "no rows"

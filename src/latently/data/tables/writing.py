@@ -2,7 +2,8 @@
 
 Text is UTF-8, with names in the first line and an empty cell where nothing is known; cells of
 `.csv` are separated by commas, those of `.tsv`, `.txt` and `.dat` by tabs. Numbers are the
-shortest text that is read as the same number. An index of pandas is no column and is not written.
+shortest text that is read as the same number, time spans seconds. An index of pandas is no column
+and is not written.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from latently.data.tables.frame import Frame
+from latently.data.tables.numbers import number_text
 from latently.data.tables.reading import SUFFIXES, TEXT, suffix_of
 from latently.errors import UserError
 
@@ -77,6 +79,10 @@ def _texts(column: np.ndarray) -> Iterator[str]:
         whole = column.dtype == days.dtype or bool((days[known] == column[known]).all())
         texts = np.datetime_as_string(days if whole else column)
         return ("" if text == "NaT" else text for text in texts.tolist())
+    if column.dtype.kind == "m":
+        spans = column.astype("timedelta64[us]")
+        seconds = np.where(np.isnat(spans), np.nan, spans.astype(np.int64) / 1e6)
+        return ("" if value != value else number_text(value) for value in seconds.tolist())
     return map(_text, column.tolist())
 
 
