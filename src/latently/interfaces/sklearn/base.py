@@ -106,7 +106,10 @@ class _Estimator(BaseEstimator):
         density, such as an autoencoder: minus its `anomaly_score`, the mean squared error of the
         row's reconstruction, -1 being that of the mean row.
         """
-        data = self._rows(X)
+        return self._scores(self._rows(X))
+
+    def _scores(self, data: Data) -> np.ndarray:
+        """What `score_samples` says of rows that are read already."""
         with torch.no_grad():
             if self.model_.density is None:
                 strange = self.model_.anomaly_score
@@ -186,6 +189,8 @@ class _Estimator(BaseEstimator):
         for width in ("latents", "components"):
             if width in taken and self.latents is not None:
                 named[width] = number(self.latents)
+        if self.latents is None and self.recipe in CLOSED_FORM and "latents" in taken:
+            named["latents"] = min(taken["latents"].default, max(math.prod(data.shape) // 2, 1))
         if "likelihood" in taken:
             own = taken["likelihood"].default is None and data.family == NUMBERS
             named["likelihood"] = None if own else expr.build(data.family, components())

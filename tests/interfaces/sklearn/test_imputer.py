@@ -1,0 +1,351 @@
+"""The imputer: closed forms, cells that stay as they are, tables that stay tables."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from latently.interfaces.sklearn import LatentImputer
+
+QUICK = {"epochs": 2, "samples": 20}
+IRIS, SPECIES = load_iris(return_X_y=True)
+HOLED = IRIS.copy()
+HOLED[::3, 2] = HOLED[1::5, 0] = np.nan
+MISSING = np.isnan(HOLED)
+STRATEGIES = ("mean", "median", "mode", "most_frequent", "draw")
+
+
+def imputer(recipe="fa", **options):
+    latents = None if recipe == "table" else 2
+    return LatentImputer(recipe, **{"latents": latents, **QUICK, **options})
+
+
+def fitted(X=HOLED, recipe="fa", **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return imputer(recipe, **options).fit(X)
+
+
+def normal(model):
+    """Mean and covariance of factor analysis."""
+    weight, noise = model.weight.detach().numpy(), model.log_variance.detach().exp().numpy()
+    return model.loc.detach().numpy(), weight @ weight.T + np.diag(noise)
+
+
+@parametrize_with_checks([LatentImputer("fa", latents=1, samples=20)])
+def test_what_scikit_learn_asks_of_estimators(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([LatentImputer(**QUICK), LatentImputer("vae", **QUICK)])
+def test_what_scikit_learn_asks_of_the_usual_ones(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        check(estimator)
+
+
+# ---- Truths
+
+
+@pytest.mark.parametrize("strategy", ["mean", "median"])
+def test_means_and_medians_are_those_of_the_conditional_normal(strategy):
+    model = fitted(strategy=strategy)
+    mean, cov = normal(model.model_)
+    filled = model.transform(HOLED)
+    for row, x, gone in zip(filled, HOLED, MISSING, strict=True):
+        gain = cov[np.ix_(gone, ~gone)] @ np.linalg.inv(cov[np.ix_(~gone, ~gone)])
+        expected = mean[gone] + gain @ (x[~gone] - mean[~gone])
+        np.testing.assert_allclose(row[gone], expected, rtol=1e-8)
+
+
+def test_draws_have_the_moments_of_the_conditional_normal():
+    model = fitted()
+    mean, cov = normal(model.model_)
+    row = np.array([[np.nan, 3.0, np.nan, 1.0]])
+    draws = model.sample_imputations(row, 20000)[:, 0][:, [0, 2]]
+    gain = cov[np.ix_([0, 2], [1, 3])] @ np.linalg.inv(cov[np.ix_([1, 3], [1, 3])])
+    expected = mean[[0, 2]] + gain @ (np.array([3.0, 1.0]) - mean[[1, 3]])
+    spread = cov[np.ix_([0, 2], [0, 2])] - gain @ cov[np.ix_([1, 3], [0, 2])]
+    np.testing.assert_allclose(draws.mean(0), expected, atol=0.02)
+    np.testing.assert_allclose(np.cov(draws.T), spread, rtol=0.1)
+
+
+def test_equal_rows_are_drawn_apart():
+    """A hundred rows of which nothing is known are a hundred rows, not one."""
+    rows = np.full((400, 4), np.nan)
+    rows[::2, 1] = 3.0
+    model = fitted()
+    mean, cov = normal(model.model_)
+    one = model.set_params(strategy="draw").transform(rows)
+    error = np.diag(cov).max() ** 0.5 / 200**0.5
+    for filled in (one, model.sample_imputations(rows, 1)[0]):
+        assert len(np.unique(filled[:, 0])) == 400
+        np.testing.assert_allclose(filled[1::2].mean(0), mean, atol=5 * error)
+        np.testing.assert_allclose(filled[1::2].std(0), np.diag(cov) ** 0.5, rtol=0.25)
+        assert (filled[::2, 1] == 3.0).all()
+
+
+def test_what_hangs_together_is_filled_together(library):
+    """Column b repeats a, so that a tells what b lacks."""
+    draw = np.random.default_rng(0)
+    a = draw.choice(["x", "y", "z"], 400)
+    b = np.array([{"x": "one", "y": "two", "z": "three"}[value] for value in a], dtype=object)
+    table = library.DataFrame({"a": a, "b": np.where(draw.random(400) < 0.2, None, b)})
+    for strategy in ("mean", "mode", "draw"):
+        model = fitted(table, "table", strategy=strategy, epochs=60, samples=200)
+        assert (np.asarray(model.transform(table)["b"]) == b).mean() > 0.97
+
+
+# ---- What stays
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("recipe", ["fa", "table"])
+def test_no_hole_is_left_and_all_else_stays(recipe, strategy):
+    filled = fitted(recipe=recipe, strategy=strategy).transform(HOLED)
+    assert filled.shape == HOLED.shape
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[~MISSING], HOLED[~MISSING])
+    assert (filled[MISSING] != HOLED[MISSING]).all()
+
+
+def test_observed_bits_are_the_same():
+    rows = HOLED.astype(np.float32)
+    rows[1, 1], rows[4, 1] = -0.0, np.float32(0.1)
+    filled = fitted(rows, "table").transform(rows)
+    assert filled.dtype == np.float32
+    np.testing.assert_array_equal(filled.view(np.int32)[~MISSING], rows.view(np.int32)[~MISSING])
+    assert fitted().transform(IRIS[:5]).tobytes() == IRIS[:5].tobytes()
+    assert fitted().transform((IRIS[:5] * 10).astype(int)).dtype == np.float64
+
+
+def test_x_itself_is_not_changed(library, people):
+    before = HOLED.copy()
+    fitted().transform(HOLED)
+    np.testing.assert_array_equal(HOLED, before)
+    table = library.DataFrame(people.columns)
+    fitted(table, "table").transform(table)
+    assert table.equals(library.DataFrame(people.columns))
+
+
+@pytest.mark.parametrize("recipe", ["fa", "mixture", "table"])
+def test_a_row_does_not_depend_on_its_company(recipe):
+    model = fitted(recipe=recipe)
+    whole = model.transform(HOLED)
+    order = np.random.default_rng(0).permutation(150)
+    np.testing.assert_allclose(model.transform(HOLED[order]), whole[order], rtol=0, atol=1e-9)
+    alone = np.concatenate([model.transform(HOLED[i : i + 1]) for i in order[:10]])
+    np.testing.assert_allclose(alone, whole[order[:10]], rtol=0, atol=1e-9)
+
+
+def test_new_rows_need_no_fit():
+    model = fitted(HOLED[:100])
+    weights = {name: value.clone() for name, value in model.model_.state_dict().items()}
+    assert np.isfinite(model.transform(HOLED[100:])).all()
+    for name, value in model.model_.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+# ---- Tables
+
+
+@pytest.mark.parametrize("strategy", ["mean", "mode", "draw"])
+def test_a_frame_stays_a_frame(library, people, strategy):
+    table = library.DataFrame(people.columns)
+    filled = fitted(table, "table", strategy=strategy).transform(table)
+    assert type(filled) is type(table)
+    assert list(filled.columns) == list(table.columns)
+    assert list(filled.dtypes) == list(table.dtypes)
+    for name in table.columns:
+        assert None not in np.asarray(filled[name]).tolist()
+        came, went = (np.asarray(frame[name], dtype=object) for frame in (table, filled))
+        seen = np.array([value is not None and value == value for value in came])
+        assert (came[seen] == went[seen]).all()
+    assert np.asarray(filled["city"])[5] in ("Bonn", "Oslo", "Rome")
+    age = float(np.asarray(filled["age"])[7])
+    assert age == round(age) >= 0
+
+
+def test_pandas_keeps_index_and_types(people):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(people.columns, index=[f"p{i}" for i in range(200)])
+    table["city"] = table["city"].astype("category")
+    table["age"] = table["age"].astype("Int64")
+    filled = fitted(table, "table").transform(table)
+    assert filled.index.equals(table.index)
+    assert filled.dtypes.equals(table.dtypes)
+    assert not filled.isna().any().any()
+
+
+def test_draws_of_a_frame_are_frames(library, people):
+    table = library.DataFrame(people.columns)
+    draws = fitted(table, "table").sample_imputations(table, 6)
+    assert len(draws) == 6
+    assert all(type(draw) is type(table) for draw in draws)
+    assert len({str(np.asarray(draw["height"])[3]) for draw in draws}) > 1
+    array = fitted().sample_imputations(HOLED, 3)
+    assert array.shape == (3, 150, 4)
+    np.testing.assert_array_equal(array[:, ~MISSING], np.tile(HOLED[~MISSING], (3, 1)))
+    assert not np.array_equal(array[0], array[1])
+
+
+@pytest.mark.parametrize("wanted", ["pandas", "polars"])
+def test_tables_come_out_where_tables_are_asked_for(library, people, wanted):
+    asked = pytest.importorskip(wanted)
+    table = library.DataFrame(people.columns)
+    model = fitted(table, "table", add_indicator=True).set_output(transform=wanted)
+    filled = model.transform(table)
+    assert isinstance(filled, asked.DataFrame)
+    assert list(filled.columns) == model.get_feature_names_out().tolist()
+    assert set(np.asarray(filled["city"])) == {"Bonn", "Oslo", "Rome"}
+    array = fitted().set_output(transform=wanted).transform(HOLED)
+    assert isinstance(array, asked.DataFrame)
+    assert list(array.columns) == ["x0", "x1", "x2", "x3"]
+
+
+def test_arrays_of_objects_stay_arrays_of_objects():
+    rows = np.array([["a", 1.0], ["b", 2.0], [None, 3.0], ["b", np.nan]] * 20, dtype=object)
+    filled = fitted(rows, "table").transform(rows)
+    assert filled.dtype == object
+    assert set(filled[:, 0]) == {"a", "b"}
+    assert filled[1].tolist() == ["b", 2.0]
+
+
+def test_constants_are_filled_with_themselves(library):
+    rows = np.column_stack([HOLED, np.full(150, 7.0)])
+    rows[::4, 4] = np.nan
+    assert (fitted(rows, "table").transform(rows)[:, 4] == 7.0).all()
+    table = library.DataFrame({"same": ["x", None] * 75, "x": IRIS[:, 0]})
+    assert set(np.asarray(fitted(table, "table").transform(table)["same"])) == {"x"}
+
+
+# ---- Options as scikit-learn's imputers have them
+
+
+def test_indicators_stand_behind():
+    model = fitted(add_indicator=True)
+    filled = model.transform(HOLED)
+    assert filled.shape == (150, 6)
+    np.testing.assert_array_equal(filled[:, 4:], MISSING[:, [0, 2]])
+    np.testing.assert_array_equal(filled[:, :4], fitted().transform(HOLED))
+    names = ["x0", "x1", "x2", "x3", "missingindicator_x0", "missingindicator_x2"]
+    assert model.get_feature_names_out().tolist() == names
+
+
+def test_indicators_of_a_frame(library, people):
+    table = library.DataFrame(people.columns)
+    filled = fitted(table, "table", add_indicator=True).transform(table)
+    added = ["missingindicator_height", "missingindicator_age", "missingindicator_city"]
+    assert list(filled.columns)[5:] == added
+    assert np.flatnonzero(np.asarray(filled[added[0]])).tolist() == [3]
+    assert fitted(add_indicator=True).sample_imputations(HOLED, 2).shape == (2, 150, 4)
+
+
+def test_columns_without_a_value_go_or_are_zero():
+    rows = np.column_stack([HOLED[:, :2], np.full(150, np.nan), HOLED[:, 2:]])
+    with pytest.warns(UserWarning, match="x2.*no value"):
+        model = imputer().fit(rows)
+    assert model.transform(rows).shape == (150, 4)
+    assert model.get_feature_names_out().tolist() == ["x0", "x1", "x3", "x4"]
+    kept = fitted(rows, keep_empty_features=True).transform(rows)
+    assert kept.shape == (150, 5)
+    assert (kept[:, 2] == 0).all()
+    np.testing.assert_array_equal(kept[:, [0, 1, 3, 4]], model.transform(rows))
+
+
+def test_another_sign_for_missing(library):
+    rows = np.where(MISSING, -1, IRIS)
+    expected = fitted().transform(HOLED)
+    np.testing.assert_array_equal(fitted(rows, missing_values=-1).transform(rows), expected)
+    whole = np.where(MISSING, -1, (IRIS * 10).astype(int))
+    assert (fitted(whole, missing_values=-1).transform(whole) > 0).all()
+    table = library.DataFrame({"a": ["x", "y", "gone"] * 30, "b": [1.5, 2.5, 3.0] * 30})
+    filled = fitted(table, "table", missing_values="gone").transform(table)
+    assert set(np.asarray(filled["a"])) == {"x", "y"}
+
+
+# ---- scikit-learn's machinery
+
+
+def test_a_pipeline_fills_scales_and_classifies():
+    steps = StandardScaler(), LogisticRegression(max_iter=1000)
+    pipeline = make_pipeline(imputer(), *steps).fit(HOLED, SPECIES)
+    assert pipeline.score(HOLED, SPECIES) > 0.9
+    grid = {"latentimputer__strategy": ["mean", "draw"], "latentimputer__latents": [1]}
+    found = GridSearchCV(pipeline, grid, cv=2).fit(HOLED, SPECIES)
+    assert np.isfinite(found.cv_results_["mean_test_score"]).all()
+
+
+def test_columns_are_filled_apart(library, people):
+    table = library.DataFrame(people.columns)
+    both = ColumnTransformer(
+        [("some", imputer("table"), ["age", "city"]), ("rest", "passthrough", ["member"])],
+        verbose_feature_names_out=False,
+    ).set_output(transform=library.__name__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        filled = both.fit_transform(table)
+    assert list(filled.columns) == ["age", "city", "member"]
+    assert set(np.asarray(filled["city"])) == {"Bonn", "Oslo", "Rome"}
+
+
+def test_clones_and_pickles(library, people):
+    table = library.DataFrame(people.columns)
+    model = fitted(table, "table", add_indicator=True, strategy="draw")
+    assert repr(clone(model)) == repr(model)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.transform(table).equals(model.transform(table))
+    assert get_tags(LatentImputer()).input_tags.allow_nan
+
+
+def test_global_state_is_as_before():
+    before, ours = torch.get_rng_state(), np.random.get_state()[1].copy()
+    model = fitted(recipe="table", strategy="draw")
+    model.transform(HOLED)
+    model.sample_imputations(HOLED, 2)
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(ours, np.random.get_state()[1])
+
+
+# ---- Mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strategy": "medain"}, ["strategy='medain'", "did you mean median"]),
+        ({"recipe": "flow"}, ["recipe='flow'", "cannot leave cells out"]),
+        ({"recipe": "ae"}, ["recipe='ae'", "no density"]),
+        ({"sweeps": -1}, ["sweeps=-1", "at least 0"]),
+        ({"samples": 0}, ["samples=0"]),
+        ({"kinds": {"x9": "real"}}, ["'x9'"]),
+    ],
+)
+def test_mistakes_are_named_in_one_line(refused, options, words):
+    with refused(*words):
+        LatentImputer(**{**QUICK, **options}).fit(HOLED)
+
+
+def test_a_number_of_draws_that_is_none_is_named(refused):
+    for draws in (0, 2.5, True):
+        with refused(f"draws={draws!r}"):
+            fitted().sample_imputations(HOLED, draws)
+
+
+def test_rows_without_any_column_to_model_are_named(refused):
+    with refused("no column can be modelled", "constant"):
+        imputer().fit(np.ones((10, 2)))

@@ -1,0 +1,119 @@
+"""The outlier detector: both conventions say what the density says."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from latently.interfaces.sklearn import LatentOutlierDetector
+
+QUICK = {"epochs": 2, "samples": 5}
+IRIS, _ = load_iris(return_X_y=True)
+DRAW = np.random.default_rng(0)
+CLOUD = DRAW.normal(size=(300, 1)) @ DRAW.normal(size=(1, 3)) + DRAW.normal(size=(300, 3))
+
+
+def fitted(X=CLOUD, recipe="fa", **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        detector = LatentOutlierDetector(recipe, **{"latents": 1, **QUICK, **options})
+        return detector.fit(X)
+
+
+@parametrize_with_checks([LatentOutlierDetector("fa", latents=1)])
+def test_what_scikit_learn_asks_of_outlier_detectors(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([LatentOutlierDetector(**QUICK)])
+def test_what_scikit_learn_asks_of_the_usual_one(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        check(estimator)
+
+
+def test_both_conventions_are_log_p():
+    detector = fitted(contamination=0.07)
+    model = detector.model_
+    weight, noise = model.weight.detach().numpy(), model.log_variance.detach().exp().numpy()
+    normal = multivariate_normal(model.loc.detach().numpy(), weight @ weight.T + np.diag(noise))
+    log_p = normal.logpdf(CLOUD)
+    np.testing.assert_allclose(detector.score_samples(CLOUD), log_p, rtol=1e-9)
+    np.testing.assert_allclose(detector.anomaly_score(CLOUD), -log_p, rtol=1e-9)
+    assert detector.offset_ == -detector.threshold_ == pytest.approx(np.quantile(log_p, 0.07))
+    above = detector.decision_function(CLOUD)
+    np.testing.assert_allclose(above, log_p - detector.offset_, rtol=1e-9)
+    np.testing.assert_array_equal(detector.predict(CLOUD), np.where(above < 0, -1, 1))
+
+
+def test_the_rows_of_the_fit_are_judged_as_others_are():
+    detector = fitted(contamination=0.07)
+    np.testing.assert_array_equal(detector.decision_scores_, detector.anomaly_score(CLOUD))
+    np.testing.assert_array_equal(detector.labels_, (detector.predict(CLOUD) == -1).astype(int))
+    above = detector.decision_scores_ > detector.threshold_
+    np.testing.assert_array_equal(detector.labels_, above)
+    assert detector.labels_.sum() == 21
+    again = clone(detector).fit_predict(CLOUD)
+    np.testing.assert_array_equal(again, detector.predict(CLOUD))
+
+
+def test_contamination_moves_the_threshold_alone():
+    few, many = fitted(contamination=0.01), fitted(contamination=0.5)
+    np.testing.assert_array_equal(few.decision_scores_, many.decision_scores_)
+    assert few.threshold_ > many.threshold_
+    assert many.labels_.sum() == 150
+
+
+@pytest.mark.parametrize("recipe", ["fa", "mixture", "table"])
+def test_a_row_off_the_line_is_strange(recipe):
+    """Both its values are usual, their combination is not."""
+    x = np.random.default_rng(1).normal(size=(400, 1))
+    line = np.hstack([x, x]) + 0.05 * np.random.default_rng(2).normal(size=(400, 2))
+    options = {"epochs": 20, "samples": 50} if recipe == "table" else {}
+    detector = fitted(line, recipe, **options)
+    off, on = detector.anomaly_score([[1.0, -1.0], [1.0, 1.0]])
+    assert off > on + 5
+    assert detector.predict([[1.0, -1.0]]) == -1
+
+
+def test_holes_leave_the_rest_to_judge():
+    detector = fitted()
+    holed = CLOUD.copy()
+    holed[:, 0] = np.nan
+    model = detector.model_
+    weight, noise = model.weight.detach().numpy(), model.log_variance.detach().exp().numpy()
+    covariance = weight @ weight.T + np.diag(noise)
+    normal = multivariate_normal(model.loc.detach().numpy()[1:], covariance[1:, 1:])
+    expected = normal.logpdf(CLOUD[:, 1:])
+    np.testing.assert_allclose(detector.score_samples(holed), expected, rtol=1e-9)
+
+
+def test_an_autoencoder_judges_by_its_error():
+    detector = fitted(recipe="ae")
+    assert (detector.decision_scores_ > 0).all()
+    assert detector.labels_.sum() == 30
+
+
+def test_a_pipeline_asks_and_a_pickle_keeps():
+    pipeline = make_pipeline(StandardScaler(), LatentOutlierDetector("fa", latents=1)).fit(CLOUD)
+    assert (pipeline.predict(CLOUD) == -1).sum() == 30
+    again = pickle.loads(pickle.dumps(pipeline))
+    np.testing.assert_array_equal(
+        again.decision_function(CLOUD), pipeline.decision_function(CLOUD)
+    )
+
+
+@pytest.mark.parametrize("share", [0, 0.6, -0.1, "auto", True, None])
+def test_a_contamination_that_is_none_is_named(refused, share):
+    with refused(f"contamination={share!r}", "at most 0.5"):
+        LatentOutlierDetector("fa", contamination=share).fit(IRIS)
