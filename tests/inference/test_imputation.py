@@ -9,10 +9,9 @@ import torch
 from scipy.stats import norm
 
 from latently import PPCA, Data, FactorAnalysis, fit, impute, vae
-from latently.inference.imputation import impute_row
 from latently.models import Model
 from latently.nets import MLP
-from latently.probability.families import Bernoulli, DiscretizedLogistic
+from latently.probability.families import Bernoulli, DiscretizedLogistic, Normal
 
 
 def fitted(kind=FactorAnalysis, n=60, holes=0.4):
@@ -193,10 +192,16 @@ def test_bad_options(refused):
     assert isinstance(model, Model)
 
 
-def test_one_row_needs_no_seed():
+def test_without_a_seed_the_global_generator_goes_on():
     model, data = little(), holey()
-    row = impute_row(model, data.x[:1], data.mask[:1], None, 3, 50)
-    assert row.draws.shape == (3, 4)
+    torch.manual_seed(0)
+    first, second = (model.impute(data.x, data.mask, draws=3, samples=200) for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(model.impute(data.x, data.mask, draws=3, samples=200), first)
+    twice = torch.zeros(2, 4), torch.zeros(2, 4, dtype=torch.bool)
+    one, other = model.impute(*twice, draws=50, samples=200).unbind(1)
+    assert not torch.equal(one, other)  # equal rows are drawn apart
 
 
 @pytest.mark.parametrize("kind", [FactorAnalysis, PPCA])
@@ -237,3 +242,48 @@ def test_good_proposals_do_not_move():
     model, data = little(), holey()
     same = [impute(model, data, samples=300, sweeps=n, seed=1).draws for n in (0, 10)]
     assert torch.equal(*same)  # with more than a hundred effective particles
+
+
+def table_model(dtype, columns=5):
+    """Weights that make rows of every kind: settled at once, and moved."""
+    model = vae(
+        (columns,), latents=2, net=partial(MLP, hidden=(16,)), likelihood=Normal, sees_mask=True
+    ).to(dtype)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_rows_of_a_block_do_not_depend_on_their_company(dtype):
+    model = table_model(dtype)
+    x = torch.randn(70, 5, dtype=dtype)
+    data = replace(Data.from_array(x), mask=torch.rand(70, 5) < 0.6)
+    whole = impute(model, data, samples=300, draws=3, seed=3)
+    settled = whole.ess > 100
+    assert settled.any()
+    assert not settled.all()
+    for n in (1, 2, 33, 70):
+        at = torch.randperm(70)[:n]
+        part = impute(model, data.rows(at), samples=300, draws=3, seed=3)
+        for name in ("mean", "std", "ess", "k_hat"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[at]), name
+        for name in ("draws", "quantiles"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[:, at]), name
+
+
+def test_a_block_draws_the_numbers_of_its_rows_alone(monkeypatch):
+    model = table_model(torch.float64)
+    x = torch.randn(40, 5, dtype=torch.float64)
+    data = replace(Data.from_array(x), mask=torch.rand(40, 5) < 0.8)
+    together = impute(model, data, samples=300, draws=3)
+    monkeypatch.setattr("latently.inference._blocks.block_rows", lambda x, samples: 1)
+    alone = impute(model, data, samples=300, draws=3)
+    settled = (together.ess > 150) & ~data.mask.all(1)
+    assert settled.any()
+    torch.testing.assert_close(alone.ess, together.ess, rtol=1e-9, atol=0)
+    # the same particles; of a row alone draws are taken by another algorithm
+    torch.testing.assert_close(alone.mean, together.mean, rtol=0, atol=2e-3)
+    lines = (alone.quantiles - together.quantiles)[:, settled] / together.std[settled].nan_to_num()
+    assert lines.nan_to_num().abs().median() < 0.05

@@ -1,0 +1,204 @@
+"""Rows with holes in blocks, and what is found of each, whatever its company.
+
+A matrix product may round row 3 of its rows otherwise than row 4, and one of 5 rows otherwise than
+one of 6. So blocks of one run are of one size, and a row has its place in a block: its seed modulo
+that size. What stands in the other places then changes no bit of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latently.inference._by_row import Inseparable, RowNoise
+from latently.inference._filled import Found, Wanted, found_of_block, found_of_row
+from latently.inference._population import (
+    block_rows,
+    conditioned,
+    first_particles,
+    inside,
+    moved_particles,
+    narrowed,
+    settled,
+)
+from latently.inference.noise import derive, row_seed
+from latently.inference.rows import Rows
+
+__all__ = ["blocks_of", "found_rows", "row_keys"]
+
+_EXACT_ROWS = 64  # rows of a block whose distributions are known
+_EXACT_CELLS = 2**15  # and their cells
+_WIDEST = 256  # rows with more cells have matrices of a size of their own
+
+
+def found_rows(
+    model: Any,
+    x: Tensor,
+    mask: Tensor,
+    context: Tensor | None,
+    wanted: Wanted,
+    *,
+    samples: int,
+    sweeps: int,
+    seed: int | None,
+) -> Iterator[tuple[Tensor, Found]]:
+    """The rows (n, *X) that lack something, in blocks, by their numbers.
+
+    Missing cells of x hold 0. With a seed the draws of a row depend on the row alone, without one
+    on the global generator.
+
+    Raises:
+        UserError: a model that cannot leave cells out.
+    """
+    if not model.holes:
+        model.check(x, mask)
+    lacking = (~mask.flatten(1).all(1)).nonzero()[:, 0]
+    if not len(lacking):
+        return
+    every = Rows(x, mask, context)
+    keys = row_keys(every, lacking, seed)
+    exact = model.density == "exact" and _known(model, every.part(lacking[:1])) is not None
+    if exact:
+        size = _exact_rows(x)
+    else:
+        size = block_rows(x, samples)
+        size = size if size > 1 and _separable(model, every.part(lacking[:1])) else 1
+    for numbers, places in blocks_of(keys, size):
+        which = lacking[numbers]
+        rows, noise = every.part(which), RowNoise([keys[i] for i in numbers], x.device)
+        with torch.no_grad():
+            if exact:
+                found = _exact(model, rows, wanted, noise)
+            else:
+                found = _weighted(model, rows, wanted, noise, samples, sweeps, places)
+        yield which[places], found.rows(places)
+
+
+def row_keys(rows: Rows, which: Tensor, seed: int | None) -> list[int]:
+    """A seed for each of some rows: of its content, or of its number where `seed` is None."""
+    if seed is None:
+        drawn = int(torch.randint(2**62, ()))
+        return [derive(drawn, i) for i in range(len(which))]
+    x, mask, context = (None if t is None else t[which].cpu() for t in rows)
+    return [
+        row_seed(seed, *(None if t is None else t[i : i + 1] for t in (x, mask, context)))
+        for i in range(len(which))
+    ]
+
+
+def blocks_of(keys: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Blocks of things with seeds: the number of the thing at each place, and which places count.
+
+    >>> list(blocks_of([4, 7, 6, 9], 2))
+    [([0, 1], [0, 1]), ([2, 3], [0, 1])]
+    >>> list(blocks_of([4, 6], 2))
+    [([0, 0], [0]), ([1, 1], [0])]
+    """
+    queues: list[list[int]] = [[] for _ in range(size)]
+    for i, key in enumerate(keys):
+        queues[key % size].append(i)
+    for turn in range(max(map(len, queues))):
+        filled = [place for place in range(size) if turn < len(queues[place])]
+        spare = queues[filled[0]][turn]
+        yield [queues[j][turn] if turn < len(queues[j]) else spare for j in range(size)], filled
+
+
+def _weighted(
+    model: Any,
+    rows: Rows,
+    wanted: Wanted,
+    noise: RowNoise,
+    samples: int,
+    sweeps: int,
+    places: Sequence[int],
+) -> Found:
+    """Of a block of rows, of which those at some places count."""
+    if len(rows.x) == 1:
+        with noise.of(0):
+            particles = first_particles(model, rows, samples)
+            particles = moved_particles(model, rows, particles, sweeps)
+            return found_of_row(model, rows, particles, wanted)
+    first = first_particles(model, rows, samples, noise)
+    enough = settled(first.log_w).tolist()
+    after = noise.copy()
+    found = {}
+    if any(enough[b] for b in places):
+        block = found_of_block(model, rows, first, wanted, noise)
+        found = {b: block.rows([b]) for b in range(len(rows.x))}
+    for b in places:
+        if not enough[b]:
+            row = rows.part(slice(b, b + 1))
+            with after.of(b):
+                particles = moved_particles(model, row, first.row(b), sweeps)
+                found[b] = found_of_row(model, row, particles, wanted)
+    some = next(iter(found.values()))
+    return _joined([found.get(b, some) for b in range(len(rows.x))])
+
+
+def _exact(model: Any, rows: Rows, wanted: Wanted, noise: RowNoise) -> Found:
+    """Of rows of a model that knows the distribution of every cell."""
+    x = rows.x
+    none, empty = torch.zeros(len(x), dtype=torch.float64), x.new_empty(0)
+    draws = _exact_draws(model, rows, wanted.draws, noise)
+    if wanted.levels is None:
+        return Found(draws, empty, empty, empty, empty, none, none)
+    known = _known(model, rows)
+    levels = torch.tensor(wanted.levels, dtype=known.mean.dtype, device=x.device)
+    lines = known.icdf(levels.view(-1, *(1,) * x.dim()))
+    mode = known.mode if wanted.counted else empty
+    own = (narrowed(t, x.dtype) for t in (known.mean, known.variance.sqrt(), lines))
+    return Found(draws, *own, mode.to(x.dtype), none, none)
+
+
+def _exact_draws(model: Any, rows: Rows, draws: int, noise: RowNoise) -> Tensor:
+    """(draws, B, *X): together where rows can be told apart, else one by one."""
+    if len(rows.x) > 1:
+        try:
+            particles = first_particles(model, rows, draws, noise.copy())
+            return inside(model, noise.sample(conditioned(model, particles, rows)), rows.x.dtype)
+        except Inseparable:
+            pass
+    found = []
+    for b, row in enumerate(rows.singles()):
+        with noise.of(b):
+            particles = first_particles(model, row, draws)
+            found.append(conditioned(model, particles, row).sample())
+    return inside(model, torch.cat(found, 1), rows.x.dtype)
+
+
+def _known(model: Any, rows: Rows) -> Any:
+    with torch.no_grad():
+        return model.predictive(*rows)
+
+
+def _exact_rows(x: Tensor) -> int:
+    cells = max(x[0].numel(), 1)
+    if cells > _WIDEST:
+        return 1
+    return min(_EXACT_ROWS, 2 ** (_EXACT_CELLS // cells).bit_length() // 2)
+
+
+@torch.no_grad()
+def _separable(model: Any, row: Rows) -> bool:
+    """Whether draws of this model's rows can be told apart in a block; tried on two."""
+    two = row.part(torch.zeros(2, dtype=torch.long, device=row.x.device))
+    noise = RowNoise([0, 0], row.x.device)
+    try:
+        particles = first_particles(model, two, 3, noise)
+        noise.sample(conditioned(model, particles, two))
+    except Inseparable:
+        return False
+    return len(particles.log_w) == 3  # a model that sums a latent has more
+
+
+def _joined(found: Sequence[Found]) -> Found:
+    """Rows that were found one by one."""
+    draws, mean, std, lines, mode, ess, k_hat = zip(*found, strict=True)
+    quantiles = torch.cat(lines, 1) if len(lines[0]) else lines[0]
+    cells = (torch.cat(t) for t in (mean, std))
+    return Found(
+        torch.cat(draws, 1), *cells, quantiles, torch.cat(mode), torch.cat(ess), torch.cat(k_hat)
+    )

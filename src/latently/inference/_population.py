@@ -1,0 +1,242 @@
+r"""Weighted particles of rows with holes: first draws, moves, and whether they are enough.
+
+    w_k = p(x_o, z_k) / q(z_k | x_o),    z_k ~ q,    v_k = w_k / sum_l w_l
+
+Where few of the particles carry all the weight, they move: those resampled by weight fill the
+holes by p(x_m | z), and the *completed* rows are encoded,
+
+    z_k ~ q(z | x_o, x_m^k),    w_k = p(x_o, z_k) / q(z_k | x_o, x_m^k).
+
+Each sweep's mean weight has the expectation p(x_o) whatever the sweeps before it found. It ends
+where a sweep has particles enough; else the later half of the sweeps is pooled. An encoder that
+knows rows with holes proposes better than that: where moving finds no more mass and no more
+effective particles, the first draws stay. Sources: Rezende, Mohamed, Wierstra, "Stochastic
+Backpropagation", 2014 (imputing by turns); Cappe, Guillin, Marin, Robert, "Population Monte
+Carlo", 2004 (weights and resampling).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latently.errors import UserError, called
+from latently.inference._by_row import RowNoise
+from latently.inference.methods.base import BLOCK_VALUES, MAX_BLOCK
+from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
+from latently.inference.rows import Rows
+
+__all__ = [
+    "Population",
+    "block_rows",
+    "conditioned",
+    "effective",
+    "first_particles",
+    "inside",
+    "moved_particles",
+    "parts",
+    "resampled",
+    "settled",
+    "shapes",
+    "shares",
+]
+
+_MORE = 1.0  # nats of log p(x_o) by which one population beats another, whatever its ESS
+_ENOUGH = 100  # effective particles, or half of all, of a sweep that is the last if k-hat is low
+_MOST_ROWS = 64  # of a block
+_TOGETHER = 2**13  # latents of a block decoded at once: their hidden layers stay in the cache
+
+
+class Population(NamedTuple):
+    """Weighted particles of B rows.
+
+    Attributes:
+        z: latents (K, B, *Z), one per layer.
+        noise: u of integers x that were scored as x + u, (K, B, *X); None where there is none.
+        log_w: log-weights, (K, B), up to a constant of the sweep.
+    """
+
+    z: tuple[Tensor, ...]
+    noise: Tensor | None
+    log_w: Tensor
+
+    def part(self, which: slice | Tensor) -> Population:
+        """Some of the particles."""
+        noise = None if self.noise is None else self.noise[which]
+        return Population(tuple(z[which] for z in self.z), noise, self.log_w[which])
+
+    def row(self, b: int) -> Population:
+        """The particles of one row, by itself."""
+        one = slice(b, b + 1)
+        noise = None if self.noise is None else self.noise[:, one]
+        return Population(tuple(z[:, one] for z in self.z), noise, self.log_w[:, one])
+
+    def picked(self, index: Tensor) -> Population:
+        """Particles (N, B) by number, each row's own."""
+        at = index, torch.arange(index.shape[1], device=index.device)
+        noise = None if self.noise is None else self.noise[at]
+        return Population(tuple(z[at] for z in self.z), noise, self.log_w[at])
+
+
+def block_rows(x: Tensor, samples: int) -> int:
+    """Rows of x (n, *X) that are treated together: a power of two, fixed by their shape and K."""
+    size = max(x[0].numel(), 1) * samples
+    most = min(BLOCK_VALUES // size, 2 * _TOGETHER // samples, _MOST_ROWS)
+    return 2 ** int(math.log2(most)) if most > 1 else 1
+
+
+def parts(samples: int, rows: Tensor) -> Iterator[slice]:
+    """K particles of a block of rows (B, *X) in parts that are decoded at once."""
+    most = MAX_BLOCK if len(rows) == 1 else _TOGETHER // len(rows)
+    at_once = max(1, min(BLOCK_VALUES // max(rows.numel(), 1), most))
+    for start in range(0, samples, at_once):
+        yield slice(start, min(start + at_once, samples))
+
+
+def first_particles(
+    model: Any, rows: Rows, samples: int, noise: RowNoise | None = None
+) -> Population:
+    """Draws from q(z|x_o) with their weights; from the global generator without `noise`."""
+    found = []
+    how: dict[str, Any] = {} if noise is None else {"draw": noise.latents}
+    for part in parts(samples, rows.x):
+        count = part.stop - part.start
+        p = model.infer(rows.x, count, rows.mask, rows.context, **how)
+        log_w = (p.log_pi + p.log_w).double() + math.log(len(p.log_pi))  # parts differ in size
+        found.append(Population(p.z, p.noise, log_w))
+    return pooled(found)
+
+
+def pooled(sweeps: Sequence[Population]) -> Population:
+    """Particles of several sweeps as one population."""
+    if len(sweeps) == 1:
+        return sweeps[0]
+    noise = [sweep.noise for sweep in sweeps if sweep.noise is not None]
+    return Population(
+        tuple(torch.cat(layers) for layers in zip(*(sweep.z for sweep in sweeps), strict=True)),
+        torch.cat(noise) if noise else None,
+        torch.cat([sweep.log_w for sweep in sweeps]),
+    )
+
+
+def moved_particles(model: Any, rows: Rows, first: Population, sweeps: int) -> Population:
+    """What the particles of one row become by at most so many sweeps."""
+    done = [first]
+    while first.z and len(done) <= sweeps and not bool(settled(done[-1].log_w)):
+        done.append(_moved(model, rows, done[-1]))
+        if len(done) == 2 and not _gains(done[1].log_w, first.log_w):
+            return first
+    if len(done) == 1:
+        return first
+    late = pooled(done[-max(1, len(done) // 2) :])
+    return late if _gains(late.log_w, first.log_w) else first
+
+
+def _moved(model: Any, rows: Rows, before: Population) -> Population:
+    """The next sweep of one row: resampled, holes filled, completed rows encoded, weighed."""
+    x, mask, context = rows
+    assert mask is not None
+    index = resampled(shares(before.log_w)[0], len(before.log_w))
+    found = []
+    for part in parts(len(index), x):
+        chosen = before.part(index[part])
+        drawn = conditioned(model, chosen, rows).sample()[:, 0]
+        contexts = None if context is None else context.expand(len(drawn), -1)
+        complete = torch.where(mask, x, inside(model, drawn, x.dtype))
+        q = model.infer(complete, 1, None, contexts)
+        q = q if len(q.log_pi) == 1 else q.chosen()
+        z = tuple(layer.transpose(0, 1) for layer in q.z)
+        p = model.infer(x, len(drawn), mask, context, z=z)
+        terms = (*(t[:, 0] for t in p.log_prior), *(-t[0] for t in q.log_q))
+        log_w = (p.log_lik[:, 0] + sum(terms)).double()
+        found.append(Population(z, p.noise, log_w[:, None]))
+    return pooled(found)
+
+
+def shares(log_w: Tensor) -> Tensor:
+    """Log of the normalised weights v, (B, K).
+
+    Raises:
+        UserError: a row whose weights are all 0, or not known.
+    """
+    found = torch.log_softmax(log_w.T.contiguous(), 1)
+    if not bool(found.isfinite().any(1).all()):
+        raise UserError(
+            "a row has no finite density under this model, so nothing says what it lacks; check "
+            "the scale of the row, or fit the model again"
+        )
+    return found
+
+
+def settled(log_w: Tensor) -> Tensor:
+    """Rows with particles enough, and no few of them that outweigh the rest, (B,)."""
+    log_shares = shares(log_w)
+    enough = effective(log_shares) >= min(_ENOUGH, len(log_w) / 2)
+    return enough & (shapes(log_shares) <= K_HAT_LIMIT)
+
+
+def effective(log_shares: Tensor) -> Tensor:
+    """ESS = 1 / sum v^2 of every row, (B,), from (B, K)."""
+    return (-torch.logsumexp(2 * log_shares, 1)).exp()
+
+
+def shapes(log_shares: Tensor) -> Tensor:
+    """Pareto shape k-hat of the largest weights of every row, (B,); NaN if they are too few."""
+    tail = tail_length(log_shares.shape[1])
+    if not tail:
+        return log_shares.new_full((len(log_shares),), torch.nan)
+    return pareto_k(log_shares.topk(tail + 1, 1).values)
+
+
+def resampled(log_shares: Tensor, n: int) -> Tensor:
+    """n particle numbers of one row, drawn independently in proportion to their weights."""
+    return torch.multinomial(log_shares.exp(), n, replacement=True)
+
+
+def conditioned(model: Any, particles: Population, rows: Rows) -> Any:
+    """p(x_missing | x_observed, z) of the particles, of batch shape (K, B).
+
+    Raises:
+        UserError: the likelihood cannot be conditioned.
+    """
+    d = model.likelihood(particles.z, rows.context)
+    if not hasattr(d, "given"):
+        raise UserError(
+            f"{called(d)} cannot be conditioned on the observed cells of a row; use a "
+            "likelihood that can leave out missing entries"
+        )
+    return d.given(rows.x if particles.noise is None else rows.x + particles.noise, rows.mask)
+
+
+def inside(model: Any, drawn: Tensor, dtype: torch.dtype) -> Tensor:
+    """Draws in another type: the next number on the other side where the nearest is no value.
+
+    In float32, 1e-50 is 0 and `1 - 1e-9` is 1, which are not above 0 and below 1.
+    """
+    near = narrowed(drawn, dtype)
+    apart = drawn - near.to(drawn.dtype)
+    if not bool(apart.any()):
+        return near
+    lead = drawn.shape[: drawn.dim() - len(model.shape)]
+    bad = model.misfit(near.reshape(-1, *model.shape))[0].view(*lead, *model.shape)
+    side = torch.copysign(torch.full_like(near, torch.inf), apart.to(dtype))
+    return torch.where(bad & (apart != 0), torch.nextafter(near, side), near)
+
+
+def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest numbers of a type; the largest, where they are beyond it."""
+    most = min(torch.finfo(kind).max for kind in (dtype, values.dtype))
+    return values.clamp(-most, most).to(dtype)
+
+
+def _gains(log_w: Tensor, before: Tensor) -> bool:
+    """Whether one row's particles found much more mass than those before, or more count."""
+    mass = [float(torch.logsumexp(w, 0)) - math.log(len(w)) for w in (log_w, before)]
+    if abs(mass[0] - mass[1]) > _MORE:
+        return mass[0] > mass[1]
+    count = [float(effective(shares(w))) for w in (log_w, before)]
+    return count[0] > count[1]
