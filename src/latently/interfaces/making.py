@@ -18,6 +18,7 @@ from latently.interfaces.memory import check_memory, is_out_of_memory
 from latently.interfaces.request import Request
 from latently.io import Saved, load_saved
 from latently.models import Model
+from latently.models.components import Columns
 from latently.recipes import RECIPES
 from latently.registry import components
 from latently.training.files import named_tensors, set_tensors
@@ -38,6 +39,7 @@ def make_model(
     """
     _check_conditional(recipe, data)
     options = {**_from_data(recipe, data), **(init or {}), **arguments}
+    _check_names(recipe, options, data)
     call = partial(RECIPES[recipe], **_with_levels(options, data))
     with torch.device("meta"):
         size = sum(t.numel() for t in named_tensors(_built(recipe, call)).values())
@@ -74,10 +76,36 @@ def _from_data(recipe: str, data: Data) -> dict[str, Any]:
         known["sees_mask"] = True
     if data.context is not None:
         known["contexts"] = known["classes"] = data.context.shape[1]
+    if names_of(data):
+        known["family"] = Columns(known["likelihood"].keywords["columns"])
     parameters = inspect.signature(RECIPES[recipe]).parameters
     if "likelihood" in parameters and parameters["likelihood"].default is None:
         del known["likelihood"]  # the recipe has a usual one, whatever the data
     return {name: value for name, value in known.items() if name in parameters}
+
+
+def names_of(data: Data) -> list[str]:
+    """The columns of a table whose codes stand for names without an order."""
+    columns = () if data.table is None else data.table.modelled
+    return [column.name for column in columns if column.kind == "categorical"]
+
+
+def _check_names(recipe: str, options: Mapping[str, Any], data: Data) -> None:
+    """Refuses models that would take codes of names for numbers.
+
+    Raises:
+        UserError: the table has such a column, by its name.
+    """
+    names = names_of(data)
+    reads = "likelihood" in options or isinstance(options.get("family"), Columns)
+    if not names or reads:
+        return
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    raise UserError(
+        f"{recipe}: column {names[0]!r}{more} of {data.protocol} holds names, whose codes are no "
+        f"numbers; leave it out by --kinds {names[0]}=identifier, or fit table or mixture, which "
+        "read names"
+    )
 
 
 def _with_levels(options: Mapping[str, Any], data: Data) -> dict[str, Any]:

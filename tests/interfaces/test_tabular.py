@@ -1,0 +1,167 @@
+"""Tables on the command line: the same columns, names and cells come out as went in."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from latently.data import load
+from latently.io import load_saved
+
+FIT = "--epochs 2 --quiet --net MLP(hidden=(8,)) --latents 2 --samples 2"
+
+
+def people(n=120, seed=0):
+    """Rows of text with holes: an identifier, numbers, a count, names and grades."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for k in range(n):
+        age = rng.normal(40, 12)
+        town = rng.choice(["Bonn", "Rome", "Oslo"])
+        grade = int(rng.integers(1, 6))
+        cells = [f"p{k:04d}", f"{age:.1f}", town, "yes" if age > 45 else "no", str(grade)]
+        cells.append(str(int(rng.poisson(3 + grade) * (1 + age / 40))))
+        for j in range(1, 6):
+            if rng.random() < 0.1:
+                cells[j] = "" if j % 2 else "NA"
+        rows.append(cells)
+    return ["person", "age", "town", "retired", "grade", "visits"], rows
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "people.csv"
+    names, rows = people()
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(table, done):
+    out = table.parent / "m.safetensors"
+    done("fit", "table", "--data", table, *FIT.split(), "--out", out)
+    return out
+
+
+def read(path):
+    with path.open(newline="") as file:
+        names, *rows = csv.reader(file)
+    return names, rows
+
+
+def test_imputed_rows_are_the_table_with_its_holes_filled(table, model, done, tmp_path):
+    out = tmp_path / "filled.csv"
+    assert "the means of" in done("impute", model, "--data", table, "--out", out, "--samples", 50)
+    (names, before), (same, after) = read(table), read(out)
+    assert same == names
+    towns, grades = {"Bonn", "Rome", "Oslo"}, set("12345")
+    for old, new in zip(before, after, strict=True):
+        for j, (a, b) in enumerate(zip(old, new, strict=True)):
+            if a not in ("", "NA"):
+                assert a == b
+            elif j:
+                assert b not in ("", "NA")
+        assert new[2] in towns
+        assert new[3] in ("yes", "no")
+        assert new[4] in grades
+        assert new[5].isdecimal()
+        assert len(new[1].partition(".")[2]) <= 1
+
+
+def test_draws_stand_under_each_other(table, model, done, tmp_path):
+    out = tmp_path / "drawn.parquet"
+    done("impute", model, "--data", table, "--out", out, "--draws", 3, "--samples", 50)
+    data = load(out, like=load_saved(model).data)
+    assert len(data) == 360
+    assert data.mask is None
+    assert "draw" in data.frame.names
+    assert "'draw'" in " ".join(data.notices)
+
+
+def test_samples_have_the_columns_of_the_table(model, done, tmp_path):
+    out = tmp_path / "new.csv"
+    done("sample", model, "-n", 20, "--out", out)
+    names, rows = read(out)
+    assert names == ["person", "age", "town", "retired", "grade", "visits"]
+    assert len(rows) == 20
+    assert all(row[0] == "" and row[2] in ("Bonn", "Rome", "Oslo") for row in rows)
+
+
+def test_columns_in_another_order_are_the_same_rows(table, model, done, tmp_path):
+    names, rows = read(table)
+    turned = tmp_path / "turned.csv"
+    with turned.open("w", newline="") as file:
+        csv.writer(file).writerows(row[::-1] for row in [names, *rows])
+    scores = []
+    for path in (table, turned):
+        out = tmp_path / f"{path.stem}-scores.csv"
+        done("score", model, "--data", path, "--out", out, "--samples", 20)
+        scores.append([row[0] for row in read(out)[1]])
+    assert scores[0] == scores[1]
+
+
+def test_a_schema_is_shown_written_edited_and_used(table, done, tmp_path):
+    shown = done("schema", table)
+    lines = {line.split()[0]: line.split()[1] for line in shown.splitlines()[1:]}
+    assert lines == {
+        **{"person": "identifier", "age": "real", "town": "categorical", "retired": "binary"},
+        **{"grade": "ordinal", "visits": "count"},
+    }
+    file = tmp_path / "schema.json"
+    done("schema", table, "--kinds", "grade=categorical", "--out", file)
+    content = json.loads(file.read_text())
+    for column in content["columns"]:
+        if column["name"] == "age":
+            column["likelihood"] = "StudentT"
+    file.write_text(json.dumps(content))
+    out = tmp_path / "m.safetensors"
+    how = ("--data", table, "--schema", file, *FIT.split(), "--out", out)
+    done("fit", "table", *how)
+    family = load_saved(out).data["family"]
+    assert "StudentT" in family
+    assert "Categorical(levels=5)" in family
+    assert f"--schema {file}" in done("show", out, "--command")
+
+
+def test_a_mixture_reads_names_and_fa_refuses_them(table, model, cli, done, tmp_path):
+    out = tmp_path / "mixture.safetensors"
+    done("fit", "mixture", "--data", table, "--components", 2, "--quiet", "--out", out)
+    assert "Columns(columns=(Normal, Categorical(levels=3)" in done("show", out)
+    ranked = done("compare", out, model, "--data", table, "--samples", 20)
+    assert "exact" in ranked
+    ran = cli("fit", "fa", "--data", table, "--out", tmp_path / "fa.safetensors")
+    assert ran.code == 2
+    assert "column 'town' of people.csv" in ran.err
+    assert "--kinds town=identifier" in ran.err
+    fa = tmp_path / "fa.safetensors"
+    how = ("--data", table, "--kinds", "town=identifier", "--latents", 2, "--quiet")
+    done("fit", "fa", *how, "--out", fa)
+    ran = cli("compare", fa, out, "--data", table)
+    assert ran.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("impute {model} --data {table} --out {to}/x.png", "no pictures"),
+        ("impute {model} --data {to}/none.csv --out {to}/x.csv", "no such file"),
+        ("fit table --data {table} --kinds town=names --out {to}/m.safetensors", "kind 'names'"),
+        (
+            "fit table --data {table} --kinds twon=count --out {to}/m.safetensors",
+            "did you mean town",
+        ),
+        ("fit table --data {table} --kinds town --out {to}/m.safetensors", "column=kind"),
+        ("fit table --data {table} --schema {table} --out {to}/m.safetensors", "no JSON"),
+        ("fit table --data {table} --schema {to}/no.json --out {to}/m.safetensors", "No such"),
+        ("fit table --data {table} --levels 3 --out {to}/m.safetensors", "levels"),
+        ("schema {to}/none.csv", "No such file"),
+        ("score {model} --data digits/test --out {to}/x.csv", "rows of shape"),
+    ],
+)
+def test_mistakes_are_one_line(words, said, table, model, cli, tmp_path):
+    ran = cli(*words.format(model=model, table=table, to=tmp_path).split())
+    assert ran.code == 2, ran.err
+    assert said in ran.err
+    assert ran.err.strip().count("\n") == 0
