@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn, optim
 
 from latently import nets, recipes
-from latently.data import corruptions, masks
+from latently.data import corruptions, masks, mechanisms
 from latently.inference import bounds, estimators, kernels, methods, schedules
 from latently.models import components as kinds
 from latently.probability import dequantise, families, flows, missingness, priors, transforms
@@ -53,6 +53,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "schedules": _public(schedules, schedules.Schedule),
     "nets": _public(nets),
     "masks": _public(masks, masks.Mask),
+    "mechanisms": _public(mechanisms, mechanisms.Mechanism),
     "missingness": _public(missingness, missingness.Missingness),
     "corruptions": _public(corruptions, corruptions.Corruption),
     "penalties": _public(penalties, penalties.Penalty),

@@ -32,6 +32,7 @@ _KIND_OF = {
     "Optimizer": "optimizers",
     "Method": "methods",
     "Mask": "masks",
+    "Mechanism": "mechanisms",
     "Missingness": "missingness",
     "Corruption": "corruptions",
     "Penalty": "penalties",

@@ -10,7 +10,6 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError, called
-from latently.probability.conditional import draw
 from latently.probability.distributions import Joint, Point
 
 __all__ = ["MissingCells", "WeighedRows"]
@@ -19,8 +18,10 @@ __all__ = ["MissingCells", "WeighedRows"]
 class MissingCells(Distribution):
     """M draws of the missing cells for each of K draws of the latents, as one draw of K.
 
-    Batch shape (B, M, *X): `sample((K,))` is (K, B, M, *X), with K that of the latents alone.
-    Estimators draw it as they draw latents; those without a path score latents, never this.
+    `sample((K,))` is (K, B, M, *X), with K that of the latents alone. Estimators draw it as they
+    draw latents; those without a path score latents, never this. With M = 1 every number is drawn
+    in its row's own place, so that imputation may treat rows in blocks; with more of them the
+    choice among the M is drawn beside them, and rows go one by one.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
@@ -34,7 +35,9 @@ class MissingCells(Distribution):
                 f"NotAtRandom: {called(given)} knows its cells neither one by one nor by a path "
                 "from noise; choose a likelihood such as Normal, Categorical or Mixed"
             )
-        super().__init__(Size((lead[1], draws, *given.event_shape)), validate_args=False)
+        self.whole = Size((lead[1], draws, *given.event_shape))
+        axes = 1 if draws == 1 else len(self.whole)
+        super().__init__(self.whole[:axes], self.whole[axes:], validate_args=False)
 
     @property
     def support(self) -> Constraint:
@@ -59,9 +62,14 @@ class MissingCells(Distribution):
         base: Any = getattr(self.given, "base", None)
         groups = getattr(base, "groups", None)
         if groups is None:
-            return draw(self.given, self.draws).movedim(0, 2)
-        parts = [draw(group, self.draws).double() for group in groups]  # columns of unlike kinds
-        return torch.cat(parts, -1)[..., base.back].movedim(0, 2)
+            found = self._draw(self.given)
+        else:  # columns of unlike kinds
+            found = torch.cat([self._draw(group).double() for group in groups], -1)[..., base.back]
+        return found.unsqueeze(2) if self.draws == 1 else found.movedim(0, 2)
+
+    def _draw(self, d: Distribution) -> Tensor:
+        shape = Size() if self.draws == 1 else Size((self.draws,))
+        return d.rsample(shape) if d.has_rsample else d.sample(shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws as `rsample` makes them."""
@@ -94,7 +102,7 @@ class MissingCells(Distribution):
     def mean(self) -> Tensor:
         """The mean, or of counted cells the mode, M times: (B, M, *X); K draws of z are equal."""
         centre = self.given.mean if self.given.has_rsample else self.given.mode
-        return centre[0].unsqueeze(1).expand(self.batch_shape)
+        return centre[0].unsqueeze(1).expand(self.whole)
 
     mode = mean
 

@@ -43,6 +43,10 @@ class Point(Distribution):
         same = same.flatten(same.dim() - len(self.event_shape)).all(-1)
         return torch.zeros_like(same, dtype=self.value.dtype).masked_fill(~same, -torch.inf)
 
+    def cell_log_prob(self, value: Tensor) -> Tensor:
+        """Log of the mass of every cell, (*batch, *event), in nats."""
+        return torch.zeros_like(self.value).masked_fill(value != self.value, -torch.inf)
+
     @property
     def mean(self) -> Tensor:
         """The value."""
