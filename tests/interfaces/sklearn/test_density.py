@@ -58,8 +58,8 @@ def test_probabilities_of_all_rows_sum_to_one(library):
 
 
 def test_the_density_of_a_column_integrates_to_one():
-    density = fitted(IRIS[:, 2:3], latents=1, epochs=10, samples=2000)
-    grid = np.linspace(-10, 20, 1001)[:, None]
+    density = fitted(IRIS[:, 2:3], latents=1, epochs=10, samples=500)
+    grid = np.linspace(-10, 20, 301)[:, None]
     p = np.exp(density.score_samples(grid))
     assert np.trapezoid(p, grid[:, 0]) == pytest.approx(1, abs=0.02)
 

@@ -76,12 +76,12 @@ def test_draws_have_the_moments_of_the_conditional_normal():
     model = fitted()
     mean, cov = normal(model.model_)
     row = np.array([[np.nan, 3.0, np.nan, 1.0]])
-    draws = model.sample_imputations(row, 20000)[:, 0][:, [0, 2]]
+    draws = model.sample_imputations(row, 5000)[:, 0][:, [0, 2]]
     gain = cov[np.ix_([0, 2], [1, 3])] @ np.linalg.inv(cov[np.ix_([1, 3], [1, 3])])
     expected = mean[[0, 2]] + gain @ (np.array([3.0, 1.0]) - mean[[1, 3]])
     spread = cov[np.ix_([0, 2], [0, 2])] - gain @ cov[np.ix_([1, 3], [0, 2])]
-    np.testing.assert_allclose(draws.mean(0), expected, atol=0.02)
-    np.testing.assert_allclose(np.cov(draws.T), spread, rtol=0.1)
+    np.testing.assert_allclose(draws.mean(0), expected, atol=0.04)
+    np.testing.assert_allclose(np.cov(draws.T), spread, rtol=0.15)
 
 
 def test_equal_rows_are_drawn_apart():
@@ -99,14 +99,16 @@ def test_equal_rows_are_drawn_apart():
         assert (filled[::2, 1] == 3.0).all()
 
 
+@pytest.mark.slow
 def test_what_hangs_together_is_filled_together(library):
     """Column b repeats a, so that a tells what b lacks."""
     draw = np.random.default_rng(0)
-    a = draw.choice(["x", "y", "z"], 400)
+    a = draw.choice(["x", "y", "z"], 200)
     b = np.array([{"x": "one", "y": "two", "z": "three"}[value] for value in a], dtype=object)
-    table = library.DataFrame({"a": a, "b": np.where(draw.random(400) < 0.2, None, b)})
+    table = library.DataFrame({"a": a, "b": np.where(draw.random(200) < 0.2, None, b)})
+    model = fitted(table, "table", epochs=60, samples=100, learning_rate=0.003)
     for strategy in ("mean", "mode", "draw"):
-        model = fitted(table, "table", strategy=strategy, epochs=60, samples=200)
+        model.set_params(strategy=strategy)
         assert (np.asarray(model.transform(table)["b"]) == b).mean() > 0.97
 
 

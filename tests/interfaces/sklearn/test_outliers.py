@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.pipeline import make_pipeline
@@ -96,6 +96,33 @@ def test_holes_leave_the_rest_to_judge():
     normal = multivariate_normal(model.loc.detach().numpy()[1:], covariance[1:, 1:])
     expected = normal.logpdf(CLOUD[:, 1:])
     np.testing.assert_allclose(detector.score_samples(holed), expected, rtol=1e-9)
+
+
+def test_a_cell_is_strange_given_the_others():
+    """The conditional normal of factor analysis, in closed form."""
+    detector = fitted()
+    model = detector.model_
+    weight, noise = model.weight.detach().numpy(), model.log_variance.detach().exp().numpy()
+    mean, cov = model.loc.detach().numpy(), weight @ weight.T + np.diag(noise)
+    gain = cov[0, 1:] @ np.linalg.inv(cov[1:, 1:])
+    spread = cov[0, 0] - gain @ cov[1:, 0]
+    centre = mean[0] + (CLOUD[:, 1:] - mean[1:]) @ gain
+    expected = -norm(centre, np.sqrt(spread)).logpdf(CLOUD[:, 0])
+    np.testing.assert_allclose(detector.attribute(CLOUD)[:, 0], expected, rtol=1e-7, atol=1e-9)
+    holed = np.column_stack([CLOUD, np.ones(300)])  # a constant takes no part
+    holed[::2, 0] = np.nan
+    found = fitted(holed).attribute(holed)
+    assert found.shape == (300, 4)
+    assert (found[::2, 0] == 0).all()
+    assert (found[1::2, 0] != 0).all()
+    assert (found[:, 3] == 0).all()
+
+
+def test_the_errors_of_an_autoencoder_are_those_of_its_cells(refused):
+    detector = fitted(recipe="ae")
+    np.testing.assert_allclose(detector.attribute(CLOUD).sum(1), detector.decision_scores_)
+    with refused("recipe='flow'", "cannot leave cells out"):
+        fitted(recipe="flow").attribute(CLOUD)
 
 
 def test_an_autoencoder_judges_by_its_error():

@@ -46,19 +46,19 @@ def test_given_cells_condition_the_others():
     gain = cov[[0, 1, 3], 2] / cov[2, 2]
     mean = mu[[0, 1, 3]] + gain * (6.0 - mu[2])
     spread = cov[np.ix_([0, 1, 3], [0, 1, 3])] - np.outer(gain, cov[2, [0, 1, 3]])
-    rows = sampler.sample(20000, given={2: 6.0})
+    rows = sampler.sample(5000, given={2: 6.0})
     assert (rows[:, 2] == 6.0).all()
-    np.testing.assert_allclose(rows[:, [0, 1, 3]].mean(0), mean, atol=0.02)
-    np.testing.assert_allclose(np.cov(rows[:, [0, 1, 3]].T), spread, atol=0.01)
+    np.testing.assert_allclose(rows[:, [0, 1, 3]].mean(0), mean, atol=0.04)
+    np.testing.assert_allclose(np.cov(rows[:, [0, 1, 3]].T), spread, atol=0.02)
 
 
 def test_rows_with_a_cell_given_are_as_the_free_ones_that_have_it(library, people):
-    sampler = fitted(library.DataFrame(people.columns), "table", epochs=20, samples=2000)
-    free = sampler.sample(20000)
-    rows = sampler.sample(4000, given={"city": "Oslo"})
+    sampler = fitted(library.DataFrame(people.columns), "table", epochs=20, samples=1000)
+    free = sampler.sample(8000)
+    rows = sampler.sample(2000, given={"city": "Oslo"})
     assert (rows["city"] == "Oslo").all()
     chosen = np.asarray(free["age"])[np.asarray(free["city"] == "Oslo")]
-    error = np.hypot(chosen.std() / len(chosen) ** 0.5, rows["age"].std() / 4000**0.5)
+    error = np.hypot(chosen.std() / len(chosen) ** 0.5, rows["age"].std() / 2000**0.5)
     assert abs(rows["age"].mean() - chosen.mean()) < 5 * error
     assert rows["member"].mean() == pytest.approx(
         np.asarray(free["member"])[np.asarray(free["city"] == "Oslo")].mean(), abs=0.05

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn.base import OutlierMixin
 
 from latently.errors import UserError
 from latently.inference.schedules import Schedule
-from latently.interfaces.sklearn.base import number
+from latently.interfaces.sklearn.base import in_blocks, number
 from latently.interfaces.sklearn.tabular import TABLE, _TableEstimator
 from latently.training import Objective
 
@@ -132,6 +134,39 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
     def anomaly_score(self, X: ArrayLike) -> np.ndarray:
         """-log p(x), (n,), in nats: higher is stranger."""
         return -self.score_samples(X)
+
+    def attribute(self, X: ArrayLike) -> np.ndarray:
+        """How strange each cell is given the others of its row, (n, columns), in nats.
+
+            -log p(x_j | x_others) = log p(x_others) - log p(x)
+
+        0 where a cell is missing and in columns that take no part. Of a model without a density,
+        such as an autoencoder: what each cell adds to the error of the reconstruction.
+
+        Raises:
+            UserError: a model with a density that cannot leave cells out.
+            NotFittedError, ValueError: what scikit-learn refuses.
+        """
+        data = self._rows(X)
+        found = np.zeros((len(data), self.n_features_in_))
+        places = [j for j, column in enumerate(self.schema_.columns) if column.modelled]
+        if self.model_.density is None:
+            shares = self.model_.contributions
+            found[:, places] = self._apart(data, lambda x, mask: in_blocks(shares, x, mask))
+            return found
+        if not self.model_.holes:
+            raise UserError(
+                f"recipe={self.recipe!r} cannot leave cells out, so it knows no cell given the "
+                "others; choose table, vae, fa, ppca or mixture"
+            )
+        whole = self._scores(data)
+        mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
+        for k, place in enumerate(places):
+            others = mask.clone()
+            others[:, k] = False
+            lacking = replace(data, x=data.x.masked_fill(~others, 0), mask=others)
+            found[:, place] = np.where(mask[:, k], self._scores(lacking) - whole, 0.0)
+        return found
 
     def _check_options(self) -> None:
         super()._check_options()
