@@ -18,6 +18,7 @@ from latently.errors import UserError
 __all__ = ["Columns", "library_of", "make", "put_back", "read", "take"]
 
 _EXACT = 2**53  # whole numbers up to here are floats without loss
+_LONGEST = 60  # characters of a type
 LIBRARIES = ("pandas", "polars", "pyarrow", "numpy")
 
 
@@ -75,8 +76,9 @@ def read(table: Any, source: str) -> Columns:
 def _type(series: nw.Series[Any]) -> str:
     native = series.to_native()
     text = str(getattr(native, "dtype", getattr(native, "type", "")))
-    head = text.split("(")[0].split("<")[0] if len(text) > 60 else text
-    return " ".join(head.split())[:60]
+    if len(text) > _LONGEST or text.startswith(("Enum", "dictionary")):
+        text = text.split("(")[0].split("<")[0]
+    return " ".join(text.split())[:_LONGEST]
 
 
 def _levels(series: nw.Series[Any]) -> tuple[tuple[Any, ...] | None, bool]:
