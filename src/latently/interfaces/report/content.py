@@ -11,8 +11,9 @@ from torch import Tensor
 from latently.data import Data
 from latently.errors import UserError
 from latently.inference.noise import derive, seeded
+from latently.interfaces.report.cells import Cells
 from latently.interfaces.report.frame import Frame, Picture
-from latently.interfaces.report.numbers import plain, significant
+from latently.interfaces.report.numbers import plain
 from latently.interfaces.report.subject import Subject, shuffled
 from latently.models import Model
 
@@ -161,8 +162,9 @@ def _cells(data: Data, row: int) -> tuple[str, ...]:
     order = z.abs().argsort(descending=True, stable=True)[:_TELLING].tolist()
     seen = [j for j in order if mask[row, j]]
     spread = len(data) > 1
+    cells = Cells.of(data)
     return tuple(
-        f"x{j} = {significant(float(x[row, j]))}"
-        + (f" ({plain(float(z[j]), 1, sign=True)} sd)" if spread else "")
+        f"{cells.names[j]} = {cells.value(j, float(x[row, j]))}"
+        + (f" ({plain(float(z[j]), 1, sign=True)} sd)" if spread and not cells.nominal(j) else "")
         for j in seen
     )

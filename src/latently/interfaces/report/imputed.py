@@ -14,6 +14,7 @@ from latently.data.masks import MCAR, Half
 from latently.errors import UserError
 from latently.inference.imputation import Imputation, impute
 from latently.interfaces.pictures import is_image_shape
+from latently.interfaces.report.cells import Cells
 from latently.interfaces.report.figures import recovered
 from latently.interfaces.report.numbers import significant
 from latently.interfaces.report.subject import Subject, shuffled
@@ -59,7 +60,7 @@ class Cell:
     """
 
     row: int
-    column: int
+    column: str
     value: str
     low: str = ""
     high: str = ""
@@ -199,13 +200,17 @@ def _cells(made: Holes, found: Imputation, subject: Subject) -> tuple[Cell, ...]
     rank = order.masked_fill(~missing, -1).argsort(1, descending=True).argsort(1)
     at = [tuple(pair) for pair in missing.nonzero().tolist()]
     chosen = sorted(sorted(at, key=lambda cell: int(rank[cell]))[:_CELLS])
-    if subject.nominal and found.mode is not None:
-        mode = found.mode.flatten(1).cpu()
-        return tuple(Cell(int(made.rows[i]), j, significant(float(mode[i, j]))) for i, j in chosen)
-    return tuple(
-        Cell(int(made.rows[i]), j, *(significant(float(lines[q, i, j])) for q in (1, 0, 2)))
-        for i, j in chosen
-    )
+    mode = None if found.mode is None else found.mode.flatten(1).cpu()
+    named = Cells.of(made.data)
+    told = []
+    for i, j in chosen:
+        row, column = int(made.rows[i]), named.names[j]
+        if mode is not None and (subject.nominal or named.nominal(j)):
+            told.append(Cell(row, column, named.value(j, float(mode[i, j]))))
+        else:
+            parts = (named.rough(j, float(lines[q, i, j])) for q in (1, 0, 2))
+            told.append(Cell(row, column, *parts))
+    return tuple(told)
 
 
 def _recovered(
@@ -225,9 +230,9 @@ def _recovered(
     inside = (low <= truth) & (truth <= high) & hidden
     columns = hidden.any(0).nonzero()[:, 0]
     chosen = columns[torch.linspace(0, len(columns) - 1, min(len(columns), _COLUMNS)).long()]
-    drawn = []
+    drawn, names = [], Cells.of(made.data).names
     for j in chosen.tolist():
         at = hidden[:, j].nonzero()[:_POINTS, 0]
         parts = [part[at, j].numpy() for part in (truth, low, median, high)]
-        drawn.append(recovered(f"x{j}", *parts, name=subject.name, index=subject.index))
+        drawn.append(recovered(names[j], *parts, name=subject.name, index=subject.index))
     return replace(bare, figures=tuple(drawn), inside=int(inside.sum()), count=int(hidden.sum()))

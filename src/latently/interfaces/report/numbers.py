@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import SupportsFloat
 
-__all__ = ["DASH", "decimals", "error", "plain", "significant"]
+__all__ = ["DASH", "decimals", "error", "plain", "share", "significant"]
 
 DASH = "–"
 
@@ -61,3 +62,15 @@ def error(stderr: float | None) -> str:
     if 0 < stderr < 1e-6:
         return "± <1e−6"
     return f"± {plain(stderr, decimals(stderr))}"
+
+
+def share(value: SupportsFloat) -> str:
+    """A share in percent: in tenths near 0 and 1, which are said of none and of all alone.
+
+    >>> share(0.973), share(0.0042), share(0.0), share(0.9999)
+    ('97 %', '0.4 %', '0 %', '>99.9 %')
+    """
+    percent = 100 * float(value)
+    if 0 < percent < 0.1 or 99.9 < percent < 100:
+        return "<0.1 %" if percent < 1 else ">99.9 %"
+    return f"{plain(percent, 1 if 0 < percent < 1 or 99 < percent < 100 else 0)} %"

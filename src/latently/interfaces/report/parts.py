@@ -15,7 +15,7 @@ from latently.interfaces.report.columns import Columns, columns
 from latently.interfaces.report.frame import Frame, Picture
 from latently.interfaces.report.kinds import bare
 from latently.interfaces.report.latents import Layer
-from latently.interfaces.report.numbers import plain
+from latently.interfaces.report.numbers import plain, share
 from latently.interfaces.report.subject import Subject
 from latently.interfaces.report.walks import Strip
 from latently.models import Mixture
@@ -98,7 +98,7 @@ def components(subject: Subject, training: Mapping[str, Any]) -> Components | No
         rows=layer.rows,
         entropy=plain(entropy),
         alike=plain(math.exp(entropy)),
-        sure=_percent((layer.flat.amax(1) >= _SURE).double().mean()),
+        sure=share((layer.flat.amax(1) >= _SURE).double().mean()),
         right=_right(subject, layer.flat.argmax(1)),
         criteria=str(training.get("criteria") or "").replace("-", "−"),
         noisy=subject.model.discrete and not model.discrete,
@@ -115,7 +115,7 @@ def _right(subject: Subject, assigned: Tensor) -> str:
     if labels is None:
         return ""
     right = sum(_commonest(labels[: len(assigned)][assigned == k])[1] for k in assigned.unique())
-    return _percent(right / len(assigned))
+    return share(right / len(assigned))
 
 
 def _commonest(labels: Tensor) -> tuple[Tensor, int]:
@@ -135,7 +135,7 @@ def _parts(subject: Subject, model: Mixture, layer: Layer, order: Tensor) -> tup
         if frame is not None and means is not None:
             alt = f"{subject.name}: mean of component {k}"
             shown = frame.one(means[place : place + 1], alt)
-        part = Part(k, _percent(weights[k]), int(here.sum()), _label(subject, here), shown)
+        part = Part(k, share(weights[k]), int(here.sum()), _label(subject, here), shown)
         parts.append(part)
     return tuple(parts)
 
@@ -145,7 +145,7 @@ def _label(subject: Subject, here: Tensor) -> str:
     if labels is None or not bool(here.any()):
         return ""
     label, count = _commonest(labels[: len(here)][here])
-    return f"{subject.data.label_name(label)}: {_percent(count / int(here.sum()))}"
+    return f"{subject.data.label_name(label)}: {share(count / int(here.sum()))}"
 
 
 def _means(subject: Subject, order: Tensor) -> Tensor:
@@ -194,24 +194,12 @@ def _held(subject: Subject, layer: Layer, k: int) -> Tensor:
 
     Shares that are equal to three decimals keep the order of the rows.
     """
-    share = (1000 * layer.flat[:, k]).round()
-    share[layer.flat.argmax(1) != k] = -1
-    at = share.argsort(descending=True, stable=True)[:_ROWS]
-    at = at[share[at] >= 0]
+    held = (1000 * layer.flat[:, k]).round()
+    held[layer.flat.argmax(1) != k] = -1
+    at = held.argsort(descending=True, stable=True)[:_ROWS]
+    at = at[held[at] >= 0]
     x = subject.data.x[at].cpu().double()
     if subject.data.mask is not None:
         x = x.masked_fill(~subject.data.mask[at].cpu(), math.nan)
     blank = x.new_full((_ROWS - len(at), *subject.data.shape), math.nan)
     return torch.cat([x, blank])
-
-
-def _percent(share: Tensor | float) -> str:
-    """In whole percent, in tenths near 0 and 100, which are said of none and of all alone.
-
-    >>> _percent(0.973), _percent(0.0042), _percent(0.9999), _percent(1.0)
-    ('97 %', '0.4 %', '>99.9 %', '100 %')
-    """
-    value = 100 * float(share)
-    if 0 < value < 0.1 or 99.9 < value < 100:
-        return "<0.1 %" if value < 1 else ">99.9 %"
-    return f"{plain(value, 1 if 0 < value < 1 or 99 < value < 100 else 0)} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,19 +49,30 @@ def call_of(entry: Entry) -> str:
 
 def facts(data: Data, entries: Sequence[Entry]) -> list[tuple[str, str]]:
     """What the header tells: name and value."""
-    shape = " × ".join(map(str, data.shape))
+    shape = "shape " + " × ".join(map(str, data.shape))
     values = {None: "continuous values", 2: "binary values"}.get(
         data.levels, f"integers 0 to {(data.levels or 0) - 1}"
     )
     holes = f", {data.missing:,} values missing" if data.missing else ""
     seeds = sorted({entry.evidence.seed for entry in entries if entry.evidence is not None})
+    if data.table is not None:
+        values, shape = _of_table(data), f"{data.shape[0]} columns"
     return [
-        ("Rows", f"{len(data):,} of shape {shape}, {values}{holes}"),
+        ("Rows", f"{len(data):,} of {shape}, {values}{holes}"),
         *_pictures(data),
         *([("Evidence seed", ", ".join(map(str, seeds)))] if seeds else []),
         ("Written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         ("Version", f"latently {__version__}, torch {torch.__version__}"),
     ]
+
+
+def _of_table(data: Data) -> str:
+    """How many columns there are of each kind."""
+    assert data.table is not None
+    counts = Counter(column.kind for column in data.table.modelled)
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    left = len(data.table.columns) - data.shape[0]
+    return told + (f" ({left} more left out)" if left else "")
 
 
 def _pictures(data: Data) -> list[tuple[str, str]]:

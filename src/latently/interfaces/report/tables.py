@@ -156,6 +156,12 @@ def _notes(found: Sequence[Evidence]) -> tuple[str, ...]:
             f"These numbers answer unlike questions, {' and '.join(told)}: what a model is told "
             "of a row is no part of its number."
         )
+    if any(evidence.counted for evidence in found):
+        notes.append(
+            "These are densities in the columns of numbers and probabilities in those of counts "
+            "and levels, multiplied: they change with the units of the numbers, and compare "
+            "between models that count the same columns only."
+        )
     if len(kinds) > 1:
         words = " and ".join(_PLURAL[kind] for kind in sorted(kinds))
         notes.append(f"This ranking mixes {words}, so its order is not always final.")

@@ -24,11 +24,15 @@ from latently.interfaces.report import (
     figures,
     history,
     imputed,
+    marginals,
     near,
     parts,
     passages,
+    pattern,
     plane,
+    predictive,
     spoilt,
+    strangest,
     surface,
     walks,
 )
@@ -46,6 +50,7 @@ from latently.interfaces.report.record import (
     record,
 )
 from latently.interfaces.report.subject import Subject
+from latently.interfaces.report.table_columns import table_columns
 from latently.interfaces.report.tables import Ranking, rankings
 from latently.training.files import atomic_write
 
@@ -66,6 +71,7 @@ _OPTIONAL = (  # sections that may be empty
     "near",
     "passage",
     "filled",
+    "scores",
 )
 
 
@@ -90,7 +96,8 @@ def write_report(
         seed: of draws, and of the choice of rows to rebuild.
         command: the command that makes this report, if there is one.
         mask: hides the cells that imputation then fills; None: the data's own holes, or, where
-            they have none, the lower half of an image and every fifth cell of a table.
+            they have none, the lower half of an image and every fifth cell of a table. Of the
+            columns of a table, observed cells are hidden in any case.
 
     Raises:
         UserError: no models, evidence of other rows or none of a model with a density, a model
@@ -102,11 +109,12 @@ def write_report(
     evidence = [entry.evidence for entry in entries]
     ranked = rankings([entry.name for entry in entries], calls, evidence)
     rows = content.chosen_rows(data, _PAIRS, seed)
-    made = imputed.holes(data, mask, seed)
+    hidden = predictive.hidden(data, mask, seed)
+    made = _holes(data, mask, seed)
     subjects = [_subject(i, entry, data, seed) for i, entry in enumerate(entries)]
-    rebuilt = errors.fits(subjects, calls, [errors.row_errors(s) for s in subjects], data)
+    rebuilt = _rebuilt(subjects, calls, data)
     models = [
-        {**_told(entry, subject), **_shown(subject, rows, made)}
+        {**_told(entry, subject), **_shown(subject, rows, made, hidden)}
         for entry, subject in zip(entries, subjects, strict=True)
     ]
     page = read_template("template.html").render(
@@ -120,11 +128,15 @@ def write_report(
         models=models,
         has={key: any(model[key] for model in models) for key in _OPTIONAL},
         is_image=is_image_shape(data.shape),
-        histograms=None if is_image_shape(data.shape) else _histograms(subjects, data),
+        histograms=_histograms(subjects, data),
+        lines=table_columns(data),
+        gone=pattern.missing(data, seed),
+        spread=marginals.marginals(subjects, data, seed),
+        hidden=hidden,
         holes=made,
         same=near.same_label_in_data(data),
         nearest=near.NEAREST,
-        spoilt=spoilt.spoilt(subjects, [entry.saved.training for entry in entries], data, seed),
+        spoilt=_spoilt(subjects, entries, data, seed),
         surface=surface.surface(subjects, evidence, data, seed),
         bound_draws=surface.BOUND_DRAWS,
         rebuilt=len(rows),
@@ -161,6 +173,40 @@ def _check(entries: Sequence[Entry], data: Data) -> None:
                 f"({len(found)} rows), the report of {data.protocol} ({len(data)} rows); "
                 "evaluate all models on the rows of the report"
             )
+
+
+def _holes(data: Data, mask: Mask | None, seed: int) -> imputed.Holes | None:
+    """Rows to impute; of a table those with holes of their own, others are hidden elsewhere."""
+    if data.table is None:
+        return imputed.holes(data, mask, seed)
+    return imputed.holes(data, None, seed) if data.missing else None
+
+
+def _rebuilt(subjects: Sequence[Subject], calls: Sequence[str], data: Data) -> errors.Fits | None:
+    """Reconstruction errors, but of tables: their columns have units of their own.
+
+    A table of numbers has them still where models have nothing else to be judged by.
+    """
+    if _unlike(subjects, data):
+        return None
+    return errors.fits(subjects, calls, [errors.row_errors(s) for s in subjects], data)
+
+
+def _spoilt(
+    subjects: Sequence[Subject], entries: Sequence[Entry], data: Data, seed: int
+) -> list[spoilt.Spoilt]:
+    """Reconstructions of spoilt rows, where there are errors to tell of them."""
+    if _unlike(subjects, data):
+        return []
+    return spoilt.spoilt(subjects, [entry.saved.training for entry in entries], data, seed)
+
+
+def _unlike(subjects: Sequence[Subject], data: Data) -> bool:
+    """Whether squared errors of all columns together say nothing."""
+    if data.table is None:
+        return any(subject.model.counted is not None for subject in subjects)
+    named = any(column.levels for column in data.table.modelled)
+    return named or any(subject.scored for subject in subjects)
 
 
 def _headlines(ranked: Sequence[Ranking], rebuilt: errors.Fits | None) -> list[dict[str, str]]:
@@ -223,16 +269,25 @@ def _told(entry: Entry, subject: Subject) -> dict[str, Any]:
 
 
 def _examples(entry: Entry, subject: Subject) -> dict[str, Any]:
+    if subject.data.table is not None and entry.evidence is not None:
+        values = entry.evidence.values
+        rows = strangest.strangest(subject, values), strangest.typical(subject.data, values)
+        return {"strange": rows[0], "typical": rows[1], "tabular": True}
     most = _EXAMPLE_ROWS if subject.frame is None else _EXAMPLES
     if entry.evidence is None:
         scores = errors.anomalies(subject)
         strange, typical = content.examples(subject.data, scores, most, strange="high")
     else:
         strange, typical = content.examples(subject.data, entry.evidence.values, most)
-    return {"strange": strange, "typical": typical}
+    return {"strange": strange, "typical": typical, "tabular": False}
 
 
-def _shown(subject: Subject, rows: torch.Tensor, made: imputed.Holes | None) -> dict[str, Any]:
+def _shown(
+    subject: Subject,
+    rows: torch.Tensor,
+    made: imputed.Holes | None,
+    hidden: predictive.Hidden | None,
+) -> dict[str, Any]:
     """What the page shows of one model's latents and of the rows it makes."""
     samples = content.sample_pictures(subject)
     return {
@@ -248,6 +303,7 @@ def _shown(subject: Subject, rows: torch.Tensor, made: imputed.Holes | None) -> 
         "conditional": conditioned.by_context(subject),
         "rebuilt": content.reconstructions(subject, rows),
         "filled": None if made is None else imputed.filled(subject, made),
+        "scores": None if hidden is None else predictive.scores(subject, hidden),
     }
 
 
@@ -279,8 +335,10 @@ def _cost(layer: Layer) -> str:
     return f"≈ {plain(layer.cost.nats, digits)} {error(layer.cost.error)}"
 
 
-def _histograms(subjects: Sequence[Subject], data: Data) -> dict[str, Any]:
-    """Marginals of columns, at most `_COLUMNS` of them, for rows that are no images."""
+def _histograms(subjects: Sequence[Subject], data: Data) -> dict[str, Any] | None:
+    """Marginals of columns, at most `_COLUMNS` of them; None of images and of tables."""
+    if is_image_shape(data.shape) or data.table is not None:
+        return None
     x, size = data.x.flatten(1).double().numpy(), int(np.prod(data.shape))
     mask = None if data.mask is None else data.mask.flatten(1).numpy()
     columns = sorted({round(i) for i in np.linspace(0, size - 1, min(size, _COLUMNS))})

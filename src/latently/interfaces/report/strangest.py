@@ -1,0 +1,168 @@
+"""The strangest rows of a table: which of their cells make them strange, and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from latently.data import Data
+from latently.errors import UserError
+from latently.inference.imputation import Imputation, impute
+from latently.interfaces.report.cells import Cells
+from latently.interfaces.report.numbers import plain, share
+from latently.interfaces.report.subject import Subject
+from latently.interfaces.report.surprise import surprises
+
+__all__ = ["Odd", "Strange", "Typical", "strangest", "typical"]
+
+_ROWS = 6
+_CELLS = 3  # of a row
+_SAMPLES = 1000  # particles a row
+_DRAWS = 200  # of which the probabilities of levels are told
+_INTERVAL = (0.05, 0.5, 0.95)
+_VALUES = 10  # of a typical row
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A cell that the rest of its row did not lead to expect.
+
+    Attributes:
+        name: of the column.
+        value: as the table has it.
+        expected: the median, or the likeliest level.
+        range: the 90 % interval, or the probability of that level and of the one that is there.
+        surprise: -log p(x_j|x_others) in nats.
+    """
+
+    name: str
+    value: str
+    expected: str
+    range: str
+    surprise: str
+
+
+@dataclass(frozen=True)
+class Strange:
+    """A row of least log p(x).
+
+    Attributes:
+        row: its number.
+        label: its label, "" without.
+        value: log p(x) in nats.
+        cells: the most surprising ones; () where the model does not tell.
+    """
+
+    row: int
+    label: str
+    value: str
+    cells: tuple[Odd, ...]
+
+
+@dataclass(frozen=True)
+class Typical:
+    """A row of most log p(x): its number, label and log p(x), and its first values by name."""
+
+    row: int
+    label: str
+    value: str
+    cells: tuple[tuple[str, str], ...]
+
+
+def strangest(subject: Subject, values: Tensor) -> tuple[Strange, ...]:
+    """The rows of least log p(x), the strangest first, with their most surprising cells.
+
+    Args:
+        subject: a model with a density, and rows of a table.
+        values: log p(x) of each row, (n,).
+    """
+    order = torch.nan_to_num(values, nan=-math.inf).argsort(stable=True)[:_ROWS].cpu()
+    part = replace(subject.data.rows(order), conditions=None)
+    odd = _odd(subject, part)
+    return tuple(
+        Strange(int(row), _label(subject.data, int(row)), plain(float(values[row])), odd[i])
+        for i, row in enumerate(order)
+    )
+
+
+def typical(data: Data, values: Tensor) -> tuple[Typical, ...]:
+    """The rows of most log p(x), the most typical first; none where there is one row alone."""
+    cells, most = Cells.of(data), min(_ROWS, len(data) - 1)
+    order = torch.nan_to_num(values, nan=-math.inf).argsort(descending=True, stable=True)
+    found = []
+    for row in order[: max(0, most)].tolist():
+        x = data.x[row].flatten()
+        seen = torch.ones_like(x, dtype=torch.bool) if data.mask is None else data.mask[row]
+        shown = [
+            (cells.names[j], cells.value(j, float(x[j])) if seen[j] else "")
+            for j in range(min(_VALUES, len(x)))
+        ]
+        found.append(Typical(row, _label(data, row), plain(float(values[row])), tuple(shown)))
+    return tuple(found)
+
+
+def _label(data: Data, row: int) -> str:
+    return "" if data.labels is None else data.label_name(data.labels[row])
+
+
+def _odd(subject: Subject, part: Data) -> list[tuple[Odd, ...]]:
+    """The most surprising cells of each of some rows."""
+    nothing: list[tuple[Odd, ...]] = [() for _ in range(len(part))]
+    found = surprises(subject, part, _SAMPLES)
+    pairs = [] if found is None else _pairs(found.excess.cpu(), part)
+    if found is None or not pairs:
+        return nothing
+    try:
+        expected = impute(
+            subject.model,
+            _without(part, pairs).to(subject.model.device),
+            draws=_DRAWS,
+            samples=_SAMPLES,
+            quantiles=_INTERVAL,
+            seed=subject.seed,
+        )
+    except (UserError, NotImplementedError):
+        return nothing
+    cells = Cells.of(part)
+    told: list[list[Odd]] = [[] for _ in range(len(part))]
+    for place, (i, j) in enumerate(pairs):
+        value = float(part.x[i, j])
+        first, second = _expected(cells, j, place, value, expected)
+        surprise = plain(float(found.values[i, j]), 1)
+        told[i].append(Odd(cells.names[j], cells.value(j, value), first, second, surprise))
+    return [tuple(row) for row in told]
+
+
+def _pairs(excess: Tensor, part: Data) -> list[tuple[int, int]]:
+    """The cells to tell of, row by row, the most surprising ones first."""
+    seen = torch.ones_like(excess, dtype=torch.bool) if part.mask is None else part.mask.cpu()
+    ranked = excess.masked_fill(~seen, -math.inf).argsort(dim=1, descending=True, stable=True)
+    return [(i, int(j)) for i in range(len(part)) for j in ranked[i, :_CELLS] if bool(seen[i, j])]
+
+
+def _without(part: Data, pairs: Sequence[tuple[int, int]]) -> Data:
+    """A row for each pair, with its cell missing, too."""
+    rows = part.rows([i for i, _ in pairs])
+    mask = torch.ones_like(rows.x, dtype=torch.bool) if rows.mask is None else rows.mask.clone()
+    for place, (_, j) in enumerate(pairs):
+        mask[place, j] = False
+    return replace(rows, x=rows.x.masked_fill(~mask, 0), mask=mask)
+
+
+def _expected(
+    cells: Cells, j: int, place: int, value: float, found: Imputation
+) -> tuple[str, str]:
+    """What was expected in place of a value, in two parts."""
+    if cells.levels(j):
+        draws = found.draws[:, place, j].cpu()
+        likeliest = float(draws.mode().values)
+        own = share((draws == likeliest).double().mean())
+        here = (draws == value).double().mean()
+        of_value = f", {cells.value(j, value)} {share(here)}" if value != likeliest else ""
+        return cells.value(j, likeliest), own + of_value
+    low, middle, high = (cells.rough(j, float(q)) for q in found.quantiles[:, place, j].cpu())
+    return middle, f"{low} to {high}"
