@@ -100,7 +100,7 @@ class Mixture(Model):
     @property
     def counted(self) -> Tensor | None:
         found = self.parts.counted
-        return None if found is None or len(found.unique()) == 1 else found.view(self.shape)
+        return None if found is None else found.view(self.shape)
 
     @property
     def weights(self) -> Tensor:

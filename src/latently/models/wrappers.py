@@ -95,7 +95,7 @@ class Dequantized(Model):
         super().__init__()
         if levels < 2:
             raise UserError(f"Dequantized: levels={levels} must be at least 2")
-        if model.discrete:
+        if model.discrete or _counts(model):
             raise UserError(f"Dequantized: {type(model).__name__} is discrete already")
         if model.context_optional:
             raise UserError(
@@ -285,7 +285,7 @@ class Transformed(Model):
             raise UserError(
                 f"Transformed: transform={transform!r} must be a built one, such as Log()"
             )
-        if model.discrete:
+        if model.discrete or _counts(model):
             raise UserError(
                 f"Transformed: {type(model).__name__} is a model of discrete values, which have "
                 "no density to carry over; choose a continuous one, e.g. likelihood=Normal"
@@ -433,3 +433,9 @@ def _repeat(tensor: Any, lead: tuple[int, int]) -> Any:
     if tensor is None:
         return None
     return tensor.expand(lead[0], *tensor.shape).flatten(0, 1)
+
+
+def _counts(model: Model) -> bool:
+    """Whether some of its cells have probabilities amid densities."""
+    found = model.counted
+    return found is not None and not found.is_meta and bool(found.any())  # on loading, no values

@@ -163,7 +163,8 @@ class _Columns(Components):
 
     @property
     def counted(self) -> Tensor | None:
-        return self.family.counted
+        some = {family.discrete for _, family, _ in self._each()}
+        return self.family.counted if len(some) > 1 else None
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         d = self.family(self.raw)
