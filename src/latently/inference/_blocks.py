@@ -149,8 +149,9 @@ def _exact(model: Any, rows: Rows, wanted: Wanted, noise: RowNoise) -> Found:
     levels = torch.tensor(wanted.levels, dtype=known.mean.dtype, device=x.device)
     lines = known.icdf(levels.view(-1, *(1,) * x.dim()))
     mode = known.mode if wanted.counted else empty
-    own = (narrowed(t, x.dtype) for t in (known.mean, known.variance.sqrt(), lines))
-    return Found(draws, *own, mode.to(x.dtype), none, none)
+    mean, std = narrowed(known.mean, x.dtype), narrowed(known.variance.sqrt(), x.dtype)
+    lines = narrowed(lines, x.dtype)
+    return Found(draws, mean, std, lines, mode.to(x.dtype), none, none)
 
 
 def _exact_draws(model: Any, rows: Rows, draws: int, noise: RowNoise) -> Tensor:
@@ -198,7 +199,12 @@ def _joined(found: Sequence[Found]) -> Found:
     """Rows that were found one by one."""
     draws, mean, std, lines, mode, ess, k_hat = zip(*found, strict=True)
     quantiles = torch.cat(lines, 1) if len(lines[0]) else lines[0]
-    cells = (torch.cat(t) for t in (mean, std))
     return Found(
-        torch.cat(draws, 1), *cells, quantiles, torch.cat(mode), torch.cat(ess), torch.cat(k_hat)
+        torch.cat(draws, 1),
+        torch.cat(mean),
+        torch.cat(std),
+        quantiles,
+        torch.cat(mode),
+        torch.cat(ess),
+        torch.cat(k_hat),
     )

@@ -194,12 +194,12 @@ def _weighted(drawn: Tensor, share: Tensor, hole: Tensor, wanted: Wanted) -> tup
     """
     assert wanted.levels is not None
     at = hole.nonzero(as_tuple=True)
-    ordered, order = drawn[:, *at].T.contiguous().sort(1)
+    ordered, order = drawn[(slice(None), *at)].T.contiguous().sort(1)
     total = share[at[0]].gather(1, order).cumsum(1)
     levels = torch.tensor(wanted.levels, dtype=total.dtype, device=total.device)
     places = torch.searchsorted(total, (levels * total[:, -1:]).contiguous())
     lines = drawn.new_zeros(len(levels), *hole.shape)
-    lines[:, *at] = ordered.gather(1, places.clamp(max=ordered.shape[1] - 1)).T
+    lines[(slice(None), *at)] = ordered.gather(1, places.clamp(max=ordered.shape[1] - 1)).T
     mode = drawn.new_empty(0)
     if wanted.counted:
         mode = drawn.new_zeros(hole.shape)
