@@ -18,6 +18,7 @@ from __future__ import annotations
 import decimal
 import fractions
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ __all__ = [
     "cells",
     "check_size",
     "first_row",
+    "is_null",
     "label_at",
 ]
 
@@ -158,7 +160,7 @@ def _objects(name: str, column: np.ndarray, missing: Sequence[str]) -> Cells:
     kinds = {kind for kind in set(map(type, values)) if not _is_null_type(kind)}
     if all(issubclass(kind, str) for kind in kinds):
         return _text(name, values, missing)
-    present = np.fromiter((not _is_null(value) for value in values), bool, len(values))
+    present = np.fromiter((not is_null(value) for value in values), bool, len(values))
     there = (
         {type(value) for value in np.asarray(column)[present].tolist()}
         if float in kinds
@@ -184,7 +186,8 @@ def _is_null_type(kind: type) -> bool:
     return kind.__name__ in ("NoneType", "NAType", "NaTType")
 
 
-def _is_null(value: Any) -> bool:
+def is_null(value: Any) -> bool:
+    """Whether an object stands for a missing cell: None, NA, NaT or NaN."""
     if _is_null_type(type(value)):
         return True
     if isinstance(value, float | np.floating | decimal.Decimal):
@@ -229,7 +232,8 @@ def _text(name: str, values: list[str | None], missing: Sequence[str]) -> Cells:
     if len(numbers):
         same = np.isin(parse_numbers(labels, codes=False).values, numbers)
         absent |= {label for label, gone in zip(labels, same.tolist(), strict=True) if gone}
-    if labels == found and absent.isdisjoint(labels):
+    # a text without blanks around it is handed back by `strip` as the very object it is
+    if all(map(operator.is_, labels, found)) and absent.isdisjoint(labels):
         return Cells(name, "text", np.ones(len(values), dtype=bool), codes, tuple(labels))
     # labels that differ in the blanks around them are one, those that mean nothing come first
     again, labels = _factorise(["", *("" if text in absent else text for text in labels)])

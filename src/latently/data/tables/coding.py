@@ -19,7 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from latently.data.tables.cells import Cells, as_numbers, as_times, cells, first_row, label_at
+from latently.data.tables.cells import (
+    Cells,
+    as_numbers,
+    as_times,
+    cells,
+    first_row,
+    is_null,
+    label_at,
+)
 from latently.data.tables.column import DISCRETE, OTHER, Column
 from latently.data.tables.dates import FORMS, date_text, round_to
 from latently.data.tables.frame import Frame
@@ -175,7 +183,7 @@ def _target(column: Column, like: np.ndarray | None, dtype: str) -> str:
             return "i"
         if like.dtype.kind in "fbmM":
             return like.dtype.kind
-        present = next((v for v in like.tolist() if v is not None and v == v), None)
+        present = next((v for v in like.tolist() if not is_null(v)), None)
         if dtype.startswith("text") or isinstance(present, str):
             return "text"
         if present is not None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from latently.data.tables.cells import is_null
 from latently.data.tables.frame import Frame
 from latently.data.tables.numbers import number_text
 from latently.data.tables.reading import SUFFIXES, TEXT, suffix_of
@@ -87,7 +88,7 @@ def _texts(column: np.ndarray) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    if value is None or value != value or type(value).__name__ == "NAType":
+    if is_null(value):
         return ""
     return repr(value) if isinstance(value, float) else str(value)
 
