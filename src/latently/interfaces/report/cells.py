@@ -103,10 +103,10 @@ def _level(value: object) -> str:
 def _number(value: float, decimals: int | None, digits: int | None) -> str:
     """A number of so many decimals at most, and so many significant digits at most.
 
-    Years and codes stay in one piece: thousands are set apart from 100,000 on.
+    Thousands are not set apart: years and codes stay in one piece.
 
-    >>> _number(7.25, 4, None), _number(14.4542, 4, 3), _number(2015.0, 0, 3), _number(1e5, 0, 3)
-    ('7.25', '14.5', '2015', '100,000')
+    >>> _number(7.25, 4, None), _number(14.4542, 4, 3), _number(2015.0, 0, 3)
+    ('7.25', '14.5', '2015')
     """
     if decimals is None or (value and not 1e-4 <= abs(value) < 1e9):
         text = significant(value, digits or 4)
@@ -115,7 +115,7 @@ def _number(value: float, decimals: int | None, digits: int | None) -> str:
             decimals = max(0, min(decimals, digits - 1 - math.floor(math.log10(abs(value)))))
         text = plain(value, decimals)
         text = text.rstrip("0").rstrip(".") if "." in text else text
-    return text.replace(",", "") if abs(value) < 1e5 else text
+    return text.replace(",", "")
 
 
 def _date(value: float, unit: str | None) -> str:

@@ -21,6 +21,7 @@ _BINS = 24
 _LEVELS = 8  # bars, the last of all others where there are more
 _NAMES = 104  # CSS pixels of their names
 _TAIL = 0.005  # of a sample that may lie beyond the axis on either side
+_FINE = 1000  # steps of rounding from which nobody sees them
 _STEEP = 30.0  # ratio of quantiles from which positive numbers have a logarithmic axis
 
 
@@ -46,40 +47,43 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Numbers to places on an axis: a linear or a logarithmic one, with zeros beside it."""
+    """Numbers to places on an axis: a linear or a logarithmic one, with zeros beside it.
+
+    Values that are rounded to `step` have bins of whole steps, so that none is split; 0: they are
+    not, or too finely for it to be seen.
+    """
 
     low: float
     high: float
-    steep: bool
-    zeros: bool
-    whole: bool
+    steep: bool = False
+    zeros: bool = False
+    step: float = 0.0
 
     @classmethod
-    def of(cls, samples: Sequence[np.ndarray], *, whole: bool) -> _Axis:
+    def of(cls, samples: Sequence[np.ndarray], step: float) -> _Axis:
         known = [values for values in samples if len(values)]
         if not known:
-            return cls(0.0, 1.0, False, False, False)
-        steep = all((values >= 0).all() for values in known) and _steep(known[0], whole=whole)
-        parts = [values[values > 0] if steep else values for values in known]
-        ends = [np.quantile(values, (_TAIL, 1 - _TAIL)) for values in parts if len(values)]
-        low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
-        zeros = steep and any(bool((values == 0).any()) for values in known)
-        if steep:
-            return cls(math.log10(low), math.log10(max(high, low * 1.01)), True, zeros, False)
-        whole = whole and high - low < 2**52
-        if whole:
-            return cls(math.floor(low) - 0.5, math.ceil(high) + 0.5, False, False, True)
+            return cls(0.0, 1.0)
+        if all((values >= 0).all() for values in known) and _steep(known[0], step):
+            low, high = _ends([values[values > 0] for values in known])
+            zeros = any(bool((values == 0).any()) for values in known)
+            return cls(math.log10(low), math.log10(max(high, low * 1.01)), True, zeros)
+        low, high = _ends(known)
+        if step and high - low < _FINE * step:
+            ends = math.floor(low / step + 1e-6) - 0.5, math.ceil(high / step - 1e-6) + 0.5
+            return cls(ends[0] * step, ends[1] * step, step=step)
         if not high - low > 1e-9 * max(abs(low), abs(high), 1e-290):
             low, high = low - 0.5 * max(1, abs(low)), high + 0.5 * max(1, abs(high))
-        return cls(low, high, False, False, False)
+        return cls(low, high)
 
     @property
     def edges(self) -> np.ndarray:
-        """Of the bins; beside a logarithmic axis, zeros have the first one, which ends in -inf."""
-        if self.whole:
-            width = max(1, math.ceil((self.high - self.low) / _BINS))
-            return np.arange(self.low, self.high + width, width)
-        return np.linspace(self.low, self.high, _BINS + 1)
+        """Of the bins."""
+        if not self.step:
+            return np.linspace(self.low, self.high, _BINS + 1)
+        steps = round((self.high - self.low) / self.step)
+        width = max(1, math.ceil(steps / _BINS))
+        return self.low + self.step * width * np.arange(math.ceil(steps / width) + 1)
 
     def shares(self, values: np.ndarray) -> tuple[float, np.ndarray]:
         """Share of zeros beside the axis, and of the values in each bin, ends included."""
@@ -97,60 +101,73 @@ class _Axis:
         from matplotlib.ticker import MaxNLocator
 
         if not self.steep:
-            at = MaxNLocator(nbins=4, integer=self.whole).tick_values(self.low, self.high)
+            at = MaxNLocator(nbins=4, integer=self.step == 1).tick_values(self.low, self.high)
             return [float(t) for t in at if self.low <= t <= self.high]
         first, last = math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9)
         return [float(t) for t in range(first, last + 1, max(1, (last - first) // 3 + 1))]
 
 
-def _steep(values: np.ndarray, *, whole: bool) -> bool:
+def _ends(samples: Sequence[np.ndarray]) -> tuple[float, float]:
+    """From the lowest to the highest value, but for the tails of each sample."""
+    ends = [np.quantile(values, (_TAIL, 1 - _TAIL)) for values in samples if len(values)]
+    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+
+
+def _steep(values: np.ndarray, step: float) -> bool:
+    """Whether positive numbers are seen on a logarithmic axis alone."""
     positive = values[values > 0]
-    if len(positive) < 20 or (whole and len(np.unique(positive)) <= _BINS):
+    if len(positive) < 20 or (step and positive.max() <= _BINS * step):
         return False
     low, high = np.quantile(positive, (0.05, 0.995))
-    return bool(high > _STEEP * low and high > _STEEP)
+    return bool(high > _STEEP * low)
+
+
+def _step(cells: Cells, j: int) -> float:
+    """What the values of a column are rounded to; 0: nothing that is known."""
+    column = cells.columns[j]
+    if column.kind in ("count", "datetime"):
+        return 1.0 if column.kind == "count" else 0.0
+    return 0.0 if column.decimals is None else 10.0**-column.decimals
 
 
 def of_numbers(cells: Cells, j: int, samples: Sequence[Sample], about: str) -> Markup:
     """Histograms of numbers: the data filled, draws as lines, imputations as dashed lines."""
-    own = samples[0].values
-    whole = cells.kind(j) == "count" or (len(own) > 0 and bool((own == own.round()).all()))
-    whole = whole and cells.kind(j) != "datetime"
-    axis = _Axis.of([sample.values for sample in samples], whole=whole)
+    axis = _Axis.of([sample.values for sample in samples], _step(cells, j))
     found = [(sample, *axis.shares(sample.values)) for sample in samples if len(sample.values)]
-    widths = np.diff(axis.edges)
-    most = max((max(zero, part.max()) for _, zero, part in found), default=1.0) or 1.0
-    left, right, top, ground = (34.0 if axis.zeros else 2.0), _WIDTH - 4.0, 26.0, _HEIGHT - 20.0
+    most = max((part.max() for _, _, part in found), default=1.0) or 1.0
+    left, right, top, ground = (40.0 if axis.zeros else 2.0), _WIDTH - 4.0, 26.0, _HEIGHT - 20.0
     span = axis.edges[-1] - axis.edges[0]
 
     def across(t: float) -> float:
         return left + (right - left) * (t - axis.edges[0]) / span
 
     def up(value: float) -> float:
-        return ground - (ground - top) * value / most
+        return ground - (ground - top) * value
 
     edges = [across(t) for t in axis.edges]
     parts = _head(cells.names[j], about)
     for sample, zero, shares in found:
         dashed = sample.what == "imputed"
-        heights = [up(value) for value in shares]
+        heights = [up(value / most) for value in shares]
         if sample.index is None:
             sides = zip(edges[:-1], edges[1:], heights, strict=True)
             parts += [bar(a, y, b - a + 0.2, ground - y, "faint") for a, b, y in sides]
-            parts.append(bar(8, up(zero), 14, ground - up(zero), "faint"))
+            if axis.zeros:
+                parts.append(bar(6, up(zero), 18, ground - up(zero), "faint"))
+                said = f"{100 * zero:.0f} %"
+                parts.append(words(27, up(zero) + 4, said, size=10, color="muted"))
             continue
         parts.append(steps(edges, heights, ground, sample.color, dashed=dashed))
         if axis.zeros:
-            parts.append(steps([8, 22], [up(zero)], ground, sample.color, dashed=dashed))
+            parts.append(steps([6, 24], [up(zero)], ground, sample.color, dashed=dashed))
     parts.append(line(left, ground, right, ground, "faint"))
     if axis.zeros:
-        parts += [line(6, ground, 24, ground, "faint"), _tick(15, ground, "0")]
+        parts += [line(4, ground, 26, ground, "faint"), _tick(15, ground, "0")]
     for t, text in _labels(cells, j, axis):
         parts += [
             line(across(t), ground, across(t), ground + 3, "muted"),
             _tick(across(t), ground, text),
         ]
-    del widths
     return drawing(_WIDTH, _HEIGHT, parts, _alt(cells, j, samples, "Histogram"))
 
 

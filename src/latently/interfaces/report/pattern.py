@@ -41,12 +41,14 @@ class Link:
         other: that it goes with.
         gap: largest difference of the shares of a set of values of `other` between rows that
             lack the column and rows that have it: below a value, of levels any set.
-        told: where that difference is, in words.
+        where: the values of `other` with which the column is missing more often, in words.
+        told: the numbers behind it.
     """
 
     column: str
     other: str
     gap: str
+    where: str
     told: str
 
 
@@ -167,23 +169,30 @@ def _split(x: np.ndarray, seen: np.ndarray, j: int, k: int) -> tuple[np.ndarray,
 
 def _link(cells: Cells, x: np.ndarray, seen: np.ndarray, j: int, k: int, gap: float) -> Link:
     without, having = _split(x, seen, j, k)
+    name, other = cells.names[j], cells.names[k]
     if cells.levels(k):
         codes = np.unique(np.concatenate([without, having]))
-        apart_by = [(without == code).mean() - (having == code).mean() for code in codes]
-        at = float(codes[int(np.argmax(apart_by))])
-        shares = share((without == at).mean()), share((having == at).mean())
-        level = cut(cells.value(k, at), 32)
-        told = f"is {level} in {shares[0]} of the rows without it, {shares[1]} of those with it"
-    else:
-        middles = (float(np.quantile(part, 0.5, method="lower")) for part in (without, having))
-        first, second = (cells.value(k, value) for value in middles)
-        told = f"has the median {first} in rows without it, {second} in rows with it"
-        if first == second:
-            first, second = (_spread(cells, k, part) for part in (without, having))
-            told = (
-                f"spreads from {first} in rows without it, {second} in rows with it (10 % to 90 %)"
-            )
-    return Link(cells.names[j], cells.names[k], plain(gap), told)
+        more = [(without == code).mean() - (having == code).mean() for code in codes]
+        at = float(codes[int(np.argmax(more))])
+        told = [share((part == at).mean()) for part in (without, having)]
+        where = f"is {cut(cells.value(k, at), 32)}"
+        what = f"{told[0]} of the rows that lack {name}, {told[1]} of the others"
+        return Link(name, other, plain(gap), where, what)
+    middles = [float(np.quantile(part, 0.5, method="lower")) for part in (without, having)]
+    if middles[0] == middles[1]:
+        told = [_spread(cells, k, part) for part in (without, having)]
+        what = f"{told[0]} in rows that lack {name}, {told[1]} in the others, from 10 % to 90 %"
+        return Link(name, other, plain(gap), "is spread otherwise", what)
+    where = f"is {_word(cells, k, lower=middles[0] < middles[1])}"
+    told = [cells.value(k, value) for value in middles]
+    what = f"median {told[0]} in rows that lack {name}, {told[1]} in the others"
+    return Link(name, other, plain(gap), where, what)
+
+
+def _word(cells: Cells, k: int, *, lower: bool) -> str:
+    if cells.kind(k) == "datetime":
+        return "earlier" if lower else "later"
+    return "lower" if lower else "higher"
 
 
 def _spread(cells: Cells, k: int, values: np.ndarray) -> str:

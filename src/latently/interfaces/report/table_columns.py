@@ -55,6 +55,8 @@ def table_columns(data: Data) -> list[Line]:
         if j is not None:
             missing = share(1 - float(seen[:, j].mean())) if len(x) else ""
             holds = _holds(cells, j, x[seen[:, j], j])
+        elif column.kind == "constant":
+            holds = f"{cut(str(column.categories[0]), _LONG)} alone"
         lines.append(_line(column, missing, holds))
     return lines
 
