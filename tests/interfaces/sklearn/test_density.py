@@ -188,13 +188,20 @@ def test_options_survive_cloning_setting_and_pickling(library, people):
     assert get_tags(density).estimator_type == "density_estimator"
 
 
-def test_defaults_are_the_recipes_own():
-    density = LatentDensity(samples=2).fit(IRIS[:20])
-    model, data = lt.table((4,)), lt.Data.from_array(IRIS[:20])
-    habits = lt.MIWAE().habits(20)
-    assert model.objective == "MIWAE"
-    assert density.n_iter_ == habits["epochs"]
-    assert len(data) == 20
+def test_defaults_are_the_recipes_own(monkeypatch):
+    from latently.interfaces.sklearn import base
+
+    told = {}
+
+    def short(model, data, objective, **options):
+        told.update(options)
+        return lt.fit(model, data, objective, epochs=1, seed=options["seed"])
+
+    monkeypatch.setattr(base, "fit_model", short)
+    LatentDensity(samples=2).fit(IRIS[:20])
+    assert not {"epochs", "batch_size", "learning_rate"} & set(told)
+    LatentDensity(epochs=7, samples=2).fit(IRIS[:20])
+    assert told["epochs"] == 7
 
 
 def test_global_state_is_as_before(library, people):

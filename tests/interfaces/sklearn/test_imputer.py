@@ -27,7 +27,7 @@ STRATEGIES = ("mean", "median", "mode", "most_frequent", "draw")
 
 
 def imputer(recipe="fa", **options):
-    latents = None if recipe == "table" else 2
+    latents = None if recipe == "table" else 1
     return LatentImputer(recipe, **{"latents": latents, **QUICK, **options})
 
 
