@@ -151,8 +151,9 @@ class Schema:
             UserError: a column that is not there, or a cell of another type, by column and row.
         """
         self._check_names(frame)
+        places = {name: place for place, name in enumerate(frame.names)}
         coded = [
-            encode_column(column, frame, frame.place(column.name), self.missing)
+            encode_column(column, frame, places[column.name], self.missing)
             for column in self.modelled
         ]
         n = len(frame)
