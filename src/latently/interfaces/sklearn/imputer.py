@@ -239,7 +239,7 @@ class LatentImputer(TransformerMixin, _TableEstimator):
     def _look(self, table: Table) -> None:
         """Finds the columns without a value and those with holes."""
         holes = table.holes
-        empty = holes.all(0)
+        empty: np.ndarray = np.all(holes, axis=0)
         for j in empty.nonzero()[0]:
             name = table.frame.names[j]
             if not self.keep_empty_features:
@@ -254,8 +254,8 @@ class LatentImputer(TransformerMixin, _TableEstimator):
                     "0; leave it out, or set keep_empty_features=False"
                 )
         self._empty = empty
-        self._kept = np.flatnonzero(~empty | self.keep_empty_features)
-        self._indicated = np.flatnonzero(holes.any(0) & self.add_indicator)
+        self._kept = np.flatnonzero(~empty | self.keep_empty_features).tolist()
+        self._indicated = np.flatnonzero(holes.any(0) & self.add_indicator).tolist()
 
     def _opened(self, X: ArrayLike) -> tuple[Table, Data]:
         """X as it came, and as the model reads it."""

@@ -62,6 +62,8 @@ class _TableEstimator(_Estimator):
     """What estimators of tables share; parameters as of `LatentDensity`."""
 
     schema_: Schema
+    _names: tuple[str, ...]  # of the columns of the fit
+    _like: Frame  # none of its rows
 
     def __init__(
         self,
