@@ -89,10 +89,10 @@ def _climbed(family: torch.nn.Module, start: Tensor, rows: Tensor) -> Tensor:
     def loss() -> Tensor:
         climber.zero_grad()
         value = -mean(h)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        climber.step(loss)  # type: ignore[no-untyped-call]
+        climber.step(loss)
     with torch.no_grad():
         return h.detach() if float(mean(h)) > float(mean(start)) else start

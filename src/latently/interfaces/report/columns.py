@@ -1,4 +1,8 @@
-"""The columns of a table that tell the components of a mixture apart."""
+"""The columns of a table that tell the components of a mixture apart.
+
+Numbers by their means, in standard deviations of the rows; names by their commonest one, and how
+far its distribution is from that of the rows, in total variation.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from latently.errors import UserError
+from latently.interfaces.report.cells import Cells
 from latently.interfaces.report.kinds import bare
-from latently.interfaces.report.numbers import significant
+from latently.interfaces.report.numbers import share, significant
+from latently.interfaces.report.shapes import cut
 from latently.interfaces.report.subject import Subject
 from latently.models import Mixture
+from latently.probability.distributions import Factorized
 
 __all__ = ["Columns", "columns"]
 
 _MOST = 8
+_DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -26,14 +35,17 @@ class Columns:
         names: of the columns.
         overall: mean and deviation of each of them over the rows.
         cells: of every component mean, deviation, and whether the mean is one deviation of the
-            rows or more from that of the rows. Deviations are "" where they say nothing.
+            rows or more from that of the rows. Deviations are "" where they say nothing. Of names
+            the likeliest, its probability, and whether half of the probability is elsewhere.
         of: how many columns there are.
+        named: some of the columns hold names.
     """
 
     names: tuple[str, ...]
     overall: tuple[tuple[str, str], ...]
     cells: tuple[tuple[tuple[str, str, bool], ...], ...]
     of: int
+    named: bool = False
 
 
 def columns(subject: Subject, order: Tensor, rows: int) -> Columns | None:
@@ -55,29 +67,72 @@ def columns(subject: Subject, order: Tensor, rows: int) -> Columns | None:
     mean = (x * seen).sum(0) / count
     deviation = (((x - mean).square() * seen).sum(0) / count).sqrt()
     apart = torch.where(deviation > 0, (means - mean).abs() / deviation, 0.0)
+    named = Cells.of(data)
+    nominal = [j for j in range(x.shape[1]) if named.nominal(j)]
+    shares = {j: _shares(x[seen[:, j].bool(), j], len(named.levels(j))) for j in nominal}
+    levels = _probabilities(subject, order, named)
+    for j, own in levels.items():
+        apart[:, j] = (own - shares[j]).abs().sum(1)  # of at most 2: half of it elsewhere is 1
     chosen = apart.amax(0).argsort(descending=True, stable=True)[:_MOST].tolist()
 
-    def told(value: Tensor, spread: Tensor) -> tuple[str, str]:
-        return significant(float(value)), "" if subject.nominal else significant(float(spread), 2)
+    def told(j: int, value: Tensor, spread: Tensor, own: Tensor | None) -> tuple[str, str]:
+        if own is not None:
+            return cut(named.value(j, int(own.argmax())), 20), share(own.max())
+        if named.kind(j) == "datetime":
+            return named.value(j, float(value)), f"{significant(float(spread) / _DAY, 2)} days"
+        shown = significant(float(value)) if not named.columns else named.rough(j, float(value))
+        return shown, "" if subject.nominal else significant(float(spread), 2)
 
-    lines = [
-        tuple((*told(own[j], spread[j]), bool(far[j] >= 1)) for j in chosen)
-        for own, spread, far in zip(means, deviations, apart, strict=True)
-    ]
-    overall = tuple(told(mean[j], deviation[j]) for j in chosen)
-    return Columns(tuple(f"x{j}" for j in chosen), overall, tuple(lines), x.shape[1])
+    lines = []
+    for k, (own, spread, far) in enumerate(zip(means, deviations, apart, strict=True)):
+        found = [told(j, own[j], spread[j], levels[j][k] if j in levels else None) for j in chosen]
+        lines.append(
+            tuple((*pair, bool(far[j] >= 1)) for j, pair in zip(chosen, found, strict=True))
+        )
+    overall = tuple(told(j, mean[j], deviation[j], shares.get(j)) for j in chosen)
+    return Columns(
+        tuple(named.names[j] for j in chosen), overall, tuple(lines), x.shape[1], bool(levels)
+    )
+
+
+def _shares(codes: Tensor, levels: int) -> Tensor:
+    """How often each level is seen, (L,)."""
+    counts = torch.bincount(codes.long(), minlength=levels).double()
+    return counts / counts.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def _probabilities(subject: Subject, order: Tensor, cells: Cells) -> dict[int, Tensor]:
+    """P(level|k) of the columns of names, (n, L) each; none where they are unknown."""
+    at = [j for j in range(len(cells.names)) if cells.nominal(j)]
+    p = _likelihood(subject, order) if at else None
+    if not isinstance(p, Factorized):
+        return {}
+    found = {}
+    for j in at:
+        levels = len(cells.levels(j))
+        x = torch.zeros(levels, 1, 1, len(cells.names), dtype=torch.float64)
+        x[:, 0, 0, j] = torch.arange(levels)
+        inside = p.cell_log_prob(x.to(subject.model.device))[..., j].exp()
+        found[j] = inside.reshape(levels, len(order)).mT.double().cpu()
+    return found
 
 
 @torch.no_grad()
 def _moments(subject: Subject, order: Tensor) -> tuple[Tensor, Tensor] | None:
     """Means and deviations of p(x|k), (n, D); None where they are unknown."""
-    model = bare(subject.model)
-    assert isinstance(model, Mixture)
-    states = torch.eye(len(model.logits), dtype=torch.float64, device=model.device)[order]
-    p = subject.model.likelihood((states[None],))
+    p = _likelihood(subject, order)
     try:
         found = p.mean[0], p.variance[0].sqrt()
     except (NotImplementedError, UserError):
         return None
     mean, deviation = (part.flatten(1).double().cpu() for part in found)
     return mean, deviation
+
+
+def _likelihood(subject: Subject, order: Tensor) -> Distribution:
+    """p(x|k), of batch shape (1, n)."""
+    model = bare(subject.model)
+    assert isinstance(model, Mixture)
+    states = torch.eye(len(model.logits), dtype=torch.float64, device=model.device)[order]
+    return subject.model.likelihood((states[None],))

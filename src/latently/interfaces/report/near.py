@@ -70,6 +70,8 @@ def near(subject: Subject) -> Near | None:
     """
     if not subject.layers or isinstance(bare(subject.model), Mixture):
         return None
+    if subject.frame is None and subject.data.labels is None:
+        return None  # nothing to show of them
     codes = torch.cat([layer.flat for layer in subject.layers], 1)
     if len(codes) < NEAREST + 2 or not bool(codes.isfinite().all()):
         return None
@@ -90,10 +92,15 @@ def near(subject: Subject) -> Near | None:
 def same_label_in_data(data: Data) -> str:
     """The share of neighbours with the row's own label, by distance between the rows themselves.
 
-    "" without labels, or of rows with holes.
+    "" without labels, of rows with holes, and of tables, whose columns have units of their own.
     """
     x = data.x[:MAX_ROWS].flatten(1)
-    if data.labels is None or data.mask is not None or len(x) < NEAREST + 2:
+    if (
+        data.labels is None
+        or data.table is not None
+        or data.mask is not None
+        or len(x) < NEAREST + 2
+    ):
         return ""
     found = torch.cdist(x, x).topk(NEAREST + 1, largest=False)
     return _same_label(data, _others(found.indices, found.values)[0])

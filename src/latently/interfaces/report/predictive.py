@@ -31,6 +31,7 @@ __all__ = ["Fitted", "Hidden", "Scores", "hidden", "scores"]
 _ROWS = 400  # at most, fewer of wide tables
 _CELLS = 12_000  # of them together, about
 _SAMPLES = 400  # particles a row
+_PARTICLES = 200  # of each cell, for its log score
 _DRAWS = 100  # of which the probabilities of levels are told
 _LEVELS = (0.05, *(k / 10 for k in range(1, 10)), 0.95)
 _LEAST = 5  # hidden cells of a column, before anything is said of it
@@ -191,7 +192,7 @@ def scores(subject: Subject, made: Hidden) -> Scores | None:
 def _gains(subject: Subject, made: Hidden) -> np.ndarray:
     """log p(x_j | x_others) - log p_j(x_j) of each observed cell, (n, D); NaN where unknown."""
     own = replace(made.before, context=subject.context(made.rows), conditions=None)
-    found = surprises(subject, own, _SAMPLES)
+    found = surprises(subject, own, _PARTICLES, 1)
     if found is None:
         return np.full(made.alone.shape, math.nan)
     gains: np.ndarray = -found.values.flatten(1).double().cpu().numpy() - made.alone

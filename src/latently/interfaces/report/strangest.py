@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latently.data import Data
 from latently.errors import UserError
+from latently.inference.attribution import Attribution
 from latently.inference.imputation import Imputation, impute
 from latently.interfaces.report.cells import Cells
 from latently.interfaces.report.numbers import plain, share
@@ -22,6 +23,7 @@ __all__ = ["Odd", "Strange", "Typical", "strangest", "typical"]
 _ROWS = 6
 _CELLS = 3  # of a row
 _SAMPLES = 1000  # particles a row
+_USUAL = 50  # of which is told what surprise is usual: an error of 0.1 nats
 _DRAWS = 200  # of which the probabilities of levels are told
 _INTERVAL = (0.05, 0.5, 0.95)
 _VALUES = 10  # of a typical row
@@ -37,6 +39,7 @@ class Odd:
         expected: the median, or the likeliest level.
         range: the 90 % interval, or the probability of that level and of the one that is there.
         surprise: -log p(x_j|x_others) in nats.
+        excess: the same, less what it is on average; the order of cells.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Odd:
     expected: str
     range: str
     surprise: str
+    excess: str
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,8 @@ def _label(data: Data, row: int) -> str:
 def _odd(subject: Subject, part: Data) -> list[tuple[Odd, ...]]:
     """The most surprising cells of each of some rows."""
     nothing: list[tuple[Odd, ...]] = [() for _ in range(len(part))]
-    found = surprises(subject, part, _SAMPLES)
-    pairs = [] if found is None else _pairs(found.excess.cpu(), part)
+    found = surprises(subject, part, _SAMPLES, _USUAL)
+    pairs = [] if found is None else _pairs(found)
     if found is None or not pairs:
         return nothing
     try:
@@ -132,16 +136,15 @@ def _odd(subject: Subject, part: Data) -> list[tuple[Odd, ...]]:
     for place, (i, j) in enumerate(pairs):
         value = float(part.x[i, j])
         first, second = _expected(cells, j, place, value, expected)
-        surprise = plain(float(found.values[i, j]), 1)
-        told[i].append(Odd(cells.names[j], cells.value(j, value), first, second, surprise))
+        nats = found.values[i, j], found.excess[i, j]
+        surprise = [plain(float(value), 1) for value in nats]
+        told[i].append(Odd(cells.names[j], cells.value(j, value), first, second, *surprise))
     return [tuple(row) for row in told]
 
 
-def _pairs(excess: Tensor, part: Data) -> list[tuple[int, int]]:
+def _pairs(found: Attribution) -> list[tuple[int, int]]:
     """The cells to tell of, row by row, the most surprising ones first."""
-    seen = torch.ones_like(excess, dtype=torch.bool) if part.mask is None else part.mask.cpu()
-    ranked = excess.masked_fill(~seen, -math.inf).argsort(dim=1, descending=True, stable=True)
-    return [(i, int(j)) for i in range(len(part)) for j in ranked[i, :_CELLS] if bool(seen[i, j])]
+    return [(i, j) for i in range(len(found)) for (j,) in found.ranked(i, _CELLS)]
 
 
 def _without(part: Data, pairs: Sequence[tuple[int, int]]) -> Data:

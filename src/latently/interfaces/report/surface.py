@@ -19,6 +19,7 @@ from latently.inference.evidence import Evidence
 from latently.inference.noise import derive, seeded
 from latently.interfaces.report import maps
 from latently.interfaces.report.anatomy import Anatomy, anatomy
+from latently.interfaces.report.cells import Cells
 from latently.interfaces.report.content import draws
 from latently.interfaces.report.maps import Window
 from latently.interfaces.report.numbers import decimals, error, plain
@@ -93,6 +94,7 @@ class Surface:
         models: the models.
         scale: what the shades mean, "" where there are none.
         fitted: the rows are those of a training split.
+        names: of the columns.
     """
 
     rows: Markup
@@ -103,6 +105,7 @@ class Surface:
     models: tuple[Shown, ...]
     scale: Markup
     fitted: bool
+    names: tuple[str, str] = ("x0", "x1")
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,11 @@ def surface(
     whole = data.x if data.mask is None else data.x[data.mask.flatten(1).all(1)]
     if data.shape != (2,) or data.discrete or not len(whole):
         return None
+    cells = Cells.of(data)
+    if any(cells.levels(j) or cells.kind(j) == "count" for j in range(2)):
+        return None
     x = whole.double().cpu().numpy()
-    window, truth = _window(x), density_of(data)
+    window, truth = _window(x, (cells.names[0], cells.names[1])), density_of(data)
     pairs = [(s, one) for s, one in zip(subjects, found, strict=True) if one is not None]
     made = [_density(subject, window) for subject, _ in pairs]
     known = [] if truth is None else [_true(truth, window)]
@@ -142,17 +148,18 @@ def surface(
         ),
         scale=maps.scale(top) if top else Markup(""),
         fitted=data.protocol.endswith(("/train", "/train+val")),
+        names=window.names,
     )
 
 
-def _window(x: np.ndarray) -> Window:
+def _window(x: np.ndarray, names: tuple[str, str]) -> Window:
     """The range of rows (n, 2), but for a tail, with a margin."""
     low, high = np.quantile(x, [_TAIL, 1 - _TAIL], axis=0)
     flat = ~(high > low)
     low, high = np.where(flat, low - 0.5, low), np.where(flat, high + 0.5, high)
     wide = _MARGIN * (high - low)
     (left, down), (right, up) = (low - wide).tolist(), (high + wide).tolist()
-    return Window((left, down), (right, up))
+    return Window((left, down), (right, up), names)
 
 
 def _true(truth: Toy, window: Window) -> _Map:
