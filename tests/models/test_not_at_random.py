@@ -115,12 +115,12 @@ def test_two_missing_cells_are_integrated_together(gaussian_vae, form):
 def test_imputations_are_of_the_values_that_would_be_missing(gaussian_vae, form, draws):
     model, truth, x = gaussian(gaussian_vae, FORMS[form], draws=draws)
     data = Data.from_array(torch.where(HIDDEN, x[:3], math.nan))
-    found = impute(model, data, draws=4, samples=40_000)
+    found = impute(model, data, draws=4, samples=15_000, sweeps=0)
     for b in range(3):
         _, mean, deviation = one_missing(model, truth, x[b], HIDDEN[b])
         j = (~HIDDEN[b]).nonzero()[0, 0]
-        assert float(found.mean[b, j]) == pytest.approx(mean, abs=0.08 * deviation)
-        assert float(found.std[b, j]) == pytest.approx(deviation, rel=0.08)
+        assert float(found.mean[b, j]) == pytest.approx(mean, abs=0.1 * deviation)
+        assert float(found.std[b, j]) == pytest.approx(deviation, rel=0.1)
 
 
 def test_more_draws_of_missing_cells_tighten_the_bound(gaussian_vae):
@@ -162,6 +162,7 @@ def test_evidence_names_its_event_and_compares_with_none_of_p_of_x(gaussian_vae,
         found.paired(plain)
 
 
+@pytest.mark.slow
 def test_chains_move_missing_cells_to_the_same_evidence(gaussian_vae):
     model, truth, x = gaussian(gaussian_vae, FORMS["above"], draws=2)
     data = Data.from_array(torch.where(HIDDEN, x[:3], math.nan))
@@ -222,7 +223,7 @@ def test_gradients_through_counted_cells_are_those_of_the_sum(form, draws, famil
     s = torch.where(mask, -logits, logits)
     exact = (log_p + functional.logsigmoid(s).sum(-1)).exp().sum()
     wanted = torch.autograd.grad(exact, parameters)
-    batches, k = 30, 4000
+    batches, k = 20, 1500
     values, found = [], [[] for _ in parameters]
     for _ in range(batches):
         w = model.infer(row[None], k, mask[None], z=(z.expand(k, 1, 1),)).log_lik.exp().mean()
@@ -267,6 +268,7 @@ def test_mixed_rows_take_paths_where_cells_have_them():
     assert set(kept[..., 0].flatten().tolist()) <= {0.0, 1.0, 2.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [DReG()], ids=["DReG"])
 def test_estimators_agree_on_the_gradient(gaussian_vae, estimator):
     model, _, x = gaussian(gaussian_vae, FORMS["above"], draws=2)
@@ -407,7 +409,7 @@ def test_states_of_discrete_latents_are_summed_and_missing_cells_drawn():
     assert model.latent_states() is None  # the sum over states would still be an estimate
     x = torch.randn(3, 3).double()
     draws = [
-        model.infer(x, 4, HIDDEN, gradient="exact", draw=Enumerate().draw) for _ in range(400)
+        model.infer(x, 4, HIDDEN, gradient="exact", draw=Enumerate().draw) for _ in range(120)
     ]
     summed = torch.stack([(p.log_pi + p.log_w).logsumexp(0) for p in draws])
     sampled = model.infer(x, 20_000, HIDDEN).log_w
