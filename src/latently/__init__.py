@@ -98,7 +98,13 @@ if TYPE_CHECKING:
     )
     from latently.inference.methods import Enumeration, Scores
     from latently.inference.sensitivity import Sensitivity, sensitivity
-    from latently.interfaces.sklearn import LatentTransformer
+    from latently.interfaces.sklearn import (
+        LatentDensity,
+        LatentImputer,
+        LatentOutlierDetector,
+        LatentSampler,
+        LatentTransformer,
+    )
     from latently.io import load, save
     from latently.models import (
         PPCA,
@@ -128,7 +134,7 @@ if TYPE_CHECKING:
     from latently.probability import families, flows, priors, transforms
     from latently.probability.dequantise import Noise, UniformNoise, VariationalNoise
     from latently.probability.missingness import Agnostic, Missingness, SelfMasking
-    from latently.recipes import ae, fa, flow, mixture, ppca, recipe, ssvae, vae
+    from latently.recipes import ae, fa, flow, mixture, ppca, recipe, ssvae, table, vae
     from latently.training import (  # type: ignore[no-redef]
         InfoVAE,
         Objective,
@@ -153,7 +159,13 @@ _HOMES = {
     "latently.data": ["Data"],
     "latently.data.toys": ["toy"],
     "latently.errors": ["Interrupted", "UserError"],
-    "latently.interfaces.sklearn": ["LatentTransformer"],
+    "latently.interfaces.sklearn": [
+        "LatentDensity",
+        "LatentImputer",
+        "LatentOutlierDetector",
+        "LatentSampler",
+        "LatentTransformer",
+    ],
     "latently.io": ["load", "save"],
     "latently.training": ["fit", "train"],
     "latently.training.transfer": ["Transfer", "features", "probe"],
@@ -253,6 +265,10 @@ __all__ = [
     "InfoVAE",
     "Interrupted",
     "InverseMultiquadratic",
+    "LatentDensity",
+    "LatentImputer",
+    "LatentOutlierDetector",
+    "LatentSampler",
     "LatentTransformer",
     "Linear",
     "Masking",
@@ -346,6 +362,7 @@ __all__ = [
     "sensitivity",
     "ssvae",
     "strangeness",
+    "table",
     "toy",
     "train",
     "transforms",

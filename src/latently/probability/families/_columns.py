@@ -7,6 +7,7 @@ dates a minute apart are the same number in float32. A posterior has none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,10 +24,16 @@ LOG_SCALE_LIMIT = 10.0
 
 
 class Columns(Family):
-    """A family over finite numbers; `columns(base)` is its distribution in data units."""
+    """A family over finite numbers; `columns(base)` is its distribution in data units.
+
+    Attributes:
+        floor: least deviation given the parameters, in units of `scale`; 0: none but that of
+            `bounded`. Families with a deviation of every cell respect it.
+    """
 
     loc: Tensor | None
     scale: Tensor | None
+    floor: float = 0.0
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape)
@@ -56,6 +63,16 @@ class Columns(Family):
         varies = deviation > 1e-9 * mean.abs().clamp(min=1e-12)
         self.loc.copy_(mean)
         self.scale.copy_(torch.where(varies, deviation, 1.0))
+
+    def hold(self, floor: float) -> None:
+        self.floor = floor
+
+    def log_deviation(self, raw: Tensor) -> Tensor:
+        """Log deviation of cells from raw parameters, `log sqrt(exp(2 t) + floor^2)`."""
+        t = bounded(raw)
+        if not self.floor:
+            return t
+        return 0.5 * torch.logaddexp(2 * t, t.new_tensor(2 * math.log(self.floor)))
 
     def columns(self, base: Distribution) -> Factorized:
         """Independent cells `loc + scale u`, u from an elementwise base."""

@@ -75,6 +75,13 @@ class Family(nn.Module, ABC):
         """Drops the scaling of columns: called for posteriors, whose values are of order one."""
         return None
 
+    def hold(self, floor: float) -> None:
+        """Holds the deviation of every cell at `floor` at least, in units of its column's scale.
+
+        Families that read no deviation from h, or none in such units, have nothing to hold.
+        """
+        return None
+
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Sets scaling buffers from data (n, *shape), once, before training."""
         return None

@@ -85,6 +85,9 @@ class Hurdle(Family):
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return ~((x >= 0) & torch.isfinite(x))
 
+    def hold(self, floor: float) -> None:
+        self.family.hold(floor)
+
     def unscaled(self) -> None:
         self.family.unscaled()
 

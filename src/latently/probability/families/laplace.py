@@ -13,7 +13,7 @@ from latently.probability.distributions import Factorized
 from latently.probability.distributions import Normal as NormalDistribution
 from latently.probability.distributions.discrete import open_uniform
 from latently.probability.distributions.normal import kl_to_normal
-from latently.probability.families._columns import LOG_SCALE_LIMIT, Columns, bounded
+from latently.probability.families._columns import LOG_SCALE_LIMIT, Columns
 from latently.probability.families._moments import moments, split
 from latently.probability.families._special import quantiles, unbent
 
@@ -44,7 +44,7 @@ class Laplace(Columns):
 
     def forward(self, h: Tensor) -> Factorized:
         median, log_scale = split(h, 2, len(self.shape))
-        return self.columns(_Laplace(median, bounded(log_scale)))
+        return self.columns(_Laplace(median, self.log_deviation(log_scale)))
 
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Median and mean absolute deviation of each column: the maximum of the likelihood."""

@@ -10,7 +10,6 @@ from torch.distributions import Distribution, kl_divergence, register_kl
 
 from latently.probability.distributions import Factorized, Normal, Scaled
 from latently.probability.distributions.integers import log1mexp
-from latently.probability.families._columns import bounded
 from latently.probability.families._counts import stirling
 from latently.probability.families._moments import split
 from latently.probability.families._positive import Positive
@@ -44,7 +43,7 @@ class LogNormal(Positive):
 
     def forward(self, h: Tensor) -> Factorized:
         mean, log_scale = split(h, 2, len(self.shape))
-        base: Distribution = Normal(mean, bounded(log_scale))
+        base: Distribution = Normal(mean, self.log_deviation(log_scale))
         if self.loc is not None and self.scale is not None:
             base = Scaled(base, self.loc, self.scale)
         return Factorized(_LogNormal(base), len(self.shape), self.inside())

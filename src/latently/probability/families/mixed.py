@@ -69,7 +69,7 @@ class Mixed(Family):
             )
         self._at = _grouped(columns)
         groups = [inner("Mixed", columns[at[0]], (len(at),)) for at in self._at]
-        for at, family in zip(self._at, groups, strict=True):
+        for family in groups:
             if not isinstance(family(torch.zeros(family.param_shape)), Factorized):
                 raise UserError(
                     f"Mixed: {type(family).__name__} is a family of columns that depend on each "
@@ -129,6 +129,10 @@ class Mixed(Family):
         if len(said) == 1:
             return next(iter(said))
         return "; ".join(f"{what} in column{_listed(at)}" for what, at in said.items())
+
+    def hold(self, floor: float) -> None:
+        for _, family in self._parts():
+            family.hold(floor)
 
     def unscaled(self) -> None:
         for _, family in self._parts():

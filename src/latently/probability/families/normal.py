@@ -38,7 +38,7 @@ class Normal(Columns):
 
     def forward(self, h: Tensor) -> Factorized:
         mean, log_scale = split(h, 2, len(self.shape))
-        return self.columns(NormalDistribution(mean, bounded(log_scale)))
+        return self.columns(NormalDistribution(mean, self.log_deviation(log_scale)))
 
 
 class SharedNormal(Columns):

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, register_kl
 
 from latently.probability.distributions import Factorized, Normal
 from latently.probability.distributions.normal import kl_to_normal
-from latently.probability.families._columns import LOG_SCALE_LIMIT, Columns, bounded
+from latently.probability.families._columns import LOG_SCALE_LIMIT, Columns
 from latently.probability.families._counts import HALF_LOG_2PI, stirling
 from latently.probability.families._moments import split
 from latently.probability.families._special import (
@@ -62,7 +62,7 @@ class StudentT(Columns):
     def forward(self, h: Tensor) -> Factorized:
         loc, log_scale, log_excess = split(h, 3, len(self.shape))
         above = _EXCESS * bent(log_excess, _LIMIT).exp()
-        return self.columns(_StudentT(loc, bounded(log_scale), above))
+        return self.columns(_StudentT(loc, self.log_deviation(log_scale), above))
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return super().embed(x, mask).asinh()

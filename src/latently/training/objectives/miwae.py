@@ -11,10 +11,13 @@ from torch import Tensor
 from latently.inference.bounds import IWAE, Bound
 from latently.inference.estimators import Estimator, Reparam
 from latently.inference.rows import Rows
+from latently.inference.schedules import Cosine
 from latently.training.objectives.base import Objective, Terms
 from latently.training.objectives.variational import Variational
 
 __all__ = ["MIWAE"]
+
+_STEPS = 4000
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class MIWAE(Objective):
         self._whole().check_model(model)
 
     def habits(self, rows: int) -> Mapping[str, Any]:
-        return {"epochs": 50, "batch_size": 64, "learning_rate": 1e-3}
+        return {"steps": _STEPS, "batch_size": 64, "learning_rate": Cosine(1e-3)}
 
     @property
     def is_bound(self) -> bool:
