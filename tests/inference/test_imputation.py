@@ -11,7 +11,14 @@ from scipy.stats import norm
 from latently import PPCA, Data, FactorAnalysis, fit, impute, vae
 from latently.models import Model
 from latently.nets import MLP
-from latently.probability.families import Bernoulli, DiscretizedLogistic, Normal
+from latently.probability.families import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    Gamma,
+    Mixed,
+    Normal,
+)
 
 
 def fitted(kind=FactorAnalysis, n=60, holes=0.4):
@@ -260,13 +267,14 @@ def test_rows_of_a_block_do_not_depend_on_their_company(dtype):
     model = table_model(dtype)
     x = torch.randn(70, 5, dtype=dtype)
     data = replace(Data.from_array(x), mask=torch.rand(70, 5) < 0.6)
-    whole = impute(model, data, samples=300, draws=3, seed=3)
+    how = {"samples": 300, "draws": 3, "sweeps": 2, "seed": 3}
+    whole = impute(model, data, **how)
     settled = whole.ess > 100
     assert settled.any()
     assert not settled.all()
-    for n in (1, 2, 33, 70):
+    for n in (1, 33, 70):
         at = torch.randperm(70)[:n]
-        part = impute(model, data.rows(at), samples=300, draws=3, seed=3)
+        part = impute(model, data.rows(at), **how)
         for name in ("mean", "std", "ess", "k_hat"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[at]), name
         for name in ("draws", "quantiles"):
@@ -277,9 +285,9 @@ def test_a_block_draws_the_numbers_of_its_rows_alone(monkeypatch):
     model = table_model(torch.float64)
     x = torch.randn(40, 5, dtype=torch.float64)
     data = replace(Data.from_array(x), mask=torch.rand(40, 5) < 0.8)
-    together = impute(model, data, samples=300, draws=3)
+    together = impute(model, data, samples=300, draws=3, sweeps=0)
     monkeypatch.setattr("latently.inference._blocks.block_rows", lambda x, samples: 1)
-    alone = impute(model, data, samples=300, draws=3)
+    alone = impute(model, data, samples=300, draws=3, sweeps=0)
     settled = (together.ess > 150) & ~data.mask.all(1)
     assert settled.any()
     torch.testing.assert_close(alone.ess, together.ess, rtol=1e-9, atol=0)
@@ -287,3 +295,59 @@ def test_a_block_draws_the_numbers_of_its_rows_alone(monkeypatch):
     torch.testing.assert_close(alone.mean, together.mean, rtol=0, atol=2e-3)
     lines = (alone.quantiles - together.quantiles)[:, settled] / together.std[settled].nan_to_num()
     assert lines.nan_to_num().abs().median() < 0.05
+
+
+def test_mixed_columns_have_their_likeliest_level_or_their_median():
+    columns = (Normal, partial(Categorical, levels=4), Gamma)
+    model = vae(
+        (3,), latents=1, net=partial(MLP, hidden=(8,)), likelihood=partial(Mixed, columns=columns)
+    ).double()
+    with torch.no_grad():
+        for p in model.decoder.parameters():
+            p.normal_(std=0.6)
+        for p in model.encoder.parameters():
+            p.zero_()  # proposes from the prior, whose weights are bounded
+    x = torch.stack([torch.randn(30), torch.randint(4, (30,)), torch.rand(30) + 0.1], 1).double()
+    mask = torch.rand(30, 3) < 0.5
+    found = impute(model, replace(Data.from_array(x), mask=mask), samples=4000, quantiles=(0.9,))
+    z = torch.linspace(-9, 9, 2001).double()[:, None, None]
+    with torch.no_grad():
+        decoded, prior = model.decoder(z), model.prior().log_prob(z)[:, 0]
+        for i in range(30):
+            share = torch.softmax(prior + decoded.log_prob(x[i], mask[i])[:, 0], 0)
+            row = found.mode[i]
+            below = (share * decoded.cdf(row)[:, 0].T).sum(1)
+            for j in (0, 2):
+                if not mask[i, j]:
+                    assert float(below[j]) == pytest.approx(0.5, abs=0.05)
+            if not mask[i, 1]:
+                levels = torch.arange(4.0).double()[:, None].expand(4, 3).clamp(min=0.1)
+                levels[:, 1] = torch.arange(4)
+                p = torch.stack(
+                    [(share * decoded.cell_log_prob(v)[:, 0, 1].exp()).sum() for v in levels]
+                )
+                assert float(p[int(row[1])]) > float(p.max()) - 0.05
+    assert found.quantiles.shape == (1, 30, 3)
+    assert torch.equal(found.mode[mask], x[mask])
+
+
+def test_weighted_quantiles_and_modes_by_hand():
+    from latently.inference._filled import Wanted, _weighted
+
+    drawn = torch.tensor([[1.0], [3.0], [1.0], [2.0]])[:, None]  # (K, B, *X)
+    share = torch.tensor([[0.2, 0.4, 0.3, 0.1]], dtype=torch.float64)
+    hole = torch.ones(1, 1, dtype=torch.bool)
+    lines, mode = _weighted(drawn, share, hole, Wanted(1, (0.1, 0.45, 0.55, 0.65), True))
+    assert lines[:, 0, 0].tolist() == [1.0, 1.0, 2.0, 3.0]
+    assert mode.item() == 1.0
+
+
+@pytest.mark.parametrize("kind", [FactorAnalysis, PPCA])
+def test_exact_rows_do_not_depend_on_their_company(kind):
+    model, data = fitted(kind)
+    whole = impute(model, data, seed=2)
+    part = impute(model, data.rows([40, 3, 17]), seed=2)
+    for name in ("mean", "std"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[[40, 3, 17]])
+    assert torch.equal(part.draws, whole.draws[:, [40, 3, 17]])
+    assert torch.equal(part.quantiles, whole.quantiles[:, [40, 3, 17]])

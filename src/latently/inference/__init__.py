@@ -1,5 +1,6 @@
 """Arithmetic on log-weights: particles, bounds, estimators and evidence; knows no model."""
 
+from latently.inference.attribution import Attribution, attribution
 from latently.inference.bounds import CIWAE, ELBO, IWAE, Bound, MultiplyIWAE, Renyi
 from latently.inference.bracket import Bracket, bracket
 from latently.inference.criteria import Criteria, information_criteria
@@ -27,6 +28,7 @@ from latently.inference.features import (
     PCAFeatures,
 )
 from latently.inference.gaps import Gaps, compare_gaps, gaps
+from latently.inference.given import Given, Predictive, draw_given, predictive
 from latently.inference.imputation import Imputation, impute
 from latently.inference.kernels import RBF, InverseMultiquadratic, Kernel, mmd
 from latently.inference.latent_space import (
@@ -52,6 +54,7 @@ from latently.inference.out_of_distribution import (
     typicality,
 )
 from latently.inference.particles import Particles
+from latently.inference.pooling import Pooled, pool
 from latently.inference.rate_distortion import RateDistortion, rate_distortion
 from latently.inference.refine import refine
 from latently.inference.robustness import Corrupted, corrupted
@@ -73,6 +76,7 @@ __all__ = [
     "REBAR",
     "STL",
     "VIMCO",
+    "Attribution",
     "Bound",
     "Bracket",
     "ClassifierFeatures",
@@ -92,6 +96,7 @@ __all__ = [
     "Features",
     "Gaps",
     "GaussianFit",
+    "Given",
     "GumbelSoftmax",
     "ImportanceSampling",
     "Imputation",
@@ -105,6 +110,8 @@ __all__ = [
     "Opinion",
     "PCAFeatures",
     "Particles",
+    "Pooled",
+    "Predictive",
     "RateDistortion",
     "Refined",
     "Renyi",
@@ -114,6 +121,7 @@ __all__ = [
     "Score",
     "Strangeness",
     "Warmup",
+    "attribution",
     "auroc",
     "bilinear",
     "bracket",
@@ -122,6 +130,7 @@ __all__ = [
     "corrupted",
     "diagnose",
     "disentanglement",
+    "draw_given",
     "evaluate",
     "fit_gaussian",
     "gaps",
@@ -135,6 +144,8 @@ __all__ = [
     "mig",
     "mmd",
     "neighbours",
+    "pool",
+    "predictive",
     "rate_distortion",
     "refine",
     "sample_quality",

@@ -27,7 +27,7 @@ from latently.inference._population import (
 from latently.inference.noise import derive, row_seed
 from latently.inference.rows import Rows
 
-__all__ = ["blocks_of", "found_rows", "row_keys"]
+__all__ = ["blocks_of", "exact_rows", "found_rows", "is_exact", "row_keys", "separable"]
 
 _EXACT_ROWS = 64  # rows of a block whose distributions are known
 _EXACT_CELLS = 2**15  # and their cells
@@ -60,12 +60,12 @@ def found_rows(
         return
     every = Rows(x, mask, context)
     keys = row_keys(every, lacking, seed)
-    exact = model.density == "exact" and _known(model, every.part(lacking[:1])) is not None
+    exact = is_exact(model, every)
     if exact:
-        size = _exact_rows(x)
+        size = exact_rows(x)
     else:
         size = block_rows(x, samples)
-        size = size if size > 1 and _separable(model, every.part(lacking[:1])) else 1
+        size = size if size > 1 and separable(model, every.part(lacking[:1])) else 1
     for numbers, places in blocks_of(keys, size):
         which = lacking[numbers]
         rows, noise = every.part(which), RowNoise([keys[i] for i in numbers], x.device)
@@ -175,7 +175,13 @@ def _known(model: Any, rows: Rows) -> Any:
         return model.predictive(*rows)
 
 
-def _exact_rows(x: Tensor) -> int:
+def is_exact(model: Any, rows: Rows) -> bool:
+    """Whether a model knows the distribution of every missing cell."""
+    return model.density == "exact" and _known(model, rows.part(slice(0, 1))) is not None
+
+
+def exact_rows(x: Tensor) -> int:
+    """Rows of a block of a model that knows the distribution of every cell."""
     cells = max(x[0].numel(), 1)
     if cells > _WIDEST:
         return 1
@@ -183,7 +189,7 @@ def _exact_rows(x: Tensor) -> int:
 
 
 @torch.no_grad()
-def _separable(model: Any, row: Rows) -> bool:
+def separable(model: Any, row: Rows) -> bool:
     """Whether draws of this model's rows can be told apart in a block; tried on two."""
     two = row.part(torch.zeros(2, dtype=torch.long, device=row.x.device))
     noise = RowNoise([0, 0], row.x.device)

@@ -26,7 +26,7 @@ from latently.inference._population import (
 )
 from latently.inference.rows import Rows
 
-__all__ = ["Found", "Wanted", "found_of_block", "found_of_row"]
+__all__ = ["Found", "Wanted", "draws_of_row", "found_of_block", "found_of_row", "weighted_index"]
 
 _NEGLECTED = 1e-4  # total weight of the particles that moments of a single row leave out
 
@@ -80,7 +80,7 @@ def found_of_row(model: Any, rows: Rows, population: Population, wanted: Wanted)
     assert mask is not None
     log_shares = shares(population.log_w)
     ess, k_hat = effective(log_shares).cpu(), shapes(log_shares).cpu()
-    draws = _drawn(model, rows, population, log_shares[0], wanted.draws)
+    draws = draws_of_row(model, rows, population, log_shares[0], wanted.draws)
     empty = x.new_empty(0)
     if wanted.levels is None:
         return Found(draws, empty, empty, empty, empty, ess, k_hat)
@@ -89,7 +89,7 @@ def found_of_row(model: Any, rows: Rows, population: Population, wanted: Wanted)
     heavy = population.part(order[: int((total < 1 - _NEGLECTED).sum()) + 1])
     mean, variance = _Moments.of(model, heavy, rows)
     count = len(population.log_w)
-    drawn = _drawn(model, rows, population, log_shares[0], count)
+    drawn = draws_of_row(model, rows, population, log_shares[0], count)
     ordered = drawn.sort(0).values
     levels = torch.tensor(wanted.levels, dtype=torch.float64, device=x.device)
     lines = ordered[(levels * count).ceil().long().sub(1).clamp(0, count - 1)]
@@ -106,10 +106,8 @@ def found_of_block(
     log_shares = shares(population.log_w)
     share = log_shares.exp()  # (B, K)
     ess, k_hat = effective(log_shares).cpu(), shapes(log_shares).cpu()
-    total = share.cumsum(1)
-    u = noise.rand(wanted.draws, torch.float64, x.device)
-    index = torch.searchsorted(total, u.T.contiguous() * total[:, -1:]).clamp(max=len(share.T) - 1)
-    chosen = conditioned(model, population.picked(index.T), rows)
+    index = weighted_index(share, noise.rand(wanted.draws, torch.float64, x.device))
+    chosen = conditioned(model, population.picked(index), rows)
     draws = inside(model, noise.sample(chosen), x.dtype)
     empty = x.new_empty(0)
     if wanted.levels is None:
@@ -124,7 +122,14 @@ def found_of_block(
     return Found(draws, mean, std, lines, mode, ess, k_hat)
 
 
-def _drawn(
+def weighted_index(share: Tensor, u: Tensor) -> Tensor:
+    """Particle numbers (N, B) by weights (B, K), from U(0, 1) of shape (N, B)."""
+    total = share.cumsum(1)
+    found = torch.searchsorted(total, u.T.contiguous() * total[:, -1:])
+    return found.clamp(max=share.shape[1] - 1).T
+
+
+def draws_of_row(
     model: Any, rows: Rows, population: Population, log_shares: Tensor, count: int
 ) -> Tensor:
     """Draws (count, 1, *X) of one row, of particles that are resampled by weight."""
@@ -194,12 +199,13 @@ def _weighted(drawn: Tensor, share: Tensor, hole: Tensor, wanted: Wanted) -> tup
     """
     assert wanted.levels is not None
     at = hole.nonzero(as_tuple=True)
-    ordered, order = drawn[(slice(None), *at)].T.contiguous().sort(1)
+    cells: tuple[Any, ...] = (slice(None), *at)
+    ordered, order = drawn[cells].T.contiguous().sort(1)
     total = share[at[0]].gather(1, order).cumsum(1)
     levels = torch.tensor(wanted.levels, dtype=total.dtype, device=total.device)
     places = torch.searchsorted(total, (levels * total[:, -1:]).contiguous())
     lines = drawn.new_zeros(len(levels), *hole.shape)
-    lines[(slice(None), *at)] = ordered.gather(1, places.clamp(max=ordered.shape[1] - 1)).T
+    lines[cells] = ordered.gather(1, places.clamp(max=ordered.shape[1] - 1)).T
     mode = drawn.new_empty(0)
     if wanted.counted:
         mode = drawn.new_zeros(hole.shape)

@@ -219,7 +219,13 @@ def _counted(model: Any) -> Tensor | None:
 
 
 def check_options(
-    model: Any, draws: int, samples: int, sweeps: int, quantiles: Sequence[float]
+    model: Any,
+    draws: int,
+    samples: int,
+    sweeps: int,
+    quantiles: Sequence[float],
+    *,
+    draws_name: str = "draws",
 ) -> None:
     """Refuses what no imputation can be made with.
 
@@ -228,7 +234,7 @@ def check_options(
     """
     if model.density is None:
         raise UserError(f"imputation draws missing cells given the others: {model.no_density}")
-    for name, value in (("draws", draws), ("samples", samples)):
+    for name, value in ((draws_name, draws), ("samples", samples)):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r} must be a whole number of at least 1")
     if not isinstance(sweeps, int) or sweeps < 0:

@@ -1,0 +1,238 @@
+r"""log p(x_j | the other observed cells) for many pairs of a row and a cell.
+
+    log p(x_j | x_o) = log sum_k v_k p(x_j | x_o, z_k),    z_k ~ q(z | x_o),
+
+where o lacks j: the cell is hidden before z is proposed. Draws of the row with all of its cells
+would have followed a strange x_j. Source of the weights v: `_population`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latently.errors import UserError, called
+from latently.inference._blocks import blocks_of, exact_rows, is_exact, row_keys, separable
+from latently.inference._by_row import Inseparable, RowNoise
+from latently.inference._filled import weighted_index
+from latently.inference._population import (
+    Population,
+    block_rows,
+    conditioned,
+    first_particles,
+    inside,
+    parts,
+    shapes,
+    shares,
+)
+from latently.inference.rows import Rows
+
+__all__ = ["Scored", "check_cells", "scored_pairs"]
+
+_VALUES = 2**18  # of rows that are held once for each of their cells
+
+
+class Scored(NamedTuple):
+    """Of B pairs.
+
+    Attributes:
+        log_prob: of each value asked for, (V, B), in nats.
+        usual: its mean over draws from the same distribution, (B,): minus the entropy.
+        k_hat: Pareto shape of the weights, (B,); 0 where the model is exact.
+    """
+
+    log_prob: Tensor
+    usual: Tensor
+    k_hat: Tensor
+
+
+def check_cells(model: Any, rows: Rows) -> None:
+    """Refuses models whose cells cannot be told one by one.
+
+    Raises:
+        UserError: no density, no way to leave cells out, or a likelihood without log p of cells.
+    """
+    if model.density is None:
+        raise UserError(f"log p of one cell given the others: {model.no_density}")
+    name = type(model).__name__
+    if not model.holes:
+        raise UserError(
+            f"{name} cannot leave cells out, so that p(x_j | the others) is unknown; fit another "
+            "model, such as a mixture, fa or table"
+        )
+    if getattr(model, "evidence_of", "x") != "x":
+        raise UserError(
+            f"{name} counts which cells are missing, so that hiding one more changes what is "
+            "known of the others; fit a model without missingness"
+        )
+    one = rows.part(slice(0, 1))
+    with torch.no_grad():
+        p = model.infer(one.x, 1, one.mask, one.context)
+        d = model.likelihood(p.z, one.context)
+    if not hasattr(d, "given") or type(d).log_prob is torch.distributions.Distribution.log_prob:
+        raise UserError(
+            f"{called(d)} has no log p of its cells; use a likelihood that factorizes, such as "
+            "Normal or Mixed"
+        )
+
+
+def scored_pairs(
+    model: Any,
+    rows: Rows,
+    pairs: Tensor,
+    values: Tensor,
+    *,
+    samples: int,
+    draws: int,
+    seed: int,
+) -> Iterator[tuple[Tensor, Scored]]:
+    """log p of values in cells given the others, in blocks, by the numbers of the pairs.
+
+    Args:
+        model: with a density.
+        rows: (n, *X); missing cells hold 0.
+        pairs: row and flat cell of each, (P, 2); the cell is hidden if it is observed.
+        values: what to put there, (V, P).
+        samples: K.
+        draws: to tell what is usual by; 0: `usual` is 0.
+        seed: what is found of a pair depends on it and the row alone.
+    """
+    if is_exact(model, rows):
+        size = exact_rows(rows.x)
+    else:
+        size = block_rows(rows.x, samples)
+        size = size if size > 1 and separable(model, rows.part(slice(0, 1))) else 1
+    every = torch.arange(len(pairs), device=pairs.device)
+    for some in every.split(max(1, _VALUES // max(rows.x[0].numel(), 1))):
+        without = _hidden(rows, pairs[some])
+        keys = row_keys(without, torch.arange(len(some), device=pairs.device), seed)
+        for numbers, places in blocks_of(keys, size):
+            which = some[numbers]
+            found = _scored(
+                model,
+                without.part(torch.tensor(numbers, device=pairs.device)),
+                pairs[which, 1],
+                values[:, which],
+                RowNoise([keys[i] for i in numbers], pairs.device),
+                samples,
+                draws,
+            )
+            own = found.log_prob[:, places], found.usual[places], found.k_hat[places]
+            yield which[places], Scored(*own)
+
+
+def _hidden(rows: Rows, pairs: Tensor) -> Rows:
+    """Each pair's row without its cell, (P, *X)."""
+    found = rows.part(pairs[:, 0])
+    assert found.mask is not None
+    at = torch.arange(len(pairs), device=pairs.device), pairs[:, 1]
+    x, mask = found.x.flatten(1).clone(), found.mask.flatten(1).clone()
+    x[at], mask[at] = 0.0, False
+    return Rows(x.view(found.x.shape), mask.view(found.x.shape), found.context)
+
+
+@torch.no_grad()
+def _scored(
+    model: Any,
+    rows: Rows,
+    cells: Tensor,
+    values: Tensor,
+    noise: RowNoise,
+    samples: int,
+    draws: int,
+) -> Scored:
+    """Values (V, B) of the cells (B,) of rows (B, *X), by flat number, each hidden in its row."""
+    if model.density == "exact":
+        known = model.predictive(*rows)
+        if known is not None and hasattr(known, "cell_log_prob"):
+            return _exact(known, rows, cells, values, noise, draws)
+    if len(rows.x) == 1:
+        with noise.of(0):
+            particles = first_particles(model, rows, samples)
+    else:
+        particles = first_particles(model, rows, samples, noise)
+    log_shares = shares(particles.log_w)
+    asked = values
+    if draws:
+        asked = torch.cat([values, _drawn(model, rows, particles, cells, noise, draws)])
+    found = _mixed(model, rows, particles, log_shares.T, cells, asked)
+    usual = found[len(values) :].mean(0) if draws else found.new_zeros(found.shape[1])
+    return Scored(found[: len(values)], usual, shapes(log_shares))
+
+
+def _exact(
+    known: Any, rows: Rows, cells: Tensor, values: Tensor, noise: RowNoise, draws: int
+) -> Scored:
+    at = torch.arange(len(cells), device=cells.device), cells
+
+    def log_prob(values: Tensor) -> Tensor:
+        whole = _put(rows.x, cells, values)
+        return torch.stack([known.cell_log_prob(x).flatten(1)[at] for x in whole]).double()
+
+    usual = torch.zeros(len(cells), dtype=torch.float64, device=cells.device)
+    if draws:
+        try:
+            usual = -known.base.entropy().flatten(1)[at].double()
+        except (AttributeError, NotImplementedError):
+            usual = log_prob(_of_known(known, noise, draws).flatten(2)[:, at[0], at[1]]).mean(0)
+    return Scored(log_prob(values), usual, torch.zeros_like(usual))
+
+
+def _of_known(known: Any, noise: RowNoise, draws: int) -> Tensor:
+    """Draws of every cell, (draws, B, *X)."""
+    try:
+        return noise.copy().latents(known, draws)
+    except Inseparable:  # stratified quantiles: no noise at all
+        u = (torch.arange(draws, dtype=known.mean.dtype, device=known.mean.device) + 0.5) / draws
+        return known.icdf(u.view(-1, *(1,) * known.mean.dim()))
+
+
+def _drawn(
+    model: Any, rows: Rows, particles: Population, cells: Tensor, noise: RowNoise, draws: int
+) -> Tensor:
+    """Draws of the cells, (draws, B)."""
+    log_shares = shares(particles.log_w)
+    u = noise.rand(draws, torch.float64, rows.x.device)
+    chosen = conditioned(model, particles.picked(weighted_index(log_shares.exp(), u)), rows)
+    try:
+        drawn = noise.sample(chosen)
+    except Inseparable:
+        if len(rows.x) > 1:
+            raise
+        with noise.of(0):
+            drawn = chosen.sample()
+    drawn = inside(model, drawn, rows.x.dtype).flatten(2)
+    return drawn[:, torch.arange(len(cells), device=cells.device), cells]
+
+
+def _mixed(
+    model: Any, rows: Rows, particles: Population, log_share: Tensor, cells: Tensor, asked: Tensor
+) -> Tensor:
+    """`log sum_k v_k p(x_j | x_o, z_k)` of values (V, B)."""
+    x, mask, context = rows
+    assert mask is not None
+    only = torch.zeros_like(x, dtype=torch.bool)
+    only.flatten(1)[torch.arange(len(cells), device=cells.device), cells] = True
+    whole = _put(x, cells, asked)
+    terms: list[list[Tensor]] = [[] for _ in asked]
+    for part in parts(len(log_share), x):
+        d = model.likelihood(tuple(z[part] for z in particles.z), context)
+        apart = d.given(x, mask) is d  # other cells say nothing of this one
+        under = 0.0 if apart else d.log_prob(x, mask).double()
+        seen = only if apart else mask | only
+        for v, value in enumerate(whole):
+            terms[v].append(d.log_prob(value, seen).double() - under + log_share[part])
+    return torch.stack([torch.cat(own).T.contiguous().logsumexp(1) for own in terms])
+
+
+def _put(x: Tensor, cells: Tensor, values: Tensor) -> Sequence[Tensor]:
+    """The rows with each value in its cell, V of (B, *X)."""
+    found = []
+    for value in values:
+        row = x.flatten(1).to(torch.promote_types(x.dtype, value.dtype)).clone()
+        row[torch.arange(len(cells), device=cells.device), cells] = value.to(row.dtype)
+        found.append(row.view(x.shape))
+    return found

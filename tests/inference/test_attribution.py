@@ -1,0 +1,209 @@
+"""Surprise of single cells against dense Gaussian algebra, enumeration and mixtures."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from latently import Data, FactorAnalysis, Mixture, NormalizingFlow, vae
+from latently.inference.attribution import attribution
+from latently.models.components import Full
+from latently.nets import MLP
+from latently.probability.families import Bernoulli, MultivariateNormal
+from latently.probability.flows import NSF
+
+
+def factors(columns=5, latents=2):
+    model = FactorAnalysis((columns,), latents)
+    with torch.no_grad():
+        model.loc.normal_()
+        model.weight.normal_()
+        model.log_variance.normal_(std=0.5)
+    return model
+
+
+def dense(model):
+    weight = model.weight.detach().numpy()
+    cov = weight @ weight.T + np.diag(model.log_variance.detach().exp().numpy())
+    return model.loc.detach().numpy(), cov
+
+
+def of_gaussian(loc, cov, x, seen, j):
+    """-log p(x_j | others) and its entropy by dense algebra."""
+    o = seen.copy()
+    o[j] = False
+    gain = cov[j, o] @ np.linalg.inv(cov[np.ix_(o, o)]) if o.any() else np.zeros(0)
+    mean, var = loc[j] + gain @ (x[o] - loc[o]), cov[j, j] - gain @ cov[o, j]
+    return -stats.norm.logpdf(x[j], mean, var**0.5), 0.5 * math.log(2 * math.pi * math.e * var)
+
+
+def rows(model, n=8, share=0.3):
+    x = model.sample(n, seed=1)
+    return replace(Data.from_array(x), mask=torch.rand(x.shape) > share)
+
+
+class Inexact(FactorAnalysis):
+    """The generic path, with a posterior that is not exact."""
+
+    density = "bound"
+
+    def predictive(self, x, mask, context=None):
+        return None
+
+    def posterior(self, x, mask=None, context=None):
+        q = super().posterior(x, mask, context)
+        return type(q)(
+            q.mean + 0.1, precision_matrix=0.8 * q.precision_matrix, validate_args=False
+        )
+
+
+def test_factor_analysis_is_exact():
+    model = factors()
+    data = rows(model)
+    found = attribution(model, data)
+    assert found.kind == "exact"
+    assert found.samples == 0
+    loc, cov = dense(model)
+    for i in range(len(data)):
+        x, seen = data.x[i].numpy(), data.mask[i].numpy()
+        for j in range(5):
+            value, entropy = of_gaussian(loc, cov, x, seen, j) if seen[j] else (0.0, 0.0)
+            assert float(found.values[i, j]) == pytest.approx(value, abs=1e-9)
+            assert float(found.usual[i, j]) == pytest.approx(entropy, abs=1e-9)
+    assert torch.equal(found.excess, found.values - found.usual)
+
+
+def test_particles_agree_with_the_exact_model():
+    exact = factors()
+    model = Inexact((5,), 2)
+    model.load_state_dict(exact.state_dict())
+    data = rows(exact)
+    wanted = attribution(exact, data)
+    found = attribution(model, data, samples=1000, draws=100)
+    assert found.kind == "estimate"
+    assert (found.values - wanted.values).abs().max() < 0.3
+    assert (found.values - wanted.values).abs().mean() < 0.05
+    assert (found.usual - wanted.usual)[data.mask].abs().max() < 0.3  # 200 draws: 0.05
+
+
+def test_the_strange_cell_is_found_whatever_the_units():
+    model = factors(6, 2)
+    x = model.sample(20, seed=2)
+    std = dense(model)[1].diagonal() ** 0.5
+    x[3, 4] += 8 * std[4]
+    whole = attribution(model, Data.from_array(x))
+    assert whole.ranked(3)[0] == (4,)
+    scale = torch.tensor([1.0, 1e4, 1e-4, 1.0, 1e3, 1.0]).double()
+    with torch.no_grad():
+        model.loc.mul_(scale)
+        model.weight.mul_(scale[:, None])
+        model.log_variance.add_(2 * scale.log())
+    scaled = attribution(model, Data.from_array(x * scale))
+    torch.testing.assert_close(scaled.excess, whole.excess, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(scaled.values, whole.values)
+
+
+def test_mixture_by_the_direct_formula():
+    model = Mixture((3,), 2, family=Full())
+    data = Data.from_array(torch.randn(40, 3, dtype=torch.float64) * 2 + 1)
+    for _ in zip(range(3), model.em(data.x), strict=False):
+        pass
+    data = data.rows(slice(0, 6))
+    found = attribution(model, data)
+    hidden = torch.ones(6, 3, dtype=torch.bool)
+    for j in range(3):
+        mask = hidden.clone()
+        mask[:, j] = False
+        with torch.no_grad():
+            wanted = model.log_prob(data.x, mask) - model.log_prob(data.x)
+        torch.testing.assert_close(found.values[:, j], wanted, rtol=1e-6, atol=1e-6)
+    assert found.kind == "exact"
+
+
+def test_binary_cells_by_integration():
+    model = vae((4,), latents=1, net=partial(MLP, hidden=(8,)), likelihood=Bernoulli).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(std=0.8)
+        for p in model.encoder.parameters():
+            p.zero_()  # proposes from the prior, whose weights are bounded
+    x = torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1]]).double()
+    mask = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    found = attribution(model, replace(Data.from_array(x), mask=mask), samples=4000, draws=400)
+    z = torch.linspace(-9, 9, 4001).double()[:, None, None]
+    with torch.no_grad():
+        decoded, prior = model.decoder(z), model.prior().log_prob(z)[:, 0]
+
+        def log_p(row, seen):
+            return torch.logsumexp(prior + decoded.log_prob(row, seen)[:, 0], 0)
+
+        for i, j in mask.nonzero().tolist():
+            without = mask[i].clone()
+            without[j] = False
+            wanted = log_p(x[i], without) - log_p(x[i], mask[i])
+            assert float(found.values[i, j]) == pytest.approx(float(wanted), abs=0.05)
+            p = float((-wanted).exp())
+            entropy = -(p * math.log(p) + (1 - p) * math.log(1 - p))
+            assert float(found.usual[i, j]) == pytest.approx(entropy, abs=0.15)
+    assert found.values[0, 3] == 0
+
+
+def test_cells_that_depend_on_each_other_given_z():
+    """A likelihood of full covariance whose decoder ignores z: the conditional is a normal's."""
+    model = vae((3,), latents=1, likelihood=MultivariateNormal).double()
+    with torch.no_grad():
+        for p in model.decoder.parameters():
+            p.zero_()
+        model.decoder.offset.normal_(std=0.5)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    found = attribution(model, Data.from_array(x), samples=20, draws=5)
+    d = model.decoder(torch.zeros(1, 1, 1, dtype=torch.float64))
+    loc = d.mean[0, 0].detach().numpy()
+    draws = d.sample((200_000,))[:, 0, 0].numpy()
+    cov = np.cov(draws.T)
+    for i in range(4):
+        for j in range(3):
+            value, _ = of_gaussian(loc, cov, x[i].numpy(), np.ones(3, bool), j)
+            assert float(found.values[i, j]) == pytest.approx(value, abs=0.05 * (1 + abs(value)))
+
+
+def test_rows_do_not_depend_on_their_company():
+    exact = factors()
+    model = Inexact((5,), 2)
+    model.load_state_dict(exact.state_dict())
+    data = rows(exact)
+    whole = attribution(model, data, samples=50, seed=4)
+    part = attribution(model, data.rows([6, 2, 3]), samples=50, seed=4)
+    assert torch.equal(part.values, whole.values[[6, 2, 3]])
+    assert torch.equal(part.usual, whole.usual[[6, 2, 3]])
+    assert not torch.equal(attribution(model, data, samples=50, seed=5).values, whole.values)
+
+
+def test_a_strange_value_does_not_move_its_own_draws():
+    exact = factors()
+    model = Inexact((5,), 2)
+    model.load_state_dict(exact.state_dict())
+    data = rows(exact, share=0.0)
+    far = data.x.clone()
+    far[0, 2] += 3.0
+    two = [attribution(model, replace(data, x=x), samples=50).k_hat for x in (data.x, far)]
+    assert torch.equal(two[0][1:], two[1][1:])
+    few = attribution(model, replace(data, x=far), samples=5)
+    assert few.k_hat.isnan().all()
+    assert few.warnings == ()
+
+
+def test_what_is_refused(refused):
+    model = factors()
+    data = rows(model)
+    with refused("samples=0"):
+        attribution(model, data, samples=0)
+    with refused("draws=0"):
+        attribution(model, data, draws=0)
+    flow = NormalizingFlow((5,), NSF())
+    with refused("NormalizingFlow cannot leave cells out"):
+        attribution(flow, replace(data, mask=None))
