@@ -176,3 +176,12 @@ def test_a_long_table_is_read_whole(tmp_path):
     write_frame(tmp_path / "t.csv", as_frame(table))
     frame = read_frame(tmp_path / "t.csv")
     assert frame["a"].tolist() == [str(k) for k in range(70_000)]
+
+
+@pytest.mark.parametrize("first", ["#id", "%share", "|x"])
+def test_names_that_begin_like_a_comment_are_names(save, tmp_path, first):
+    frame = read_frame(save(f"# of a machine\n{first},b\n1,2\n"), header=True)
+    assert frame.names == (first, "b")
+    for table in ({first: ["1", "2"]}, {first: ["1"], "b": ["2"]}):
+        write_frame(tmp_path / "w.csv", as_frame(table))
+        assert read_frame(tmp_path / "w.csv").names == tuple(table)

@@ -380,3 +380,44 @@ def test_a_schema_has_columns_of_different_names():
         Schema((Column("a", "real", "Normal"), Column("a", "real", "Normal")))
     with pytest.raises(UserError, match="at least one column"):
         Schema(())
+
+
+def test_objects_and_wide_numbers_of_polars_come_back():
+    mixed = pl.Series("m", [True, None, 2.5, 7], dtype=pl.Object)
+    wide = pl.Series("w", [10**20, 5, 7, 10**19], dtype=pl.Int128)
+    frame = as_frame(pl.DataFrame([mixed, wide]))
+    schema = Schema.infer(frame, kinds={"w": "real"})
+    x, mask, *_ = schema.encode(frame)
+    back = schema.decode(x, like=frame, kept=mask).native
+    assert back.dtypes == [pl.Object, pl.Int128]
+    assert back["w"].to_list() == wide.to_list()
+    assert [v for v, k in zip(back["m"].to_list(), [1, 0, 1, 1], strict=True) if k] == [
+        True,
+        2.5,
+        7,
+    ]
+
+
+def test_whole_numbers_stay_within_their_type_even_without_bounds():
+    frame = as_frame({"a": np.array([1, 5, 9, 100], dtype=np.int8)})
+    content = Schema.infer(frame).to_json()
+    del content["columns"][0]["high"]
+    back = Schema.from_json(content).decode(np.array([[1e20]] * 4), like=frame)
+    assert back["a"].tolist() == [127] * 4
+
+
+def test_the_package_knows_neither_torch_nor_data():
+    import ast
+    from pathlib import Path
+
+    from latently.data import tables
+
+    for path in Path(tables.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "module", None) or ""
+            names = [name, *(alias.name for alias in getattr(node, "names", []))]
+            for one in names if isinstance(node, ast.Import | ast.ImportFrom) else []:
+                assert not one.startswith("torch"), path.name
+                assert not one.startswith("latently") or one.startswith(
+                    ("latently.data.tables", "latently.errors")
+                ), (path.name, one)

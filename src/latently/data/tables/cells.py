@@ -207,7 +207,8 @@ def _as_text(value: Any, present: bool) -> str | None:
         return None
     if isinstance(value, str | bool | np.bool_):
         return str(value)
-    return number_text(value) if math.isfinite(value) else str(float(value))
+    number = _as_float(value, present)
+    return number_text(number) if math.isfinite(number) else str(number)
 
 
 def _moments(name: str, values: list[Any], present: np.ndarray) -> Cells:

@@ -39,6 +39,7 @@ from latently.errors import UserError
 __all__ = ["Coded", "constant_differs", "decode_column", "encode_column", "fill_constant"]
 
 CALENDAR = (-62135596800.0, 253402214400.0)  # the years 1 to 9999 in seconds
+_WHOLE = 2.0**63 - 1024  # the largest float that 64 bits hold as a whole number
 COMMA = "decimal comma"
 
 
@@ -173,6 +174,8 @@ def decode_column(
         return _decode_times(column, values, target)
     if column.decimals is not None:
         values = np.round(values, column.decimals) + 0.0
+    if like is not None and like.dtype.kind in "iu":  # bounds may have been taken away
+        values = np.clip(values, np.iinfo(like.dtype).min, np.iinfo(like.dtype).max)
     return _typed(values, target, COMMA in column.dtype)
 
 
@@ -206,7 +209,7 @@ def _typed(values: np.ndarray, target: str, comma: bool = False) -> np.ndarray:
     if target == "text":
         return _objects([number_text(value, comma) for value in values.tolist()])
     if target == "i":
-        return np.rint(values).astype(np.int64)
+        return np.rint(np.clip(values, -_WHOLE, _WHOLE)).astype(np.int64)
     if target == "m":
         return np.rint(values * 1e6).astype("timedelta64[us]")
     if target == "D":

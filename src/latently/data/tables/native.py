@@ -118,10 +118,12 @@ def _column(series: nw.Series[Any]) -> np.ndarray:
 
 
 def _whole(series: nw.Series[Any], absent: np.ndarray) -> np.ndarray:
-    if not absent.any():
+    wide = isinstance(series.dtype, nw.Int128 | nw.UInt128)
+    if not absent.any() and not wide:
         return np.array(series.to_numpy())
     found = series.drop_nulls()
-    if len(found) and max(abs(int(found.min())), abs(int(found.max()))) > _EXACT:
+    large = len(found) and max(abs(int(found.min())), abs(int(found.max()))) > _EXACT
+    if large or wide:
         column = np.empty(len(series), dtype=object)
         column[:] = series.to_list()
         column[absent] = None
@@ -281,20 +283,33 @@ def _put_polars(
         if j not in columns:
             made.append(old if len(like) == n else polars.Series(name, [None] * n, old.dtype))
             continue
-        dtype, values = old.dtype, _listed(columns[j])
-        if isinstance(dtype, polars.Enum):
-            extra = set(columns[j].tolist()) - {None, *dtype.categories.to_list()}
-            dtype = polars.Enum([*dtype.categories.to_list(), *sorted(extra)])
-        new = polars.Series(name, values)
-        zone = getattr(dtype, "time_zone", None)
-        if zone is not None:
-            new = new.cast(polars.Datetime(dtype.time_unit)).dt.replace_time_zone("UTC")
-            new = new.dt.convert_time_zone(zone)
-        new = new.cast(dtype)
+        if old.dtype == polars.Object:  # polars computes nothing with these
+            merged = columns[j].astype(object)
+            if j in kept:
+                merged[kept[j]] = np.array([*old, None], dtype=object)[:-1][kept[j]]
+            made.append(polars.Series(name, merged.tolist(), dtype=polars.Object))
+            continue
+        new = _polars_series(name, columns[j], old.dtype)
         if j in kept:
-            new = new.zip_with(polars.Series(~kept[j]), old.cast(dtype))
+            new = new.zip_with(polars.Series(~kept[j]), old.cast(new.dtype))
         made.append(new)
     return polars.DataFrame(made)
+
+
+def _polars_series(name: str, values: np.ndarray, dtype: Any) -> Any:
+    import polars
+
+    if isinstance(dtype, polars.Enum):
+        known = dtype.categories.to_list()
+        dtype = polars.Enum([*known, *sorted(set(values.tolist()) - {None, *known})])
+    if values.dtype == object:
+        return polars.Series(name, values.tolist(), dtype=dtype, strict=False)
+    new = polars.Series(name, values)
+    zone = getattr(dtype, "time_zone", None)
+    if zone is not None:
+        new = new.cast(polars.Datetime(dtype.time_unit)).dt.replace_time_zone("UTC")
+        new = new.dt.convert_time_zone(zone)
+    return new.cast(dtype)
 
 
 def _put_arrow(

@@ -10,7 +10,9 @@ The first line holds names if none of its cells is a number or a date, and
 - some column below has numbers or dates only, or
 - all is text, no cell of the first line is empty, and none occurs again in its column.
 
-Cells that mean a missing value say nothing, in either place.
+Cells that mean a missing value say nothing, in either place. Lines that begin with `#`, `%` or `|`
+above the first row are comments, but for the last one if it has two or more cells, as many as the
+rows.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from latently.data.tables.cells import MISSING
 from latently.data.tables.dates import looks_dated
 from latently.data.tables.numbers import parse_numbers
 
-__all__ = ["Layout", "sniff"]
+__all__ = ["COMMENTS", "Layout", "sniff"]
 
 _LINES = 1000
 _SIGNS = ("\t", ";", "|", ",")
-_COMMENTS = ("#", "%", "|")
+COMMENTS = ("#", "%", "|")
 
 
 class Layout(NamedTuple):
@@ -59,8 +61,11 @@ def sniff(head: str, *, complete: bool, suffix: str = "", header: bool | None = 
     lines = head.splitlines(keepends=True)
     lines = lines if complete or len(lines) < 2 else lines[:-1]
     skip = _comments(lines)
+    rows = lines[skip : skip + _LINES]
+    delimiter = "\t" if suffix.startswith(".tsv") else _delimiter(rows)
+    if skip and _is_row(lines[skip - 1], rows, delimiter):
+        skip -= 1
     lines = lines[skip : skip + _LINES]
-    delimiter = "\t" if suffix.startswith(".tsv") else _delimiter(lines)
     if header is None:
         header = _has_names(_split(lines, delimiter))
     return Layout(delimiter, header, skip)
@@ -71,8 +76,14 @@ def _comments(lines: Sequence[str]) -> int:
 
     A row may begin with `|` too, in a table of that delimiter; so do all other rows then.
     """
-    count = sum(1 for _ in itertools.takewhile(lambda line: line.startswith(_COMMENTS), lines))
+    count = sum(1 for _ in itertools.takewhile(lambda line: line.startswith(COMMENTS), lines))
     return count if count < len(lines) and count <= 100 else 0
+
+
+def _is_row(line: str, rows: Sequence[str], delimiter: str) -> bool:
+    """Whether a line of comment is the names after all, such as `#chromosome,position`."""
+    widths = {len(row) for row in _split([line, *rows[:1]], delimiter)}
+    return len(widths) == 1 and max(widths) > 1
 
 
 def _split(lines: Sequence[str], delimiter: str) -> list[list[str]]:

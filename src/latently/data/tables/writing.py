@@ -21,6 +21,7 @@ from latently.data.tables.cells import is_null
 from latently.data.tables.frame import Frame
 from latently.data.tables.numbers import number_text
 from latently.data.tables.reading import SUFFIXES, TEXT, suffix_of
+from latently.data.tables.sniffing import COMMENTS
 from latently.errors import UserError
 
 __all__ = ["write_frame"]
@@ -66,7 +67,10 @@ def _write_rows(raw: Any, frame: Frame, kind: str) -> None:
     delimiter = "," if kind.startswith(".csv") else "\t"
     text = io.TextIOWrapper(raw, encoding="utf-8", newline="")
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(frame.names)
+    names = writer
+    if frame.names[0].startswith(COMMENTS):  # in quotes it is no line of comment
+        names = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    names.writerow(frame.names)
     for start in range(0, len(frame), _BLOCK):
         block = (_texts(column[start : start + _BLOCK]) for column in frame.columns)
         writer.writerows(zip(*block, strict=True))
