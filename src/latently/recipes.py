@@ -29,6 +29,7 @@ from latently.models import (
     NormalizingFlow,
     SemiSupervisedVAE,
     Transformed,
+    not_random,
 )
 from latently.models.components import Bits, Component, Full
 from latently.nets.mlp import MLP
@@ -41,6 +42,7 @@ from latently.probability.families.mixed import Mixed
 from latently.probability.families.normal import FixedNormal, Normal
 from latently.probability.families.one_hot import OneHot
 from latently.probability.flows import NSF, Flow, Glow
+from latently.probability.missingness import Missingness
 from latently.probability.priors import Prior, Standard, StandardNormal
 from latently.probability.transforms import Transform
 from latently.training.objectives import (
@@ -274,6 +276,7 @@ def table(
     net: Callable[..., nn.Module] = _SMOOTH,
     decoder_net: Callable[..., nn.Module] | None = None,
     floor: float = 0.1,
+    missingness: Callable[..., Missingness] | None = None,
     sees_mask: bool = True,
     contexts: int = 0,
 ) -> Model:
@@ -289,6 +292,9 @@ def table(
         decoder_net: network of the decoder, where it differs.
         floor: least deviation of a number given z, in deviations of its column: a few hundred
             rows are soon known by heart; 0: none.
+        missingness: model of which cells are missing where that depends on what they hold, such
+            as SelfMasking(sign="above") for values that are lost when they are high
+            (not-MIWAE); without: they are missing at random.
         sees_mask: show the encoder which cells are observed.
         contexts: width of the context of a conditional model; 0: none. It follows the data.
     """
@@ -308,7 +314,7 @@ def table(
         contexts=contexts,
     )
     model.objective = MIWAE.__name__
-    return model
+    return model if missingness is None else not_random(model, missingness)
 
 
 @recipe(objective=Reconstruction)
