@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from latently.interfaces.report.cells import Cells
+from latently.interfaces.report.numbers import share
 from latently.interfaces.report.shapes import bar, cut, dot, drawing, line, steps, words
 from latently.interfaces.report.svg import PALETTE
 
@@ -154,7 +155,7 @@ def of_numbers(cells: Cells, j: int, samples: Sequence[Sample], about: str) -> M
             parts += [bar(a, y, b - a + 0.2, ground - y, "faint") for a, b, y in sides]
             if axis.zeros:
                 parts.append(bar(6, up(zero), 18, ground - up(zero), "faint"))
-                said = f"{100 * zero:.0f} %"
+                said = share(zero)
                 parts.append(words(27, up(zero) + 4, said, size=10, color="muted"))
             continue
         parts.append(steps(edges, heights, ground, sample.color, dashed=dashed))
@@ -212,7 +213,7 @@ def of_levels(cells: Cells, j: int, samples: Sequence[Sample], about: str) -> Ma
             parts.append(
                 dot(x, y + row / 2 + off, sample.color, hollow=sample.what == "imputed", radius=3)
             )
-        told_share = f"{100 * told[0][1][r]:.0f} %" if len(samples[0].values) else ""
+        told_share = share(told[0][1][r]) if len(samples[0].values) else ""
         parts.append(words(reached + 7, y + row / 2 + 3.5, told_share, size=10, color="muted"))
     parts.append(line(_NAMES, 27, _NAMES, 28 + row * len(groups), "faint"))
     return drawing(_WIDTH, _HEIGHT, parts, _alt(cells, j, samples, "Shares of the levels"))

@@ -23,9 +23,9 @@ __all__ = ["Marginal", "Marginals", "marginals"]
 
 _MOST = 16  # columns
 _DRAWS = 1000  # rows of each model
-_ROWS = 256  # with holes, that are filled
+_ROWS = 128  # with holes, that are filled
 _FILLED = 4  # times
-_SAMPLES = 200  # particles a row
+_SAMPLES = 1000  # particles a row
 _SEEN = 20_000  # observed cells of a column, at most
 
 

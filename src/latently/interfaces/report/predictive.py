@@ -7,6 +7,7 @@ histograms of counts: Czado, Gneiting, Held, "Predictive model assessment for co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,9 +29,9 @@ from latently.interfaces.report.svg import PALETTE
 
 __all__ = ["Fitted", "Hidden", "Scores", "hidden", "scores"]
 
-_ROWS = 400  # at most, fewer of wide tables
+_ROWS = 300  # at most, fewer of wide tables
 _CELLS = 12_000  # of them together, about
-_SAMPLES = 400  # particles a row
+_SAMPLES = 1000  # particles a row
 _PARTICLES = 200  # of each cell, for its log score
 _DRAWS = 100  # of which the probabilities of levels are told
 _LEVELS = (0.05, *(k / 10 for k in range(1, 10)), 0.95)
@@ -49,7 +50,7 @@ class Hidden:
         mask: what hid them, as an expression.
         centre: of each column what it is told without the others: mean, median or commonest level.
         alone: log p of each cell by its column's own distribution, (n, D), in nats.
-        training: the rows are of a training split.
+        training: rows that a model was fitted to are among them.
     """
 
     rows: Tensor
@@ -109,8 +110,16 @@ class Scores:
     warnings: tuple[str, ...]
 
 
-def hidden(data: Data, mask: Mask | None, seed: int) -> Hidden | None:
+def hidden(
+    data: Data, mask: Mask | None, seed: int, fitted_to: Sequence[str] = ()
+) -> Hidden | None:
     """Rows with cells hidden by `mask`, or every fifth one; None of rows from no table.
+
+    Args:
+        data: the rows of the report.
+        mask: what hides observed cells.
+        seed: of the holes, and of the choice of rows.
+        fitted_to: protocols of the rows that the models were fitted to.
 
     Raises:
         UserError: a mask that cannot be drawn on these rows.
@@ -135,8 +144,19 @@ def hidden(data: Data, mask: Mask | None, seed: int) -> Hidden | None:
         mask=str(mask),
         centre=_centres(after),
         alone=alone(before, data).numpy(),
-        training=data.protocol.endswith(("/train", "/train+val")),
+        training=any(_same_rows(data.protocol, name) for name in fitted_to),
     )
+
+
+def _same_rows(protocol: str, fitted_to: str) -> bool:
+    """Whether the rows of one protocol hold those of another.
+
+    >>> _same_rows("a.csv", "a.csv without validation"), _same_rows("a/test", "a/train")
+    (True, False)
+    """
+    if protocol.endswith(("/train", "/train+val")):
+        return fitted_to.partition("/")[0] == protocol.partition("/")[0]
+    return fitted_to == protocol or fitted_to.startswith((f"{protocol} ", f"{protocol}/"))
 
 
 def _centres(data: Data) -> np.ndarray:

@@ -21,7 +21,8 @@ from latently.interfaces.report.surprise import surprises
 __all__ = ["Odd", "Strange", "Typical", "strangest", "typical"]
 
 _ROWS = 6
-_CELLS = 3  # of a row
+_CELLS = 4  # of a row, at most
+_ODD = 1.0  # nats above the usual from which a cell is told of
 _SAMPLES = 1000  # particles a row
 _USUAL = 50  # of which is told what surprise is usual: an error of 0.1 nats
 _DRAWS = 200  # of which the probabilities of levels are told
@@ -143,8 +144,13 @@ def _odd(subject: Subject, part: Data) -> list[tuple[Odd, ...]]:
 
 
 def _pairs(found: Attribution) -> list[tuple[int, int]]:
-    """The cells to tell of, row by row, the most surprising ones first."""
-    return [(i, j) for i in range(len(found)) for (j,) in found.ranked(i, _CELLS)]
+    """The cells to tell of, row by row, the most surprising ones first, one at least."""
+    return [
+        (i, j)
+        for i in range(len(found))
+        for place, (j,) in enumerate(found.ranked(i, _CELLS))
+        if not place or found.excess[i, j] >= _ODD
+    ]
 
 
 def _without(part: Data, pairs: Sequence[tuple[int, int]]) -> Data:
@@ -165,7 +171,7 @@ def _expected(
         likeliest = float(draws.mode().values)
         own = share((draws == likeliest).double().mean())
         here = (draws == value).double().mean()
-        of_value = f", {cells.value(j, value)} {share(here)}" if value != likeliest else ""
+        of_value = f"; {cells.value(j, value)}: {share(here)}" if value != likeliest else ""
         return cells.value(j, likeliest), own + of_value
     low, middle, high = (cells.rough(j, float(q)) for q in found.quantiles[:, place, j].cpu())
     return middle, f"{low} to {high}"

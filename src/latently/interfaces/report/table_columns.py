@@ -75,7 +75,7 @@ def _holds(cells: Cells, j: int, values: np.ndarray) -> str:
         codes, counts = np.unique(values, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:_LEVELS]
         told = [
-            f"{cut(cells.value(j, codes[k]), _LONG)} {share(counts[k] / len(values))}"
+            f"{cut(cells.value(j, codes[k]), _LONG)}: {share(counts[k] / len(values))}"
             for k in order
         ]
         more = len(codes) - len(told)

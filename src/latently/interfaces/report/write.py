@@ -109,7 +109,8 @@ def write_report(
     evidence = [entry.evidence for entry in entries]
     ranked = rankings([entry.name for entry in entries], calls, evidence)
     rows = content.chosen_rows(data, _PAIRS, seed)
-    hidden = predictive.hidden(data, mask, seed)
+    fitted_to = [str(entry.saved.data.get("protocol", "")) for entry in entries]
+    hidden = predictive.hidden(data, mask, seed, fitted_to)
     made = _holes(data, mask, seed)
     subjects = [_subject(i, entry, data, seed) for i, entry in enumerate(entries)]
     rebuilt = _rebuilt(subjects, calls, data)
