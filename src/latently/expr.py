@@ -25,7 +25,7 @@ from latently.errors import UserError, closest
 
 __all__ = ["MAX_DEPTH", "MAX_LENGTH", "build", "show"]
 
-MAX_LENGTH = 20_000
+MAX_LENGTH = 200_000  # a family for each of some thousand columns
 MAX_DEPTH = 12
 MAX_BITS = 64  # of a whole number: more are none of ours, and no float or tensor takes them
 

@@ -89,6 +89,40 @@ def test_samples_have_the_columns_of_the_table(model, done, tmp_path):
     assert all(row[0] == "" and row[2] in ("Bonn", "Rome", "Oslo") for row in rows)
 
 
+def test_rows_are_drawn_with_some_cells_held(model, cli, done, tmp_path):
+    out = tmp_path / "given.csv"
+    done("sample", model, "-n", 15, "--given", "town=Rome, age=50.5", "--out", out)
+    rows = read(out)[1]
+    assert {(row[1], row[2]) for row in rows} == {("50.5", "Rome")}
+    assert len({row[5] for row in rows}) > 1
+    for given, said in (
+        ("town=Paris", "'Paris'"),
+        ("twon=Rome", "did you mean town"),
+        ("age=old", "'old' is no number"),
+        ("age", "column=value"),
+    ):
+        ran = cli("sample", model, "-n", 2, "--given", given, "--out", tmp_path / "x.csv")
+        assert ran.code == 2
+        assert said in ran.err
+
+
+def test_scores_say_which_cell_is_strange(table, model, done, tmp_path):
+    names, rows = read(table)
+    strange = tmp_path / "strange.csv"
+    rows[3][1:] = ["41.0", "Rome", "no", "3", "400"]
+    with strange.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows[:6]])
+    out = tmp_path / "scores.csv"
+    how = ("--data", strange, "--attribution", "--samples", 20, "--out", out)
+    done("score", model, *how)
+    columns, scores = read(out)
+    assert columns[4:] == ["strangest", *(f"excess_{name}" for name in names[1:])]
+    assert scores[3][4] == "visits"
+    assert max(range(6), key=lambda k: float(scores[k][3])) == 3
+    for row, score in zip(rows[:6], scores, strict=True):
+        assert [cell == "" for cell in score[5:]] == [cell in ("", "NA") for cell in row[1:]]
+
+
 def test_columns_in_another_order_are_the_same_rows(table, model, done, tmp_path):
     names, rows = read(table)
     turned = tmp_path / "turned.csv"

@@ -188,13 +188,17 @@ def sample(
         float,
         typer.Option("--temperature", parser=_number, metavar="T", help="of a flow's noise"),
     ] = 1.0,
+    given: Annotated[
+        str | None,
+        typer.Option("--given", help="cells of a table that are held: 'age=40,town=Rome'"),
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Draw from the model: .png grid, .npz, .npy or .csv."""
     from latently.interfaces import verbs
 
-    how: dict[str, Any] = {"seed": seed, "force": force, "context": context}
+    how: dict[str, Any] = {"seed": seed, "force": force, "context": context, "given": given}
     print(verbs.sample(model, n, out, temperature=temperature, **how))
 
 
@@ -255,6 +259,12 @@ def score(
         bool,
         typer.Option("--contributions", help="add what every cell adds to the error"),
     ] = False,
+    attribution: Annotated[
+        bool,
+        typer.Option(
+            "--attribution", help="add how strange every cell is, given the others of its row"
+        ),
+    ] = False,
     mask: Mask = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -265,7 +275,7 @@ def score(
     from latently.interfaces.opening import Rows
 
     rows = Rows(data, data_dir, seed, mask)
-    asked = scoring.Asked(samples, typical, background, complexity, contributions)
+    asked = scoring.Asked(samples, typical, background, complexity, contributions, attribution)
     print(scoring.score(model, rows, out, asked, force=force))
 
 

@@ -12,10 +12,20 @@ from torch import Tensor
 
 from latently.data import Data
 from latently.errors import UserError
+from latently.inference import attribution
 from latently.inference import out_of_distribution as ood
-from latently.interfaces.opening import Rows, in_blocks, measured, open_model, pick_method
+from latently.interfaces.opening import (
+    Rows,
+    in_blocks,
+    measured,
+    open_model,
+    pick_method,
+    ticker,
+)
 from latently.interfaces.output import check_target, write_arrays, write_table
+from latently.interfaces.tabular import column_names
 from latently.io import Saved
+from latently.training.progress import Bar
 
 __all__ = ["Asked", "score"]
 
@@ -30,6 +40,7 @@ class Asked:
         background: file of a model of what all rows share, for the likelihood ratio.
         complexity: whether to divide by what a compressor makes of a row.
         contributions: whether to tell what every cell adds to the reconstruction error.
+        attribution: whether to tell how strange every cell is, given the others of its row.
     """
 
     samples: int | None = None
@@ -37,14 +48,16 @@ class Asked:
     background: str | None = None
     complexity: bool = False
     contributions: bool = False
+    attribution: bool = False
 
 
 def score(path: str, rows: Rows, out: str, asked: Asked, *, force: bool) -> str:
     """Writes a table with a row for every row.
 
     Columns are log_prob, kind and mc_stderr (empty for a model without a density), anomaly_score,
-    reconstruction_error (mean squared, of the observed cells; none for invertible models) and what
-    else is asked. Contributions are of the shape of x in .npz, flat columns in .csv.
+    reconstruction_error (mean squared, of the observed cells; none for tables and invertible
+    models) and what else is asked. Contributions and excesses are of the shape of x in .npz, flat
+    columns in .csv.
     """
     target = check_target(out, (".csv", ".npz"), force)
     saved = open_model(path)
@@ -55,6 +68,8 @@ def score(path: str, rows: Rows, out: str, asked: Asked, *, force: bool) -> str:
     flat = target.suffix == ".csv"
     columns = _likelihoods(saved, data, rows, asked, empty="" if flat else math.nan)
     columns |= _errors(saved, data, asked.contributions, flat=flat)
+    if asked.attribution:
+        columns |= _attributed(saved, data, rows.seed, flat=flat)
     if flat:
         write_table(target, columns)
     else:
@@ -90,6 +105,13 @@ def _likelihoods(saved: Saved, data: Data, rows: Rows, asked: Asked, empty: Any)
 
 def _errors(saved: Saved, data: Data, contributions: bool, *, flat: bool) -> Mapping[str, Any]:
     """The reconstruction error of every row, and what its cells add to it."""
+    if data.table is not None:
+        if contributions:
+            raise UserError(
+                "--contributions: squared errors of a table's columns have unlike units; ask for "
+                "--attribution"
+            )
+        return {}
     if saved.model.invertible:
         if contributions:
             raise UserError(
@@ -108,9 +130,33 @@ def _errors(saved: Saved, data: Data, contributions: bool, *, flat: bool) -> Map
     return columns | {f"contribution_x{j}": cells[:, j].tolist() for j in range(cells.shape[1])}
 
 
+def _attributed(saved: Saved, data: Data, seed: int, *, flat: bool) -> Mapping[str, Any]:
+    """By how many nats more than usual every cell is surprising, and the most surprising one.
+
+    Raises:
+        UserError: the model has no density, or cannot leave cells out.
+    """
+    with Bar(len(data), "row") as bar:
+        found = attribution(saved.model, data, seed=seed, progress=ticker(bar))
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if not flat:
+        return {"surprise": found.values, "excess": found.excess}
+    cells, seen = found.excess.flatten(1), found.mask.flatten(1)
+    names = column_names(saved, cells.shape[1])
+    worst = cells.masked_fill(~seen, -math.inf).argmax(1)
+    empty = (~seen.any(1)).tolist()
+    strangest = ["" if none else names[j] for j, none in zip(worst.tolist(), empty, strict=True)]
+    columns: dict[str, Any] = {"strangest": strangest}
+    for j, name in enumerate(names):
+        known = zip(cells[:, j].tolist(), seen[:, j].tolist(), strict=True)
+        columns[f"excess_{name}"] = [value if there else "" for value, there in known]
+    return columns
+
+
 def _check_none(saved: Saved, asked: Asked) -> None:
     """Refuses what is made of log p(x) where there is none."""
-    for name in ("samples", "typical", "background", "complexity"):
+    for name in ("samples", "typical", "background", "complexity", "attribution"):
         if getattr(asked, name) not in (None, False):
             raise UserError(f"--{name}: {saved.model.no_density}; leave it out")
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from latently.data import Data
 from latently.data.tables import Frame, Schema, read_frame, write_frame
-from latently.errors import UserError
-from latently.inference import Imputation
+from latently.errors import UserError, closest
+from latently.inference import Imputation, draw_given
 from latently.interfaces.output import check_target
 from latently.io import Saved
 from latently.training.files import atomic_write
@@ -21,6 +22,7 @@ __all__ = [
     "TABLES",
     "check_suffix",
     "column_names",
+    "drawn_given",
     "filled",
     "read_kinds",
     "read_schema",
@@ -148,6 +150,37 @@ def _chosen(found: Imputation, schema: Schema, fill: str) -> Tensor:
     return single
 
 
+def drawn_given(saved: Saved, text: str, n: int, seed: int) -> Tensor:
+    """n rows of a table with some cells held, (n, columns), from the others' conditional.
+
+    Raises:
+        UserError: the model was fitted to no table, or what is given is no cell of it.
+    """
+    schema = schema_of(saved)
+    if schema is None:
+        raise UserError(f"--given {text}: the model was fitted to arrays, not to a table")
+    held = dict.fromkeys(schema.names, "")
+    for word in text.split(","):
+        name, sign, value = word.partition("=")
+        if not sign or not value.strip():
+            raise UserError(f"--given {word!r}: give column=value, such as age=40")
+        if name.strip() not in held:
+            raise UserError(f"--given {word!r}: {closest(name.strip(), held)}")
+        held[name.strip()] = value.strip()
+    cells = tuple(np.array([value], dtype=object) for value in held.values())
+    row = Frame(tuple(held), cells, source="--given", types=("text",) * len(held))
+    data = Data.from_frame(row, schema, "--given")
+    if data.notices:
+        raise UserError(f"--given {text}: {data.notices[0]}")
+    assert data.mask is not None or all(held.values())
+    mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
+    saved.model.check(data.x, mask, "--given")
+    found = draw_given(saved.model, data.x[0], mask[0], n, seed=seed)
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return found.draws
+
+
 def write_frames(target: Path, frames: Sequence[Frame]) -> None:
     """One table, or several under each other with their number in a first column, draw."""
     if len(frames) == 1:
@@ -163,9 +196,3 @@ def write_frames(target: Path, frames: Sequence[Frame]) -> None:
 def write_rows(target: Path, x: Tensor, schema: Schema) -> None:
     """Rows of a model as a table with the original columns."""
     write_frames(target, [schema.decode(x.cpu().double().numpy())])
-
-
-def beside(columns: Mapping[str, Sequence[Any]]) -> Frame:
-    """Columns by name as a table."""
-    arrays = tuple(np.asarray(values) for values in columns.values())
-    return Frame(names=tuple(columns), columns=arrays)

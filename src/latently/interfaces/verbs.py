@@ -31,7 +31,13 @@ from latently.interfaces.opening import (
 )
 from latently.interfaces.output import check_target, write_arrays, write_images, write_table
 from latently.interfaces.ranking import print_ranking, rank, row_json
-from latently.interfaces.tabular import TABLES, check_suffix, schema_of, write_rows
+from latently.interfaces.tabular import (
+    TABLES,
+    check_suffix,
+    drawn_given,
+    schema_of,
+    write_rows,
+)
 from latently.io import Saved, describe
 from latently.registry import KINDS, names
 
@@ -100,6 +106,7 @@ def sample(
     force: bool,
     context: str | None = None,
     temperature: float = 1.0,
+    given: str | None = None,
 ) -> str:
     """Draws from the model to arrays, a table or a picture, of `each` class in its own column."""
     target = check_target(out, _ROWS, force)
@@ -109,9 +116,14 @@ def sample(
     check_suffix(target, saved)
     size = n * math.prod(saved.model.shape)
     check_memory(8 * size, f"drawing {n:,} rows", "draw fewer with -n, by several seeds")
-    given = read_context(saved, context, n)
-    x = saved.model.sample(n, given, temperature=temperature, seed=seed)
-    classes = given.shape[1] if given is not None and context == "each" else _COLUMNS + 1
+    known = read_context(saved, context, n)
+    if given is not None:
+        if temperature != 1 or known is not None:
+            raise UserError("--given: leave out --temperature and --context")
+        x = drawn_given(saved, given, n, seed)
+    else:
+        x = saved.model.sample(n, known, temperature=temperature, seed=seed)
+    classes = known.shape[1] if known is not None and context == "each" else _COLUMNS + 1
     _write_rows(target, x, saved, columns=classes if classes <= _COLUMNS else None)
     cooled = "" if temperature == 1 else f" at temperature {temperature:g}"
     return f"wrote {n} samples{cooled} to {target}"

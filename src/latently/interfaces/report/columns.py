@@ -19,7 +19,7 @@ from latently.interfaces.report.numbers import share, significant
 from latently.interfaces.report.shapes import cut
 from latently.interfaces.report.subject import Subject
 from latently.models import Mixture
-from latently.probability.distributions import Factorized
+from latently.probability.distributions import Joint
 
 __all__ = ["Columns", "columns"]
 
@@ -80,8 +80,8 @@ def columns(subject: Subject, order: Tensor, rows: int) -> Columns | None:
             return cut(named.value(j, int(own.argmax())), 20), share(own.max())
         if named.kind(j) == "datetime":
             return named.value(j, float(value)), f"{significant(float(spread) / _DAY, 2)} days"
-        shown = significant(float(value)) if not named.columns else named.rough(j, float(value))
-        return shown, "" if subject.nominal else significant(float(spread), 2)
+        shown = significant(float(value)), significant(float(spread), 2)
+        return _plain(named, shown[0]), "" if subject.nominal else _plain(named, shown[1])
 
     lines = []
     for k, (own, spread, far) in enumerate(zip(means, deviations, apart, strict=True)):
@@ -106,16 +106,27 @@ def _probabilities(subject: Subject, order: Tensor, cells: Cells) -> dict[int, T
     """P(level|k) of the columns of names, (n, L) each; none where they are unknown."""
     at = [j for j in range(len(cells.names)) if cells.nominal(j)]
     p = _likelihood(subject, order) if at else None
-    if not isinstance(p, Factorized):
+    if not isinstance(p, Joint):
         return {}
     found = {}
     for j in at:
         levels = len(cells.levels(j))
         x = torch.zeros(levels, 1, 1, len(cells.names), dtype=torch.float64)
         x[:, 0, 0, j] = torch.arange(levels)
-        inside = p.cell_log_prob(x.to(subject.model.device))[..., j].exp()
-        found[j] = inside.reshape(levels, len(order)).mT.double().cpu()
+        alone = torch.zeros_like(x, dtype=torch.bool)
+        alone[..., j] = True
+        at_level = [p.log_prob(*_on(subject, x[k], alone[k])).exp() for k in range(levels)]
+        found[j] = torch.stack(at_level).reshape(levels, len(order)).mT.double().cpu()
     return found
+
+
+def _on(subject: Subject, *parts: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part.to(subject.model.device) for part in parts)
+
+
+def _plain(cells: Cells, text: str) -> str:
+    """A number of a table, whose thousands are not set apart."""
+    return text.replace(",", "") if cells.columns else text
 
 
 @torch.no_grad()

@@ -320,7 +320,7 @@ def _error(of: _Column) -> str:
         return f"{significant(mean)} levels"
     if of.cells.kind(of.j) == "datetime":
         return f"RMSE {significant(math.sqrt(mean) / _DAY)} days"
-    return f"RMSE {significant(math.sqrt(mean))}"
+    return f"RMSE {significant(math.sqrt(mean))}".replace(",", "")
 
 
 def _ratio(ratio: float, spread: float, color: str, alt: str) -> Markup:
