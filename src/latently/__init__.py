@@ -188,6 +188,7 @@ _MODULES = {
 }
 _GATHERED = [  # all that these list is public: what is added to one needs no entry here
     "latently.data.corruptions",
+    "latently.inference.attribution",
     "latently.inference.bracket",
     "latently.inference.bounds",
     "latently.inference.criteria",
@@ -198,11 +199,13 @@ _GATHERED = [  # all that these list is public: what is added to one needs no en
     "latently.inference.evidence",
     "latently.inference.features",
     "latently.inference.gaps",
+    "latently.inference.given",
     "latently.inference.imputation",
     "latently.inference.kernels",
     "latently.inference.latent_space",
     "latently.inference.methods",
     "latently.inference.opinion",
+    "latently.inference.pooling",
     "latently.inference.rate_distortion",
     "latently.inference.out_of_distribution",
     "latently.inference.sample_quality",
