@@ -8,8 +8,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from latently import PPCA, Data, FactorAnalysis, fit, impute, vae
+from latently import PPCA, Data, FactorAnalysis, Mixture, fit, impute, vae
 from latently.models import Model
+from latently.models.components import Diagonal, Full, Student
 from latently.nets import MLP
 from latently.probability.families import (
     Bernoulli,
@@ -351,3 +352,25 @@ def test_exact_rows_do_not_depend_on_their_company(kind):
         assert torch.equal(getattr(part, name), getattr(whole, name)[[40, 3, 17]])
     assert torch.equal(part.draws, whole.draws[:, [40, 3, 17]])
     assert torch.equal(part.quantiles, whole.quantiles[:, [40, 3, 17]])
+
+
+@pytest.mark.parametrize("component", [Full(), Diagonal(), Student(Full())], ids=str)
+def test_rows_of_mixtures_do_not_depend_on_their_company(component):
+    x = torch.randn(60, 4, dtype=torch.float64) @ torch.randn(4, 4, dtype=torch.float64)
+    data = replace(Data.from_array(x), mask=torch.rand(60, 4) < 0.7)
+    model = Mixture((4,), 3, family=component)
+    fit(model, data, steps=3, progress=False)
+    whole = impute(model, data, draws=200, seed=1)
+    at = torch.randperm(60)[:9]
+    part = impute(model, data.rows(at), draws=200, seed=1)
+    for name in ("mean", "std"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[at])
+    for name in ("draws", "quantiles"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[:, at])
+    hole = ~data.mask
+    if not isinstance(component, Student):  # whose variance may be that of a few far draws
+        apart = (whole.draws.mean(0) - whole.mean) / whole.std
+        assert apart[hole].abs().max() < 5 / 200**0.5
+        assert (whole.draws.std(0) / whole.std)[hole].log().abs().median() < 0.1
+    below = (whole.draws <= whole.quantiles[1]).double().mean(0)[hole]
+    assert (below - 0.5).abs().max() < 5 * 0.5 / 200**0.5

@@ -2,7 +2,8 @@
 
 A matrix product may round row 3 of its rows otherwise than row 4, and one of 5 rows otherwise than
 one of 6. So blocks of one run are of one size, and a row has its place in a block: its seed modulo
-that size. What stands in the other places then changes no bit of it.
+that size. What stands in the other places then changes no bit of it. Models that factorise a
+matrix for each pattern of missing cells get rows of one pattern in a block.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from latently.inference._by_row import Inseparable, RowNoise
 from latently.inference._filled import Found, Wanted, found_of_block, found_of_row
 from latently.inference._population import (
+    Population,
     block_rows,
     conditioned,
     first_particles,
@@ -27,9 +29,11 @@ from latently.inference._population import (
 from latently.inference.noise import derive, row_seed
 from latently.inference.rows import Rows
 
-__all__ = ["blocks_of", "exact_rows", "found_rows", "is_exact", "row_keys", "separable"]
+__all__ = ["blocks", "blocks_of", "found_rows", "is_exact", "row_keys"]
 
 _EXACT_ROWS = 64  # rows of a block whose distributions are known
+_STATES = 256  # of latents, at most, that are drawn from one by one
+_PATTERN_ROWS = 16  # the same, of rows that lack the same cells
 _EXACT_CELLS = 2**15  # and their cells
 _WIDEST = 256  # rows with more cells have matrices of a size of their own
 
@@ -61,12 +65,7 @@ def found_rows(
     every = Rows(x, mask, context)
     keys = row_keys(every, lacking, seed)
     exact = is_exact(model, every)
-    if exact:
-        size = exact_rows(x)
-    else:
-        size = block_rows(x, samples)
-        size = size if size > 1 and separable(model, every.part(lacking[:1])) else 1
-    for numbers, places in blocks_of(keys, size):
+    for numbers, places in blocks(model, every.part(lacking), keys, samples):
         which = lacking[numbers]
         rows, noise = every.part(which), RowNoise([keys[i] for i in numbers], x.device)
         with torch.no_grad():
@@ -75,6 +74,26 @@ def found_rows(
             else:
                 found = _weighted(model, rows, wanted, noise, samples, sweeps, places)
         yield which[places], found.rows(places)
+
+
+def blocks(
+    model: Any, rows: Rows, keys: Sequence[int], samples: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Blocks of rows (n, *X) with seeds, as `blocks_of` gives them, as they suit a model."""
+    assert rows.mask is not None
+    one = rows.part(slice(0, 1))
+    exact, alone = is_exact(model, rows), not separable(model, one)
+    if not exact:
+        yield from blocks_of(keys, 1 if alone else block_rows(rows.x, samples))
+    elif not alone:
+        yield from blocks_of(keys, exact_rows(rows.x))
+    else:
+        size = min(_PATTERN_ROWS, exact_rows(rows.x))
+        _, pattern = torch.unique(rows.mask.flatten(1), dim=0, return_inverse=True)
+        order, counts = pattern.argsort(stable=True), pattern.bincount().tolist()
+        for members in (group.tolist() for group in order.split(counts)):
+            for numbers, places in blocks_of([keys[i] for i in members], size):
+                yield [members[i] for i in numbers], places
 
 
 def row_keys(rows: Rows, which: Tensor, seed: int | None) -> list[int]:
@@ -156,10 +175,15 @@ def _exact(model: Any, rows: Rows, wanted: Wanted, noise: RowNoise) -> Found:
 
 def _exact_draws(model: Any, rows: Rows, draws: int, noise: RowNoise) -> Tensor:
     """(draws, B, *X): together where rows can be told apart, else one by one."""
-    if len(rows.x) > 1:
+    x = rows.x
+    if len(x) > 1:
         try:
-            particles = first_particles(model, rows, draws, noise.copy())
-            return inside(model, noise.sample(conditioned(model, particles, rows)), rows.x.dtype)
+            together = noise.copy()
+            particles = first_particles(model, rows, draws, together)
+            states = model.latent_states()
+            if states is not None and states <= _STATES:
+                return _of_states(model, rows, particles, together)
+            return inside(model, together.sample(conditioned(model, particles, rows)), x.dtype)
         except Inseparable:
             pass
     found = []
@@ -167,7 +191,22 @@ def _exact_draws(model: Any, rows: Rows, draws: int, noise: RowNoise) -> Tensor:
         with noise.of(b):
             particles = first_particles(model, row, draws)
             found.append(conditioned(model, particles, row).sample())
-    return inside(model, torch.cat(found, 1), rows.x.dtype)
+    return inside(model, torch.cat(found, 1), x.dtype)
+
+
+def _of_states(model: Any, rows: Rows, particles: Population, noise: RowNoise) -> Tensor:
+    """A draw for every particle (K, B), state by state, each with the same noise of its row."""
+    z = particles.z[0].flatten(2).flatten(0, 1)
+    kinds, which = torch.unique(z, dim=0, return_inverse=True)
+    which = which.view(particles.log_w.shape)
+    found = rows.x.new_zeros(*which.shape, *rows.x.shape[1:])
+    for k, kind in enumerate(kinds):
+        state = kind.view(1, 1, *particles.z[0].shape[2:]).expand(1, len(rows.x), -1)
+        all_in = Population((state,), None, particles.log_w[:1])
+        drawn = noise.copy().repeated(conditioned(model, all_in, rows), len(which))[:, 0]
+        here = (which == k).view(*which.shape, *(1,) * (rows.x.dim() - 1))
+        found = torch.where(here, inside(model, drawn, rows.x.dtype), found)
+    return found
 
 
 def _known(model: Any, rows: Rows) -> Any:

@@ -84,6 +84,13 @@ class RowNoise:
         with _ByRow(self, tuple(d.batch_shape)):
             return d.sample()
 
+    def repeated(self, d: Any, samples: int) -> Tensor:
+        """`samples` draws of d, of batch shape (1, B)."""
+        if tuple(d.batch_shape) != (1, len(self)):
+            raise Inseparable
+        with _ByRow(self, (samples, len(self))):
+            return d.sample(torch.Size((samples,)))
+
     def _seeded(self, key: int) -> _State:
         return tuple(
             torch.Generator(device).manual_seed(key).get_state() for device in self._devices

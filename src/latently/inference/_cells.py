@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError, called
-from latently.inference._blocks import blocks_of, exact_rows, is_exact, row_keys, separable
+from latently.inference._blocks import blocks, row_keys
 from latently.inference._by_row import Inseparable, RowNoise
 from latently.inference._filled import weighted_index
 from latently.inference._population import (
     Population,
-    block_rows,
     conditioned,
     first_particles,
     inside,
@@ -100,16 +99,11 @@ def scored_pairs(
         draws: to tell what is usual by; 0: `usual` is 0.
         seed: what is found of a pair depends on it and the row alone.
     """
-    if is_exact(model, rows):
-        size = exact_rows(rows.x)
-    else:
-        size = block_rows(rows.x, samples)
-        size = size if size > 1 and separable(model, rows.part(slice(0, 1))) else 1
     every = torch.arange(len(pairs), device=pairs.device)
     for some in every.split(max(1, _VALUES // max(rows.x[0].numel(), 1))):
         without = _hidden(rows, pairs[some])
         keys = row_keys(without, torch.arange(len(some), device=pairs.device), seed)
-        for numbers, places in blocks_of(keys, size):
+        for numbers, places in blocks(model, without, keys, samples):
             which = some[numbers]
             found = _scored(
                 model,
