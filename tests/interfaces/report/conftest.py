@@ -5,21 +5,28 @@ import re
 from functools import partial
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
 
 import latently as lt
+from latently import expr
 from latently.data import Data
 from latently.inference.bounds import IWAE
 from latently.inference.evidence import evaluate
 from latently.inference.methods import ImportanceSampling
 from latently.interfaces.report import Entry, write_report
+from latently.interfaces.report.latents import latent_layers
+from latently.interfaces.report.subject import Subject
 from latently.io import Saved
+from latently.models.components import Columns
 from latently.nets import MLP
 from latently.probability.families import DiscretizedLogistic, Normal
 from latently.probability.priors import VampPrior
+from latently.registry import components as registered
 from latently.training import Variational, fit
 
+TOWNS = np.array(["Aberdeen", "Dover", "Exeter", "Hull"])
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use", "line", "rect"}
 
 
@@ -96,6 +103,61 @@ def make_page(path, entries, data, **options):
         if tag == "a":
             assert attributes["href"].removeprefix("#") in found.ids
     return source, found
+
+
+def make_people(n=300, seed=0, holes=True, protocol="people/test"):
+    """Age, income, children, town, smoking, day of joining; two columns are left out."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, 2, n)
+    age = np.clip(np.round(rng.normal(30 + 20 * group, 6)), 18, 90).astype(int)
+    income = np.exp(rng.normal(9 + group, 0.4)).round(2)
+    children = rng.poisson(0.5 + 1.5 * group)
+    town = TOWNS[np.where(rng.random(n) < 0.8, 3 * group, rng.integers(0, 4, n))]
+    smokes = np.where(rng.random(n) < 0.3, "yes", "no")
+    joined = np.array("2015-01-01", dtype="datetime64[D]") + (500 + 400 * group).astype(int)
+    joined = joined + rng.integers(0, 200, n)
+    columns = {
+        "age": age.astype(object),
+        "income": income.astype(object),
+        "children": children.astype(object),
+        "town": town.astype(object),
+        "smokes": smokes.astype(object),
+        "joined": np.array([str(day) for day in joined], dtype=object),
+        "country": np.array(["UK"] * n, dtype=object),
+        "id": np.array([f"p{i:05d}" for i in range(n)], dtype=object),
+    }
+    if holes:
+        columns["income"][(rng.random(n) < 0.5) & (group == 1)] = None
+        columns["age"][rng.random(n) < 0.1] = None
+    kinds = {"children": "count", "town": "categorical", "age": "count"}
+    return Data.from_frame(columns, protocol=protocol, kinds=kinds)
+
+
+def fit_columns(data, components=2):
+    family = Columns(columns=expr.build(data.family, registered()).keywords["columns"])
+    return fit_model(lt.mixture(data.shape, components=components, family=family), data)
+
+
+def make_subject(model, data):
+    return Subject(model, data, "m", 0, 0, latent_layers(model, data), None)
+
+
+@pytest.fixture(scope="session")
+def mixed():
+    """Fits a mixture to the columns of a table, exact and quick."""
+    return fit_columns
+
+
+@pytest.fixture(scope="session")
+def subject():
+    """A model with rows of a table, as the sections read them."""
+    return make_subject
+
+
+@pytest.fixture(scope="session")
+def people():
+    """Makes a small table of people, with holes that go with other columns."""
+    return make_people
 
 
 @pytest.fixture(scope="session")

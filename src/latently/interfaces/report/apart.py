@@ -8,6 +8,8 @@ import numpy as np
 
 __all__ = ["chance", "counted", "gap", "ordered", "p_value"]
 
+_DRAWS = 400  # of which is told what is chance
+
 
 def ordered(a: np.ndarray, b: np.ndarray) -> float:
     """Largest difference of the shares below any value (Kolmogorov-Smirnov), 0 to 1."""
@@ -32,18 +34,16 @@ def gap(a: np.ndarray, b: np.ndarray, *, nominal: bool) -> float:
 def chance(a: np.ndarray, b: np.ndarray, *, nominal: bool) -> float:
     """What a gap between samples of one distribution exceeds in about one case of twenty.
 
-    The limit of Kolmogorov and Smirnov, or that of a sum of absolute normals, whose differences
-    of shares are taken as independent.
+    The limit of Kolmogorov and Smirnov; of names, of draws from the shares of both together.
     """
     if not len(a) or not len(b):
         return math.nan
-    of_pair = 1 / len(a) + 1 / len(b)
     if not nominal:
-        return min(1.0, 1.358 * math.sqrt(of_pair))
+        return min(1.0, 1.358 * math.sqrt(1 / len(a) + 1 / len(b)))
     share = np.unique(np.concatenate([a, b]), return_counts=True)[1] / (len(a) + len(b))
-    deviation = np.sqrt(share * (1 - share) * of_pair) / 2
-    mean = deviation.sum() * math.sqrt(2 / math.pi)
-    return min(1.0, float(mean + 1.645 * math.sqrt((1 - 2 / math.pi) * (deviation**2).sum())))
+    rng = np.random.default_rng(0)
+    drawn = [rng.multinomial(len(part), share, _DRAWS) / len(part) for part in (a, b)]
+    return float(np.quantile(np.abs(drawn[0] - drawn[1]).sum(1) / 2, 0.95))
 
 
 def p_value(a: np.ndarray, b: np.ndarray, *, nominal: bool) -> float:
