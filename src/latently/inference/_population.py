@@ -47,7 +47,7 @@ __all__ = [
 
 _MORE = 1.0  # nats of log p(x_o) by which one population beats another, whatever its ESS
 _ENOUGH = 100  # effective particles, or half of all, of a sweep that is the last if k-hat is low
-_MOST_ROWS = 64  # of a block
+_MOST_ROWS = 32  # of a block
 _TOGETHER = 2**13  # latents of a block decoded at once: their hidden layers stay in the cache
 
 
