@@ -85,7 +85,7 @@ class Population(NamedTuple):
 def block_rows(x: Tensor, samples: int) -> int:
     """Rows of x (n, *X) that are treated together: a power of two, fixed by their shape and K."""
     size = max(x[0].numel(), 1) * samples
-    most = min(BLOCK_VALUES // size, 2 * _TOGETHER // samples, _MOST_ROWS)
+    most = min(BLOCK_VALUES // size, _TOGETHER // samples, _MOST_ROWS)
     return 2 ** int(math.log2(most)) if most > 1 else 1
 
 
