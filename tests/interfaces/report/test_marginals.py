@@ -103,3 +103,36 @@ def test_columns_that_lack_most_or_fit_worst_stand_first(people, mixed, subject)
 
 def test_rows_of_no_table_have_marginals_of_their_own(table):
     assert marginals([], table[0], 0) is None
+
+
+def test_zeros_that_would_dwarf_all_else_stand_beside_the_axis():
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(4000) < 0.9, 0.0, rng.normal(1900, 200, 4000).round())
+    axis = _Axis.of([values], 1.0)
+    assert axis.zeros
+    assert not axis.steep
+    assert axis.low > 1000
+    zeros, shares = axis.shares(values)
+    assert zeros == (values == 0).mean()
+    assert zeros + shares.sum() == pytest.approx(1)
+    few = np.where(values > 0, 3.0, 0.0)
+    assert not _Axis.of([few], 1.0).zeros
+
+
+def test_many_ordered_levels_are_pooled_with_their_neighbours(people):
+    cells = Cells.of(people(60))
+
+    class Graded(Cells):
+        def levels(self, j):
+            return tuple(str(k) for k in range(1, 17))
+
+        def nominal(self, j):
+            return False
+
+    codes = np.repeat(np.arange(16.0), 2)
+    graded = Graded(cells.names, cells.columns)
+    figure = of_levels(graded, 3, [Sample(codes, None, "observed")], "")
+    assert "1 to 2" in figure
+    assert "15 to 16" in figure
+    widths = [float(w) for w in re.findall(r'<rect [^>]*width="([\d.]+)"', figure)]
+    assert widths == [widths[0]] * 8

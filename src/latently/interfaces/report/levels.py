@@ -23,6 +23,7 @@ _LEVELS = 8  # bars, the last of all others where there are more
 _NAMES = 104  # CSS pixels of their names
 _TAIL = 0.005  # of a sample that may lie beyond the axis on either side
 _FINE = 1000  # steps of rounding from which nobody sees them
+_ZEROS = 0.3  # share of zeros from which they stand beside the axis
 _STEEP = 30.0  # ratio of quantiles from which positive numbers have a logarithmic axis
 
 
@@ -65,17 +66,19 @@ class _Axis:
         known = [values for values in samples if len(values)]
         if not known:
             return cls(0.0, 1.0)
-        if all((values >= 0).all() for values in known) and _steep(known[0], step):
+        positive = all((values >= 0).all() for values in known)
+        if positive and _steep(known[0], step):
             low, high = _ends([values[values > 0] for values in known])
             zeros = any(bool((values == 0).any()) for values in known)
             return cls(math.log10(low), math.log10(max(high, low * 1.01)), True, zeros)
-        low, high = _ends(known)
+        zeros = bool(positive and _many_zeros(known[0], step))
+        low, high = _ends([values[values > 0] for values in known] if zeros else known)
         if step and high - low < _FINE * step:
             ends = math.floor(low / step + 1e-6) - 0.5, math.ceil(high / step - 1e-6) + 0.5
-            return cls(ends[0] * step, ends[1] * step, step=step)
+            return cls(ends[0] * step, ends[1] * step, zeros=zeros, step=step)
         if not high - low > 1e-9 * max(abs(low), abs(high), 1e-290):
             low, high = low - 0.5 * max(1, abs(low)), high + 0.5 * max(1, abs(high))
-        return cls(low, high)
+        return cls(low, high, zeros=zeros)
 
     @property
     def edges(self) -> np.ndarray:
@@ -88,11 +91,9 @@ class _Axis:
 
     def shares(self, values: np.ndarray) -> tuple[float, np.ndarray]:
         """Share of zeros beside the axis, and of the values in each bin, ends included."""
-        zeros = 0.0
-        part = values
-        if self.steep:
-            part = np.log10(values[values > 0])
-            zeros = 1 - len(part) / len(values) if self.zeros else 0.0
+        part = values[values > 0] if self.steep or self.zeros else values
+        zeros = 1 - len(part) / len(values) if self.zeros else 0.0
+        part = np.log10(part) if self.steep else part
         edges = self.edges
         counts, _ = np.histogram(np.clip(part, edges[0], edges[-1]), edges)
         return zeros, counts / len(values)
@@ -121,6 +122,14 @@ def _steep(values: np.ndarray, step: float) -> bool:
         return False
     low, high = np.quantile(positive, (0.05, 0.995))
     return bool(high > _STEEP * low)
+
+
+def _many_zeros(values: np.ndarray, step: float) -> bool:
+    """Whether zeros would dwarf all other numbers."""
+    positive = values[values > 0]
+    if len(positive) < 20 or (step and positive.max() <= _BINS * step):
+        return False
+    return bool((values == 0).mean() > _ZEROS)
 
 
 def _step(cells: Cells, j: int) -> float:
@@ -188,8 +197,10 @@ def of_levels(cells: Cells, j: int, samples: Sequence[Sample], about: str) -> Ma
     if cells.nominal(j):
         order.sort(key=lambda k: -own[k])
     groups = [[k] for k in order[:_LEVELS]]
-    if len(order) > _LEVELS:
+    if len(order) > _LEVELS and cells.nominal(j):
         groups = [[k] for k in order[: _LEVELS - 1]] + [order[_LEVELS - 1 :]]
+    elif len(order) > _LEVELS:
+        groups = [part.tolist() for part in np.array_split(order, _LEVELS)]
     told = [
         (sample, [float(_shares(sample.values, len(names))[group].sum()) for group in groups])
         for sample in samples
@@ -201,6 +212,8 @@ def of_levels(cells: Cells, j: int, samples: Sequence[Sample], about: str) -> Ma
     for r, group in enumerate(groups):
         y = 28 + r * row
         name = cut(names[group[0]], 16) if len(group) == 1 else f"{len(group)} others"
+        if len(group) > 1 and not cells.nominal(j):
+            name = f"{cut(names[group[0]], 7)} to {cut(names[group[-1]], 7)}"
         parts.append(words(_NAMES - 6, y + row / 2 + 3.5, name, size=10.5, anchor="end"))
         reached = 0.0
         for place, (sample, shares) in enumerate(told):

@@ -221,7 +221,7 @@ def _figure(
         x, high = start + i * _CELL, 38 * count / n / tallest
         parts.append(bar(x, _TOP - 8 - high, _CELL - 8, high, "muted", opacity=0.6))
         middle = x + (_CELL - 8) / 2
-        parts.append(words(middle, _TOP - 12 - high, _tight(count / n), size=10, anchor="middle"))
+        parts.append(words(middle, _TOP - 12 - high, _tight(count / n), size=9.5, anchor="middle"))
     for r, j in enumerate(columns):
         y = _TOP + r * _ROW
         parts.append(words(_LEFT - 4, y + 12.5, cut(cells.names[j], 22), size=12, anchor="end"))

@@ -33,6 +33,7 @@ _ROWS = 300  # at most, fewer of wide tables
 _CELLS = 12_000  # of them together, about
 _SAMPLES = 1000  # particles a row
 _PARTICLES = 200  # of each cell, for its log score
+_SCORED = 3000  # cells with a log score, about
 _DRAWS = 100  # of which the probabilities of levels are told
 _LEVELS = (0.05, *(k / 10 for k in range(1, 10)), 0.95)
 _LEAST = 5  # hidden cells of a column, before anything is said of it
@@ -99,6 +100,7 @@ class Scores:
     Attributes:
         columns: one each.
         samples: particles of a row; 0 where the model is exact.
+        scored: rows behind the log scores.
         gain: nats per row that the other columns are worth, with its standard error; "" where
             the model gives no log scores.
         warnings: of the imputation.
@@ -106,6 +108,7 @@ class Scores:
 
     columns: tuple[Fitted, ...]
     samples: int
+    scored: int
     gain: tuple[str, str]
     warnings: tuple[str, ...]
 
@@ -206,17 +209,28 @@ def scores(subject: Subject, made: Hidden) -> Scores | None:
     )
     whole = np.nansum(gains, 1)[np.isfinite(gains).any(1)]
     warnings = tuple(line.partition("; raise --")[0] for line in found.warnings)
-    return Scores(tuple(one for _, one in columns), found.samples, _signed(_mean(whole)), warnings)
+    return Scores(
+        tuple(one for _, one in columns),
+        found.samples,
+        len(gains),
+        _signed(_mean(whole)),
+        warnings,
+    )
 
 
 def _gains(subject: Subject, made: Hidden) -> np.ndarray:
-    """log p(x_j | x_others) - log p_j(x_j) of each observed cell, (n, D); NaN where unknown."""
-    own = replace(made.before, context=subject.context(made.rows), conditions=None)
+    """log p(x_j | x_others) - log p_j(x_j) of cells of some rows, (m, D); NaN where missing."""
+    size = max(20, min(len(made.rows), _SCORED // made.alone.shape[1]))
+    part = torch.linspace(0, len(made.rows) - 1, min(size, len(made.rows))).round().long()
+    own = replace(
+        made.before.rows(part), context=subject.context(made.rows[part]), conditions=None
+    )
     found = surprises(subject, own, _PARTICLES, 1)
     if found is None:
-        return np.full(made.alone.shape, math.nan)
-    gains: np.ndarray = -found.values.flatten(1).double().cpu().numpy() - made.alone
-    gains[~np.isfinite(gains)] = math.nan
+        return np.full((0, made.alone.shape[1]), math.nan)
+    known = seen_of(own)[1]
+    gains: np.ndarray = -found.values.flatten(1).double().cpu().numpy() - made.alone[part.numpy()]
+    gains[~known | ~np.isfinite(gains)] = math.nan
     return gains
 
 

@@ -136,7 +136,8 @@ def _odd(subject: Subject, part: Data) -> list[tuple[Odd, ...]]:
     told: list[list[Odd]] = [[] for _ in range(len(part))]
     for place, (i, j) in enumerate(pairs):
         value = float(part.x[i, j])
-        first, second = _expected(cells, j, place, value, expected)
+        likely = math.exp(-float(found.values[i, j]))
+        first, second = _expected(cells, j, place, value, likely, expected)
         nats = found.values[i, j], found.excess[i, j]
         surprise = [plain(float(value), 1) for value in nats]
         told[i].append(Odd(cells.names[j], cells.value(j, value), first, second, *surprise))
@@ -163,15 +164,14 @@ def _without(part: Data, pairs: Sequence[tuple[int, int]]) -> Data:
 
 
 def _expected(
-    cells: Cells, j: int, place: int, value: float, found: Imputation
+    cells: Cells, j: int, place: int, value: float, likely: float, found: Imputation
 ) -> tuple[str, str]:
-    """What was expected in place of a value, in two parts."""
+    """What was expected in place of a value of a certain probability, in two parts."""
     if cells.levels(j):
         draws = found.draws[:, place, j].cpu()
         likeliest = float(draws.mode().values)
         own = share((draws == likeliest).double().mean())
-        here = (draws == value).double().mean()
-        of_value = f"; {cells.value(j, value)}: {share(here)}" if value != likeliest else ""
+        of_value = f"; {cells.value(j, value)}: {share(likely)}" if value != likeliest else ""
         return cells.value(j, likeliest), own + of_value
     low, middle, high = (cells.rough(j, float(q)) for q in found.quantiles[:, place, j].cpu())
     return middle, f"{low} to {high}"

@@ -152,7 +152,7 @@ def surface(
     )
 
 
-def _window(x: np.ndarray, names: tuple[str, str]) -> Window:
+def _window(x: np.ndarray, names: tuple[str, str] = ("x0", "x1")) -> Window:
     """The range of rows (n, 2), but for a tail, with a margin."""
     low, high = np.quantile(x, [_TAIL, 1 - _TAIL], axis=0)
     flat = ~(high > low)
