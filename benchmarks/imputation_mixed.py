@@ -6,11 +6,11 @@ The six tables of HI-VAE with its own column types. A fifth of the cells is hidd
 random, by `default_rng(seed).random(shape) < 0.2` for seeds 0 to 9 (the published masks of that
 share are not at hand; cells that are really missing are never scored). Errors are
 those of Nazabal et al., "Handling incomplete heterogeneous data using VAEs", 2020, per column,
-averaged over the columns of a kind: names by the share of wrong ones, grades by the mean distance in levels
-over their number, numbers by the root mean squared error over the range. The rivals see the same
-holes: the column's mean, mode or median grade; and probabilistic PCA, exact under holes, of the
-columns with names as one-hot ones, its number of components by BIC. Differences are paired over
-masks.
+averaged over the columns of a kind: names by the share of wrong ones, grades by the mean distance
+in levels over their number, numbers by the root mean squared error over the range. The rivals see
+the same holes: the column's mean, mode or median grade; and probabilistic PCA, exact under holes,
+of the columns with names as one-hot ones, its number of components by BIC. Differences are paired
+over masks.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ from latently.recipes import fa, vae
 CONTINUOUS = sorted(
     name
     for name in families.__all__
-    if name != "Family" and not getattr(families, name).discrete and name != "Mixture"
+    if name not in ("Family", "Mixture")
+    and not getattr(families, name).discrete
+    and not getattr(families, name).atoms
 )
 
 
@@ -116,6 +118,9 @@ def test_the_constraint_is_the_support(name):
 
 def test_counted_latents_have_no_constraint():
     assert families.Bernoulli((4,)).constraint is None
+    assert families.Hurdle((4,)).constraint is None
+    both = partial(families.Mixed, columns=(families.Normal, families.Gamma))
+    assert both((2,)).constraint is None
     assert small(posterior=families.OneHot, prior=Standard).latent_constraints() == (None,)
     assert small(posterior=families.Mixture).latent_constraints() == (
         torch.distributions.constraints.real,

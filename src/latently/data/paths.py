@@ -57,8 +57,8 @@ def _table(frame: Frame, name: str, options: Options) -> Data:
     for option in ("levels", "binarise", "context"):
         if getattr(options, option) is not None:
             raise UserError(
-                f"{option}={getattr(options, option)!r}: {name} is a table, whose columns say what "
-                "they are; leave it out, or change the kind of a column"
+                f"{option}={getattr(options, option)!r}: {name} is a table, whose columns say "
+                "what they are; leave it out, or change the kind of a column"
             )
     data = Data.from_frame(
         frame, options.table, name, kinds=options.kinds, missing=options.missing

@@ -54,7 +54,10 @@ __all__ = [
 ]
 
 # arguments that models and training fill in themselves
-_RESOLVED = ("shape", "z_shape", "encoder", "in_shape", "out_shape", "contexts", "params", "lr")
+_RESOLVED = (
+    *("shape", "z_shape", "encoder", "in_shape", "out_shape", "contexts", "categories"),
+    *("params", "lr"),
+)
 _ROWS = (".png", ".npz", ".npy", *TABLES)
 _COLUMNS = 20  # of a picture at most that gives every class one
 

@@ -79,7 +79,7 @@ def test_a_row_off_the_line_is_strange(recipe):
     """Both its values are usual, their combination is not."""
     x = np.random.default_rng(1).normal(size=(400, 1))
     line = np.hstack([x, x]) + 0.05 * np.random.default_rng(2).normal(size=(400, 2))
-    options = {"epochs": 20, "samples": 50} if recipe == "table" else {}
+    options = {"epochs": 80, "samples": 50} if recipe == "table" else {}
     detector = fitted(line, recipe, **options)
     off, on = detector.anomaly_score([[1.0, -1.0], [1.0, 1.0]])
     assert off > on + 5

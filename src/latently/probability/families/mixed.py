@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import torch
 from torch import Size, Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
+from torch.distributions.constraints import Constraint
 
 from latently import expr
 from latently.errors import UserError
@@ -133,6 +134,12 @@ class Mixed(Family):
     def hold(self, floor: float) -> None:
         for _, family in self._parts():
             family.hold(floor)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """The whole line where all columns lie on it; else None: torch has no name for it."""
+        whole = all(family.constraint is constraints.real for _, family in self._parts())
+        return constraints.real if whole else None
 
     def unscaled(self) -> None:
         for _, family in self._parts():
