@@ -186,7 +186,7 @@ def _objective(usual: type[Objective], said: Mapping[str, Any]) -> Objective:
     """The objective that a call names, whole or by parts of the usual one."""
     whole: Objective | None = said.get("objective")
     if whole is None:
-        return usual(**said)
+        return usual(**{name: value for name, value in said.items() if name != "objective"})
     if parts := [name for name in _parts(usual) if name in said]:
         name = type(whole).__name__
         raise UserError(

@@ -27,6 +27,7 @@ NEVER += ["(lambda: 0)()", "__import__('os')", "1//0", "9**9**9", "nan", "inf", 
 # Values that some numbers' flags take.
 NUMBERS = ["-1", "0", "-0.0", "1e-320", "1e308", "-1e300", str(2**63), str(-(2**64)), "1" * 400]
 NUMBERS += ["0.5", "1.5", "True", "None", "()", "(1,)", "(1.5, 2)", "[[1]]", "(2, 0)", "'2'", "٣"]
+TRAINED = ("vae", "table")  # recipes of which one epoch is asked for
 LONG_RUNS = ("epochs", "steps")  # a huge number of them is an order, if a foolish one
 
 COMMANDS = get_command(app).commands
@@ -47,7 +48,7 @@ def fit(judge, words):
     def call(key, *more):
         recipe, flag = FIT[key]
         named = {"--data": "{x}", "--out": "{out}/m.safetensors", "--latents": "1"}
-        named |= {"--epochs": "1", "--net": "MLP(hidden=())"} if recipe == "vae" else {}
+        named |= {"--epochs": "1", "--net": "MLP(hidden=())"} if recipe in TRAINED else {}
         own = [w for text, v in named.items() if text != flag.text for w in words(f"{text} {v}")]
         if flag.text != "--quiet":
             own.append("--quiet")
