@@ -17,7 +17,7 @@ from latently.inference import Imputation, impute
 from latently.interfaces.memory import check_memory
 from latently.interfaces.opening import Rows, open_model, ticker
 from latently.interfaces.output import check_target, write_arrays, write_table
-from latently.interfaces.tabular import TABLES, check_suffix, filled, schema_of, write_frames
+from latently.interfaces.tabular import TABLES, check_suffix, filled, write_frames
 from latently.training.progress import Bar
 
 __all__ = ["FILLS", "impute_command"]
@@ -50,8 +50,7 @@ def impute_command(
     target = check_target(out, (".npz", ".npy", ".png", *TABLES), force)
     levels = _read_levels(quantiles)
     saved = open_model(path)
-    check_suffix(target, saved)
-    table = schema_of(saved) is not None
+    table = check_suffix(target, saved) is not None
     fill = fill or ("mean" if table and draws is None and target.suffix in TABLES else "draws")
     draws = 10 if draws is None else draws
     _check_options(fill, target.suffix, draws, samples, sweeps)

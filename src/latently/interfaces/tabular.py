@@ -97,20 +97,21 @@ def schema_of(saved: Saved) -> Schema | None:
     return None if found is None else Schema.from_json(found)
 
 
-def check_suffix(target: Path, saved: Saved) -> None:
-    """Refuses a kind of file that these rows cannot be written to, before any work.
+def check_suffix(target: Path, saved: Saved) -> Schema | None:
+    """The schema of a model's rows; a file that they cannot be written to is refused at once.
 
     Raises:
         UserError: a table of rows that are none, or a picture of a table.
     """
-    table = schema_of(saved) is not None
-    if table and target.suffix == ".png":
+    schema = schema_of(saved)
+    if schema is not None and target.suffix == ".png":
         raise UserError(f"--out {target}: a table's rows are no pictures; end it in .csv")
-    if not table and target.suffix in TABLES[1:]:
+    if schema is None and target.suffix in TABLES[1:]:
         raise UserError(
             f"--out {target}: the model was fitted to arrays, which have no columns of their own; "
             "end it in .csv or .npz"
         )
+    return schema
 
 
 def column_names(saved: Saved, width: int) -> list[str]:
@@ -172,7 +173,6 @@ def drawn_given(saved: Saved, text: str, n: int, seed: int) -> Tensor:
     data = Data.from_frame(row, schema, "--given")
     if data.notices:
         raise UserError(f"--given {text}: {data.notices[0]}")
-    assert data.mask is not None or all(held.values())
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
     saved.model.check(data.x, mask, "--given")
     found = draw_given(saved.model, data.x[0], mask[0], n, seed=seed)
