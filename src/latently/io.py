@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from latently import expr
 from latently._version import __version__
 from latently.data import Data
 from latently.data.schema import check_form
+from latently.data.tables import Schema
 from latently.errors import UserError, closest
 from latently.inference.noise import seeded
 from latently.models import Model
@@ -53,6 +55,18 @@ class Saved:
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     version: str = __version__
+
+    @cached_property
+    def table(self) -> Schema | None:
+        """What the columns of the table were that the model was fitted to; None: it was no table.
+
+        It is read and checked once, when it is first asked for.
+
+        Raises:
+            UserError: what is wrong in the file, by column and field.
+        """
+        found = self.data.get("table")
+        return None if found is None else Schema.from_json(found)
 
 
 def check_savable(model: Model, extra: Mapping[str, Any] | None = None) -> str:

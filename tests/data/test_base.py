@@ -231,3 +231,16 @@ def test_labels_have_the_names_of_their_folders():
     assert data.label_name(data.labels[2]) == "7"
     named = replace(data, reading={"classes": ["cat", "dog"]})
     assert [named.label_name(label) for label in named.labels] == ["cat", "dog", "7"]
+
+
+def test_values_that_a_schema_does_not_know_are_missing_but_not_empty(refused):
+    towns = {"age": [31.5, 28.0, 40.0], "town": ["Bonn", "Rome", "Bonn"]}
+    fitted = Data.from_frame(towns, kinds={"town": "categorical"})
+    assert fitted.unknown is None
+    rows = {"age": [None, 28.0, 40.0], "town": ["Oslo", None, "Bonn"]}
+    data = Data.from_frame(rows, fitted.table)
+    assert data.mask.tolist() == [[False, False], [True, False], [True, True]]
+    assert data.unknown.tolist() == [[False, True], [False, False], [False, False]]
+    assert data.rows([2, 0]).unknown.tolist() == [[False, False], [False, True]]
+    with refused("unknown", "(2, 2)", "(3, 2)"):
+        replace(data, unknown=data.unknown[:2])

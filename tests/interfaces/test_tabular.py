@@ -2,11 +2,13 @@
 
 import csv
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from latently.data import load
+from latently.data.tables import Schema
 from latently.io import load_saved
 
 FIT = "--epochs 2 --quiet --net MLP(hidden=(8,)) --latents 2 --samples 2"
@@ -68,6 +70,36 @@ def test_imputed_rows_are_the_table_with_its_holes_filled(table, model, done, tm
         assert new[4] in grades
         assert new[5].isdecimal()
         assert len(new[1].partition(".")[2]) <= 1
+
+
+def test_unknown_values_stay_as_they_are_and_a_command_reads_everything_once(
+    table, model, done, tmp_path, monkeypatch
+):
+    names, rows = read(table)
+    strange = tmp_path / "strange.csv"
+    rows[0][1:3], rows[1][2] = ["", "Paris"], ""
+    with strange.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows[:20]])
+    calls = Counter()
+    inner = {name: getattr(Schema, name) for name in ("encode", "from_json")}
+
+    def encode(self, frame):
+        calls["encode"] += 1
+        return inner["encode"](self, frame)
+
+    def from_json(content):
+        calls["from_json"] += 1
+        return inner["from_json"](content)
+
+    monkeypatch.setattr(Schema, "encode", encode)
+    monkeypatch.setattr(Schema, "from_json", from_json)
+    out = tmp_path / "filled.csv"
+    done("impute", model, "--data", strange, "--out", out, "--samples", 20)
+    assert calls == {"encode": 1, "from_json": 1}
+    _, after = read(out)
+    assert after[0][2] == "Paris"
+    assert after[0][1] != ""
+    assert after[1][2] in ("Bonn", "Rome", "Oslo")
 
 
 def test_draws_stand_under_each_other(table, model, done, tmp_path):

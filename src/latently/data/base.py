@@ -67,6 +67,8 @@ class Data:
             in the same way.
         table: What the columns of a table are; None for other data.
         frame: The table as it came, for `Schema.decode`; None where nobody will ask.
+        unknown: `(n, D)` bool, cells of a table whose values the schema does not know. They count
+            as missing, and stay as they are where holes are filled; None if there are none.
         notices: What reading the table decided, a line each.
 
     Raises:
@@ -89,6 +91,7 @@ class Data:
     reading: Mapping[str, Any] = field(default_factory=dict)
     table: Schema | None = None
     frame: Frame | None = None
+    unknown: Tensor | None = None
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -110,6 +113,11 @@ class Data:
             raise UserError(
                 f"{self.protocol}: context of shape {tuple(self.context.shape)}; "
                 f"it must be ({n}, columns), one row per row of x"
+            )
+        if self.unknown is not None and self.unknown.shape != self.x.shape:
+            raise UserError(
+                f"{self.protocol}: unknown of shape {tuple(self.unknown.shape)}; it must be of "
+                f"x's shape {tuple(self.x.shape)}"
             )
         width = None if self.context is None else self.context.shape[1]
         if self.conditions is not None and self.conditions.width != width:
@@ -180,13 +188,14 @@ class Data:
         if schema is None:
             schema = Schema.infer(frame, kinds=kinds)
             told += schema.notices
-        x, mask, _, strange = schema.encode(frame)
+        x, mask, present, strange = schema.encode(frame)
         if missing == "refuse" and not mask.all():
             row, column = np.argwhere(~mask)[0]
             raise UserError(
                 f"{protocol}: {int((~mask).sum())} cells are missing, the first in row {row}, "
                 f"column {schema.names[column]!r}; fill them or allow missing values"
             )
+        unknown = present & ~mask
         return cls(
             x=torch.from_numpy(_narrow(x, mask)),
             family=schema.family,
@@ -194,6 +203,7 @@ class Data:
             mask=None if mask.all() else torch.from_numpy(mask),
             table=schema,
             frame=frame,
+            unknown=torch.from_numpy(unknown) if unknown.any() else None,
             notices=(*told, *strange),
         )
 
@@ -248,6 +258,7 @@ class Data:
             context=_take(self.context, at),
             labels=_take(self.labels, at),
             frame=None if self.frame is None else self.frame.take(_positions(at, len(self))),
+            unknown=_take(self.unknown, at),
             protocol=protocol or self.protocol,
         )
 
@@ -301,6 +312,7 @@ class Data:
             self,
             x=self.x.to(device=device, dtype=dtype),
             mask=None if self.mask is None else self.mask.to(device=device),
+            unknown=None if self.unknown is None else self.unknown.to(device=device),
             context=None if self.context is None else self.context.to(device=device, dtype=dtype),
             labels=None if self.labels is None else self.labels.to(device=device),
         )

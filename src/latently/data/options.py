@@ -116,7 +116,7 @@ def _split(like: Mapping[str, Any]) -> tuple[float, int]:
 
 def _table(like: Mapping[str, Any]) -> Schema | None:
     found = like.get("table")
-    return None if found is None else Schema.from_json(found)
+    return found if isinstance(found, Schema | None) else Schema.from_json(found)
 
 
 def _classes(like: Mapping[str, Any]) -> tuple[str, ...]:

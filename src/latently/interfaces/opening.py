@@ -85,7 +85,7 @@ class Rows:
 
 def load_like(spec: str, saved: Saved, data_dir: str | None) -> Data:
     """Rows read as those of the fit were, without labels that the model need not see."""
-    like = saved.data
+    like = saved.data | ({} if saved.table is None else {"table": saved.table})
     if saved.model.context_optional:
         like = {key: value for key, value in like.items() if key != "context"}
     return data_floor.load(spec, data_dir=data_dir, like=like or None)

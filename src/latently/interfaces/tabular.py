@@ -27,7 +27,6 @@ __all__ = [
     "read_kinds",
     "read_schema",
     "schema_command",
-    "schema_of",
     "write_frames",
     "write_rows",
 ]
@@ -91,19 +90,13 @@ def read_kinds(text: str | None) -> dict[str, str] | None:
     return found
 
 
-def schema_of(saved: Saved) -> Schema | None:
-    """What the columns of the table were that a model was fitted to; None: it was no table."""
-    found = saved.data.get("table")
-    return None if found is None else Schema.from_json(found)
-
-
 def check_suffix(target: Path, saved: Saved) -> Schema | None:
     """The schema of a model's rows; a file that they cannot be written to is refused at once.
 
     Raises:
         UserError: a table of rows that are none, or a picture of a table.
     """
-    schema = schema_of(saved)
+    schema = saved.table
     if schema is not None and target.suffix == ".png":
         raise UserError(f"--out {target}: a table's rows are no pictures; end it in .csv")
     if schema is None and target.suffix in TABLES[1:]:
@@ -116,7 +109,7 @@ def check_suffix(target: Path, saved: Saved) -> Schema | None:
 
 def column_names(saved: Saved, width: int) -> list[str]:
     """Names of a row's cells: those of the table, or x0, x1, ..."""
-    schema = schema_of(saved)
+    schema = saved.table
     return [f"x{j}" for j in range(width)] if schema is None else list(schema.names)
 
 
@@ -129,13 +122,14 @@ def filled(found: Imputation, data: Data, fill: str) -> list[Frame]:
         fill: "draws"; or "mean", "median", "mode": of names always the mode, and of ordered levels
             the median in place of the mean, which is no level.
     """
-    schema, kept = data.table, found.mask.cpu().numpy()
+    schema, kept = data.table, found.mask.cpu()
     assert schema is not None
-    assert data.frame is not None
-    encoded = schema.encode(data.frame)
-    kept = kept | (encoded.present & ~encoded.mask)  # values that the schema does not know
+    if data.unknown is not None:
+        kept = kept | data.unknown.cpu()
     rows = list(found.draws) if fill == "draws" else [_chosen(found, schema, fill)]
-    return [schema.decode(x.cpu().double().numpy(), like=data.frame, kept=kept) for x in rows]
+    return [
+        schema.decode(x.cpu().double().numpy(), like=data.frame, kept=kept.numpy()) for x in rows
+    ]
 
 
 def _chosen(found: Imputation, schema: Schema, fill: str) -> Tensor:
@@ -157,7 +151,7 @@ def drawn_given(saved: Saved, text: str, n: int, seed: int) -> Tensor:
     Raises:
         UserError: the model was fitted to no table, or what is given is no cell of it.
     """
-    schema = schema_of(saved)
+    schema = saved.table
     if schema is None:
         raise UserError(f"--given {text}: the model was fitted to arrays, not to a table")
     held = dict.fromkeys(schema.names, "")

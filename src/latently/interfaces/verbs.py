@@ -31,13 +31,7 @@ from latently.interfaces.opening import (
 )
 from latently.interfaces.output import check_target, write_arrays, write_images, write_table
 from latently.interfaces.ranking import print_ranking, rank, row_json
-from latently.interfaces.tabular import (
-    TABLES,
-    check_suffix,
-    drawn_given,
-    schema_of,
-    write_rows,
-)
+from latently.interfaces.tabular import TABLES, check_suffix, drawn_given, write_rows
 from latently.io import Saved, describe
 from latently.registry import KINDS, names
 
@@ -310,7 +304,7 @@ def _write_rows(target: Path, x: Tensor, saved: Saved, columns: int | None = Non
     """Rows to a file; in a picture so many beside each other."""
     if target.suffix == ".png":
         write_images(target, x, *_value_range(saved, x), columns=columns)
-    elif (schema := schema_of(saved)) is not None and target.suffix in TABLES:
+    elif (schema := saved.table) is not None and target.suffix in TABLES:
         write_rows(target, x, schema)
     elif target.suffix == ".csv":
         flat = x.flatten(1)
