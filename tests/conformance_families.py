@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from latently import UserError
+from latently.errors import called
 from latently.probability.distributions import Factorized, Joint, observed_log_prob
 from latently.registry import KINDS
 
@@ -58,6 +59,8 @@ def test_family_shapes(name, shape):
     assert family.misfit(x).shape == x.shape
     flat = x.flatten(0, 1)
     assert family.embed(flat).shape == (20, *family.embed_shape)
+    # refusals call it by the name that users write, or the last word of it: FixedNormal a Normal
+    assert name.endswith(called(d))
     assert family.support
 
 

@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal
 from latently import Data, Dequantized, ImportanceSampling, evaluate, fa, ppca, vae
 from latently.inference import IWAE, DReG, Reparam
 from latently.models import FactorAnalysis, Transformed
+from latently.models.not_at_random import NotAtRandom
 from latently.models.wrappers import _between
 from latently.nets import MLP
 from latently.probability.families import Bernoulli, Normal
@@ -199,6 +200,17 @@ def test_what_cannot_be_carried_is_refused(refused):
     with refused("levels=8", "above 1"):
         Dequantized(Transformed(inner, Log(shift=-1.0)), levels=8)
     Dequantized(Transformed(inner, Log()), levels=8)
+
+
+def test_what_is_missing_by_its_values_is_wrapped_last(refused):
+    inner = FactorAnalysis((3,), 1)
+    with refused("Transformed:", "NotAtRandom(Transformed(...))"):
+        Transformed(NotAtRandom(inner), Log())
+    with refused("Dequantized:", "NotAtRandom"):
+        Dequantized(NotAtRandom(inner), levels=8)
+    whole = NotAtRandom(Transformed(inner, Log())).double()
+    mask = torch.tensor([[True, False, True]])
+    assert whole.infer(torch.ones(1, 3).double(), 4, mask).log_w.isfinite().all()
 
 
 # Dequantised: the logit of x + u.

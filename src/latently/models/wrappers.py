@@ -95,6 +95,7 @@ class Dequantized(Model):
         super().__init__()
         if levels < 2:
             raise UserError(f"Dequantized: levels={levels} must be at least 2")
+        _check_event(self, model)
         if model.discrete or _counts(model):
             raise UserError(f"Dequantized: {type(model).__name__} is discrete already")
         if model.context_optional:
@@ -285,6 +286,7 @@ class Transformed(Model):
             raise UserError(
                 f"Transformed: transform={transform!r} must be a built one, such as Log()"
             )
+        _check_event(self, model)
         if model.discrete or _counts(model):
             raise UserError(
                 f"Transformed: {type(model).__name__} is a model of discrete values, which have "
@@ -433,6 +435,16 @@ def _repeat(tensor: Any, lead: tuple[int, int]) -> Any:
     if tensor is None:
         return None
     return tensor.expand(lead[0], *tensor.shape).flatten(0, 1)
+
+
+def _check_event(outer: Model, model: Model) -> None:
+    """Refuses models of more than x: what is missing would depend on the wrapper's values."""
+    if model.evidence_of != "x":
+        name, inside = type(outer).__name__, type(model).__name__
+        raise UserError(
+            f"{name}: {inside} says which cells are missing by their values, which the wrapper "
+            f"would change; wrap the model first, {inside}({name}(...))"
+        )
 
 
 def _counts(model: Model) -> bool:

@@ -178,7 +178,7 @@ def categories_of(family: Any) -> tuple[int, ...]:
     if not isinstance(family, Mixed):
         return ()
     found = [0] * math.prod(family.shape)
-    for at, member in family._parts():
+    for at, member in family.parts():
         if isinstance(member, Categorical | Embedded):
             for j in at:
                 found[j] = member.levels

@@ -155,8 +155,8 @@ class _Columns(Components):
     def __init__(self, family: Mixed, count: int, pseudo: float) -> None:
         super().__init__()
         self.family = family.double()
-        self.groups = [at for at, _ in family._parts()]
-        self.kinds = nn.ModuleList(_kind(group, pseudo) for _, group in family._parts())
+        self.groups = [at for at, _ in family.parts()]
+        self.kinds = nn.ModuleList(_kind(group, pseudo) for _, group in family.parts())
         width = family.param_shape[0]
         self.raw = nn.Parameter(torch.zeros(count, width, dtype=torch.float64))
         self.register_buffer("varies", torch.ones(family.shape[0], dtype=torch.bool))
@@ -317,7 +317,7 @@ class _Columns(Components):
 
     def _each(self) -> Iterator[tuple[Kind, Family, Tensor]]:
         """Kind, family and raw parameters of every group."""
-        families = [family for _, family in self.family._parts()]
+        families = [family for _, family in self.family.parts()]
         own = self.raw.split([family.param_shape[0] for family in families], 1)
         for kind, family, raw in zip(self.kinds, families, own, strict=True):
             yield cast(Kind, kind), family, raw

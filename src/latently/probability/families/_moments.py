@@ -1,11 +1,11 @@
-"""Masked means and deviations over rows, shared by the families."""
+"""Masked means, deviations and shares over rows, shared by the families."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["moments", "split", "zero_missing"]
+__all__ = ["level_shares", "moments", "split", "zero_missing"]
 
 
 def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -20,6 +20,17 @@ def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     mean = torch.where(mask, x, 0.0).sum(0) / count
     variance = torch.where(mask, (x - mean).square(), 0.0).sum(0) / count
     return mean, variance.sqrt()
+
+
+def level_shares(x: Tensor, levels: int, mask: Tensor | None = None) -> Tensor:
+    """Shares of the levels 0 .. levels - 1 among the observed rows of (n, *shape).
+
+    (levels, *shape) in float64, with half a row added to every level: none has the share 0.
+    """
+    at = (x == level for level in range(levels))
+    counts = torch.stack([(is_it if mask is None else is_it & mask).sum(0) for is_it in at])
+    counts = counts.double() + 0.5
+    return counts / counts.sum(0)
 
 
 def split(h: Tensor, parts: int, ndim: int) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from latently.errors import UserError
 from latently.probability.distributions import Categorical as CategoricalDistribution
 from latently.probability.distributions import Factorized
+from latently.probability.families._moments import level_shares
 from latently.probability.families.base import Family, levels_in_words
 
 __all__ = ["Categorical"]
@@ -60,7 +61,12 @@ class Categorical(Family):
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """One-hot, (*, levels * C, *S); zeros where missing."""
-        return torch.cat([self._is(k, x, mask) for k in range(self.levels)], -len(self.shape))
+        ndim = len(self.shape)
+        level = torch.arange(self.levels, dtype=x.dtype, device=x.device)
+        found = x.unsqueeze(-ndim - 1) == level.view(-1, *(1,) * ndim)
+        if mask is not None:
+            found = found & mask.unsqueeze(-ndim - 1)
+        return found.to(x.dtype).flatten(-ndim - 1, -ndim)
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return (x != x.round()) | (x < 0) | (x > self.levels - 1)
@@ -71,11 +77,4 @@ class Categorical(Family):
 
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log shares of the levels in each column, with half a row added to every level."""
-        x = x.double()
-        counts = torch.stack([self._is(k, x, mask).sum(0) for k in range(self.levels)]) + 0.5
-        return (counts / counts.sum(0)).log().flatten(0, 1)
-
-    def _is(self, level: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """1 where x is of a level and observed, else 0, in the type of x."""
-        found = x == level
-        return (found if mask is None else found & mask).to(x.dtype)
+        return level_shares(x, self.levels, mask).log().flatten(0, 1)

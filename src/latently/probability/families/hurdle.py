@@ -116,7 +116,6 @@ class _Hurdle(Distribution):
     """0 with a probability, else an elementwise distribution of numbers above 0."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-    known_as = "Hurdle"
 
     def __init__(self, logits: Tensor, base: Distribution, inside: float | Tensor) -> None:
         self.logits, self.base, self.inside = logits, base, inside

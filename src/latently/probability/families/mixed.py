@@ -79,28 +79,28 @@ class Mixed(Family):
         self.groups = nn.ModuleList(groups)
         self._back = _inverse([j for at in self._at for j in at])
         counted = torch.zeros(width, dtype=torch.bool)
-        for at, family in self._parts():
+        for at, family in self.parts():
             counted[at] = family.discrete
         self.register_buffer("counted", counted, persistent=False)
         self.discrete = all(family.discrete for family in groups)
         self.atoms = tuple(sorted({atom for family in groups for atom in family.atoms}))
 
-    def _parts(self) -> Iterator[tuple[list[int], Family]]:
-        """Columns and family of every group."""
+    def parts(self) -> Iterator[tuple[list[int], Family]]:
+        """The columns of equal families, by their places in a row, with that family over them."""
         return zip(self._at, cast("Iterable[Family]", self.groups), strict=True)
 
     @property
     def param_shape(self) -> tuple[int, ...]:
-        return (sum(family.param_shape[0] for _, family in self._parts()),)
+        return (sum(family.param_shape[0] for _, family in self.parts()),)
 
     @property
     def embed_shape(self) -> tuple[int, ...]:
-        return (sum(family.embed_shape[0] for _, family in self._parts()),)
+        return (sum(family.embed_shape[0] for _, family in self.parts()),)
 
     def forward(self, h: Tensor) -> Factorized:
-        sizes = [family.param_shape[0] for _, family in self._parts()]
+        sizes = [family.param_shape[0] for _, family in self.parts()]
         own = h.split(sizes, -1)
-        parts = [family(h) for (_, family), h in zip(self._parts(), own, strict=True)]
+        parts = [family(h) for (_, family), h in zip(self.parts(), own, strict=True)]
         cells = _Cells([part.base for part in parts], self._at, self._back)
         fill = [
             torch.as_tensor(part.fill, dtype=torch.float64, device=h.device).expand(len(at))
@@ -111,51 +111,51 @@ class Mixed(Family):
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         seen = [
             family.embed(x[..., at], None if mask is None else mask[..., at])
-            for at, family in self._parts()
+            for at, family in self.parts()
         ]
         return _joined(seen)
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         parts = [
             family.misfit(x[..., at], None if mask is None else mask[..., at])
-            for at, family in self._parts()
+            for at, family in self.parts()
         ]
         return torch.cat(parts, -1)[..., self._back]
 
     @property
     def support(self) -> str:
         said: dict[str, list[int]] = {}
-        for at, family in self._parts():
+        for at, family in self.parts():
             said.setdefault(family.support, []).extend(at)
         if len(said) == 1:
             return next(iter(said))
         return "; ".join(f"{what} in column{_listed(at)}" for what, at in said.items())
 
     def hold(self, floor: float) -> None:
-        for _, family in self._parts():
+        for _, family in self.parts():
             family.hold(floor)
 
     @property
     def constraint(self) -> Constraint | None:
         """The whole line where all columns lie on it; else None: torch has no name for it."""
-        whole = all(family.constraint is constraints.real for _, family in self._parts())
+        whole = all(family.constraint is constraints.real for _, family in self.parts())
         return constraints.real if whole else None
 
     def unscaled(self) -> None:
-        for _, family in self._parts():
+        for _, family in self.parts():
             family.unscaled()
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Every family's own, of its columns."""
-        for at, family in self._parts():
+        for at, family in self.parts():
             family.initialise(x[..., at], None if mask is None else mask[..., at])
 
     @torch.no_grad()
     def marginal(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Every family's own, of its columns; 0 where it has none."""
         parts = []
-        for at, family in self._parts():
+        for at, family in self.parts():
             found = family.marginal(x[..., at], None if mask is None else mask[..., at])
             parts.append(x.new_zeros(family.param_shape) if found is None else found)
         return _joined(parts)
@@ -227,10 +227,16 @@ class _Cells(Distribution):
     def _of(self, value: Tensor, function: Callable[[Any, Tensor], Tensor]) -> Tensor:
         value = value.expand(*value.shape[:-1], len(self.back))
         parts = zip(self.groups, self.at, strict=True)
-        return _joined([function(group, value[..., at]) for group, at in parts])[..., self.back]
+        return self._ordered([function(group, value[..., at]) for group, at in parts])
 
     def _all(self, function: Callable[[Any], Tensor]) -> Tensor:
-        return _joined([function(group) for group in self.groups])[..., self.back]
+        return self._ordered([function(group) for group in self.groups])
+
+    def _ordered(self, parts: Sequence[Tensor]) -> Tensor:
+        """Groups beside each other, in the order of the columns."""
+        whole = _joined(parts)
+        back = torch.tensor(self.back, device=whole.device)
+        return whole.index_select(-1, back)  # its gradient takes half the time of an index's
 
 
 def _grouped(columns: Sequence[Any]) -> list[list[int]]:

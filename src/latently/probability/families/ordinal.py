@@ -15,7 +15,7 @@ from latently.probability.distributions import Factorized
 from latently.probability.distributions.discrete import Levels
 from latently.probability.distributions.integers import log1mexp
 from latently.probability.families._columns import bounded
-from latently.probability.families._moments import split, zero_missing
+from latently.probability.families._moments import level_shares, split, zero_missing
 from latently.probability.families.base import Family, levels_in_words
 
 __all__ = ["Ordinal"]
@@ -92,9 +92,7 @@ class Ordinal(Family):
 
         Then h = 0 is the best distribution that ignores z.
         """
-        seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-        counts = torch.stack([((x == k) & seen).sum(0) for k in range(self.levels)]) + 0.5
-        self.raw_cuts.copy_(_raw_cuts(counts.double() / counts.sum(0)))
+        self.raw_cuts.copy_(_raw_cuts(level_shares(x, self.levels, mask)))
 
 
 def _raw_cuts(shares: Tensor) -> Tensor:
