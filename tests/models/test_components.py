@@ -29,6 +29,7 @@ NORMAL = [Full(), Tied(), Diagonal(), Spherical(), Factors(2), Principal(2)]
 KINDS = [*NORMAL, *(Student(kind) for kind in NORMAL), Bits(), Bits(pseudo=0.0)]
 LEARN = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
 PRIORS = [Full(5.0), Tied(5.0), Diagonal(5.0), Spherical(5.0), Student(Full(5.0))]
+PRIORS += [Full(5.0, share=0.1), Student(Full(5.0, share=0.1))]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 with_holes = pytest.mark.parametrize("holes", [False, True], ids=["complete", "holes"])
 
@@ -410,6 +411,69 @@ def test_prior_of_covariances_is_inverse_wishart(kind):
     assert found[0] == pytest.approx(found[1], abs=1e-8)
 
 
+def test_a_prior_by_share_is_an_inverse_wishart_of_independent_columns():
+    x, mask = clustered(400, holes=0.2)
+    variance = [x[mask[:, j], j].numpy().var() for j in range(4)]
+    density, found = invwishart(9.0 - 4 - 1, 9.0 * 0.1 * np.diag(variance)), []
+    for seed in (1, 2):
+        model = random_mixture(Full(9.0, share=0.1), (4,), 3, seed)
+        model.parts.scale(x, mask)
+        wanted = sum(density.logpdf(covariance_of(model.parts.scatter, k)) for k in range(3))
+        found.append(model.log_prior() - wanted)
+    assert found[0] == pytest.approx(found[1], abs=1e-8)
+
+
+@with_holes
+def test_a_pass_adds_the_rows_of_a_prior_by_share_to_each_component(holes):
+    """`(n_k S_k + rho T) / (n_k + rho)`, each row's expected scatter by brute force."""
+    x, mask = clustered(200, holes=0.3 * holes)
+    rho, share = 2.5, 0.03
+    model = random_mixture(Full(rho, share=share), (4,), 3)
+    seen = np.ones(x.shape, bool) if mask is None else mask.numpy()
+    r = brute_log_joint(model, x, mask).softmax(1).numpy()
+    target = share * np.diag([x.numpy()[seen[:, j], j].var() for j in range(4)])
+    wanted = []
+    for k in range(3):
+        rows, left = x.numpy().copy(), np.zeros((len(x), 4, 4))
+        for row, o in enumerate(seen):
+            if not o.all():
+                mean, cov, _ = given(model, model.parts.scatter, k, rows[row], o, ~o)
+                rows[row, ~o], left[row][np.ix_(~o, ~o)] = mean, cov
+        mean = r[:, k] @ rows / r[:, k].sum()
+        apart = rows - mean
+        scatter = np.einsum("n,ni,nj->ij", r[:, k], apart, apart)
+        scatter += np.einsum("n,nij->ij", r[:, k], left)
+        wanted.append((mean, (scatter + rho * target) / (r[:, k].sum() + rho)))
+    list(islice(model.passes(x, mask), 2))
+    for k, (mean, covariance) in enumerate(wanted):
+        np.testing.assert_allclose(model.parts.scatter.loc[k].detach(), mean, rtol=1e-9)
+        np.testing.assert_allclose(
+            covariance_of(model.parts.scatter, k), covariance, rtol=1e-8, atol=1e-9
+        )
+
+
+def test_one_component_by_share_is_maximum_likelihood_where_the_prior_has_no_rows():
+    x, _ = clustered(100, clusters=1)
+    sample = np.cov(x.numpy().T, bias=True)
+    for rho, share in ((0.0, None), (1e-9, 0.03), (50.0, 0.03)):
+        model = Mixture((4,), 1, family=Full(rho, share=share))
+        list(islice(model.em(x), 3))
+        wanted = (100 * sample + rho * (share or 0) * np.diag(sample.diagonal())) / (100 + rho)
+        found = covariance_of(model.parts.scatter, 0)
+        np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_a_prior_by_share_holds_where_rows_are_fewer_than_columns():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(6, 20)))
+    x[:, 3] = 2.0  # a constant has no variance, and the prior none for it
+    model = Mixture((20,), 2, family=Full(10.0, share=0.03), restarts=1)
+    with pytest.warns(UserWarning, match="column 3 is constant"):
+        values = [float(v) for v in islice(model.em(x), 20)]
+    assert np.isfinite(values).all()
+    assert all(later >= earlier - 1e-10 for earlier, later in pairwise(values))
+    assert bool(torch.isfinite(model.log_prob(10 * x)).all())
+
+
 @pytest.mark.parametrize("kind", [Diagonal(4.0), Spherical(4.0)], ids=str)
 def test_prior_of_variances_is_of_rows_of_the_columns_variances(kind):
     x, _ = clustered(300)
@@ -535,6 +599,10 @@ def test_wrong_options_are_refused(refused):
         Student(3)
     with refused("Full", "prior=-2"):
         Full(-2)
+    with refused("Full", "share=0", "at least 1e-06"):
+        Full(1, share=0)
+    with refused("Full", "share=0.03", "prior=0 has none"):
+        Full(share=0.03)
     with refused("Bits", "pseudo=-1"):
         Bits(-1)
     assert Student(Diagonal) == Student(Diagonal())

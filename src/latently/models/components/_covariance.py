@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latently.models._columns import FLOOR
+from latently.models._columns import FLOOR, moments
 from latently.models.components._elliptical import LEAST, Expected, Scatter
 from latently.models.components._patterns import Patterns, places
 from latently.models.components._rows import Block, Clusters, pattern_blocks
@@ -63,9 +63,17 @@ class Covariance(Scatter):
 
     target: Tensor
 
-    def __init__(self, size: int, count: int, *, shared: bool, prior: float = 0.0) -> None:
+    def __init__(
+        self,
+        size: int,
+        count: int,
+        *,
+        shared: bool,
+        prior: float = 0.0,
+        share: float | None = None,
+    ) -> None:
         super().__init__(size, count)
-        factors, self.prior = 1 if shared else count, prior
+        factors, self.prior, self.share = 1 if shared else count, prior, share
         fewer = "leave out columns that others give" if shared else "use fewer components"
         self.advice = f"{fewer}, or Diagonal or Factors, or a prior of the covariance"
         if prior:
@@ -88,7 +96,9 @@ class Covariance(Scatter):
 
     def scale(self, x: Tensor, mask: Tensor | None) -> None:
         super().scale(x, mask)
-        if self.prior:
+        if self.prior and self.share is not None:
+            self.target.copy_(torch.diag(self.share * moments(x, mask)[1]))
+        elif self.prior:
             one = torch.zeros(len(x), dtype=torch.long, device=x.device)
             whole = Clusters(x, mask, one, 1).covariance(0)
             self.target.copy_(whole / len(self.lower) ** (2 / len(whole)))
@@ -97,7 +107,11 @@ class Covariance(Scatter):
         if not self.prior:
             return 0.0
         root = self.root
-        trace = (inverse_lower(root) @ torch.linalg.cholesky_ex(self.target).L).square().sum()
+        if self.share is None:
+            within = inverse_lower(root) @ torch.linalg.cholesky_ex(self.target).L
+        else:  # a constant column has variance 0, of which there is no factor
+            within = inverse_lower(root) * self.target.diagonal().sqrt()
+        trace = within.square().sum()
         return -0.5 * self.prior * (2 * half_log_det(root).sum() + trace)
 
     def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:

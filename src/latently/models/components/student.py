@@ -47,7 +47,7 @@ class Student(Component):
         UserError: a scale that is no covariance.
 
     >>> Student()
-    Student(scale=Full(prior=0.0))
+    Student(scale=Full(prior=0.0, share=None))
     """
 
     scale: Component = Full()  # noqa: RUF009  (frozen)
