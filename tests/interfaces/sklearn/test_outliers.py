@@ -12,7 +12,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import latently as lt
+from latently.inference import attribution
 from latently.interfaces.sklearn import LatentOutlierDetector
+from latently.models.components import Columns, Diagonal, Full
 
 QUICK = {"epochs": 2, "samples": 5}
 IRIS, _ = load_iris(return_X_y=True)
@@ -144,3 +147,95 @@ def test_a_pipeline_asks_and_a_pickle_keeps():
 def test_a_contamination_that_is_none_is_named(refused, share):
     with refused(f"contamination={share!r}", "at most 0.5"):
         LatentOutlierDetector("fa", contamination=share).fit(IRIS)
+
+
+def test_the_usual_one_is_a_mixture_of_as_many_components_as_the_rows_allow(exactly):
+    detector = LatentOutlierDetector().fit(CLOUD)
+    usual = Full(prior=1.5, share=0.03)
+    model = lt.mixture((3,), components=15, family=usual, restarts=1)
+    rows = lt.Data.from_array(CLOUD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lt.fit(model, rows, steps=20, tolerance=1e-3, seed=detector.seed_, progress=False)
+    assert detector.model_.family == usual
+    exactly(detector.score_samples(CLOUD), lt.evaluate(model, rows).values)
+    assert len(LatentOutlierDetector().fit(np.tile(CLOUD, (5, 1))).model_.logits) == 60
+
+
+def test_options_of_the_user_win():
+    three = LatentOutlierDetector(latents=3).fit(CLOUD).model_
+    assert (len(three.logits), three.restarts, three.family) == (3, 1, Full(1.5, share=0.03))
+    options = {"family": Diagonal(), "restarts": 2, "components": 4}
+    own = LatentOutlierDetector(options=options).fit(CLOUD).model_
+    assert (len(own.logits), own.restarts, own.family) == (4, 2, Diagonal())
+    assert LatentOutlierDetector("fa", latents=1).fit(CLOUD).model_.latent_states() is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(3, 1), (2, 3), (3, 3), (10, 4), (10, 50), (5, 300), (4, 2100)]
+)
+@pytest.mark.parametrize("holes", [False, True], ids=["complete", "holes"])
+def test_few_rows_and_wide_ones_have_finite_scores(rows, columns, holes):
+    x = np.random.default_rng(rows).normal(size=(rows, columns))
+    test = np.vstack([x, 100 * x])
+    if holes:
+        x[0, 0] = np.nan
+        test[0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector = LatentOutlierDetector().fit(np.column_stack([x, np.ones(rows)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a column of two rows and a hole was constant
+        found = detector.anomaly_score(np.column_stack([test, np.ones(2 * rows)]))
+    assert np.isfinite(found).all()
+    assert (found[rows:] > found[:rows].max()).all()
+
+
+def test_equal_rows_and_rows_far_off_have_finite_scores():
+    x = np.repeat([[0.0, 1.0], [0.0, 2.0], [3.0, 1.0]], 20, 0)
+    detector = LatentOutlierDetector().fit(x)
+    assert np.isfinite(detector.decision_scores_).all()
+    off, on = detector.anomaly_score([[1e12, -1e12], [0.0, 1.0]])
+    assert off > on
+
+
+def test_holes_of_the_fit_are_integrated_out():
+    """Rows that lack every second cell know as much of each column as those that are there."""
+    x = CLOUD.copy()
+    x[::2, 0], x[1::2, 1] = np.nan, np.nan
+    detector = LatentOutlierDetector(latents=1).fit(x)
+    scatter = detector.model_.parts.scatter
+    np.testing.assert_allclose(scatter.loc[0].detach(), np.nanmean(x, 0), atol=0.15)
+    assert (detector.predict(CLOUD.mean(0)[None]) == 1).all()
+    assert (detector.predict(CLOUD.mean(0)[None] + 20) == -1).all()
+
+
+def test_names_and_numbers_are_told_by_a_mixture_of_columns(library, people):
+    table = library.DataFrame(people.columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        detector = LatentOutlierDetector().fit(table)
+        model = detector.model_
+        assert isinstance(model.family, Columns)
+        assert len(model.logits) == 10
+        assert np.isfinite(detector.decision_scores_).all()
+        odd = {name: cells[:2] for name, cells in people.columns.items()}
+        odd["city"], odd["age"] = ["Rome", "Bonn"], [20, 20]  # of age 60 there, of 20 here
+        rome, bonn = detector.anomaly_score(library.DataFrame(odd))
+    assert rome > bonn + 2
+
+
+def test_cells_of_a_model_without_exact_conditionals_are_those_of_attribution():
+    detector = fitted(CLOUD[:20], "table")
+    rows = lt.Data.from_array(CLOUD[:20])
+    known = attribution(detector.model_, rows, samples=5, seed=detector.seed_)
+    np.testing.assert_allclose(detector.attribute(CLOUD[:20]), known.values, rtol=1e-9)
+
+
+def test_a_mixture_that_the_user_names_complains_and_the_usual_does_not():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LatentOutlierDetector().fit(CLOUD)
+    spread = np.r_[np.zeros((60, 1)), [[1.0]]] + 1e-9 * np.arange(61)[:, None]
+    with pytest.warns(UserWarning, match="covariance singular"):
+        LatentOutlierDetector(latents=2, options={"family": Full()}).fit(spread)

@@ -11,15 +11,29 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import OutlierMixin
 
+from latently import expr
+from latently.data import Data
 from latently.errors import UserError
+from latently.inference import attribution
 from latently.inference.schedules import Schedule
-from latently.interfaces.sklearn.base import in_blocks, number
-from latently.interfaces.sklearn.tabular import TABLE, _TableEstimator
-from latently.training import Objective
+from latently.interfaces.sklearn.base import NUMBERS, in_blocks, number
+from latently.interfaces.sklearn.tabular import _TableEstimator
+from latently.models import Model
+from latently.models.components import Columns, Diagonal, Full
+from latently.models.components.base import Component
+from latently.registry import components
+from latently.training import Fit, Objective
+from latently.training import fit as fit_model
 
 __all__ = ["LatentOutlierDetector"]
 
-_RECIPE = TABLE
+_RECIPE = "mixture"
+_ROWS, _MOST = 20, 60  # rows of a component, and the most components
+_SHARE = 0.03  # of the columns' variances: how wide a component is of which there are no rows
+_PASSES, _GAIN = 20, 1e-3  # of EM, and nats below which a pass is the last
+_NUMBERS = 2**22  # in the covariances of all components
+_WORK = 2**33  # multiplications of a pass, a few seconds
+_FACTOR = 8  # what a factorisation costs beside as many multiplications of a product
 
 
 class LatentOutlierDetector(OutlierMixin, _TableEstimator):
@@ -159,7 +173,12 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
                 f"recipe={self.recipe!r} cannot leave cells out, so it knows no cell given the "
                 "others; choose table, vae, fa, ppca or mixture"
             )
-        whole = self._scores(data)
+        if self.model_.density != "exact":
+            draws = number(self.samples)
+            surprise = attribution(self.model_, data, samples=draws, draws=1, seed=self.seed_)
+            found[:, places] = surprise.values.numpy()
+            return found
+        whole = self._scores(data)  # the same by the difference, for all rows at once
         mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
         for k, place in enumerate(places):
             others = mask.clone()
@@ -167,6 +186,40 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
             lacking = replace(data, x=data.x.masked_fill(~others, 0), mask=others)
             found[:, place] = np.where(mask[:, k], self._scores(lacking) - whole, 0.0)
         return found
+
+    def _family(self) -> str:
+        """Of the rows; a mixture whose components are not named reads every kind of column."""
+        if self.recipe != _RECIPE or "family" in (self.options or {}):
+            return super()._family()
+        family = self.schema_.family
+        plain = all(column.kind == "real" for column in self.schema_.modelled)
+        return NUMBERS if plain else family
+
+    def _arguments(self, data: Data) -> dict[str, Any]:
+        found = super()._arguments(data)
+        return found if self.recipe != _RECIPE else {**_usual(data), **found}
+
+    def _fitted(self, model: Model, data: Data) -> Fit:
+        """Fits a model; a mixture by few passes, whose end and size were not the user's choice."""
+        if self.recipe != _RECIPE or self.patience is not None:
+            return super()._fitted(model, data)
+        found = fit_model(
+            model,
+            data,
+            self.objective,
+            steps=_PASSES,
+            tolerance=_GAIN,
+            seed=self.seed_,
+            progress=bool(self.verbose),
+        )
+        model.eval()
+        idle = {} if self._names_components() else set(model.complaints())
+        kept = (n for n in found.warnings if n not in idle and not n.startswith("stopped after"))
+        return replace(found, warnings=tuple(kept))
+
+    def _names_components(self) -> bool:
+        """Whether the mixture is the user's, who should hear what is wrong with it."""
+        return self.latents is not None or bool({"components", "family"} & set(self.options or {}))
 
     def _check_options(self) -> None:
         super()._check_options()
@@ -176,3 +229,19 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
                 f"contamination={share!r} must be a number above 0 and at most 0.5: the share of "
                 "rows to call strange"
             )
+
+
+def _usual(data: Data) -> dict[str, Any]:
+    """Arguments of the mixture for rows (n, D), as many components as rows and memory allow."""
+    n, size = len(data), data.shape[0]
+    most = min(max(round(n / _ROWS), 1), _MOST)
+    if data.family != NUMBERS:
+        columns = expr.build(data.family, components()).keywords["columns"]
+        return {"components": most, "family": Columns(columns), "restarts": 1}
+    patterns = 0 if data.mask is None else len(torch.unique(data.mask, dim=0))
+    work = n * size**2 + _FACTOR * patterns * size**3
+    count = min(most, _NUMBERS // size**2, _WORK // work)
+    family: Component = Full(prior=size / 2, share=_SHARE)
+    if count < 1:  # too wide for covariances
+        count, family = most, Diagonal(prior=1.0)
+    return {"components": count, "family": family, "restarts": 1}
