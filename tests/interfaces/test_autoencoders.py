@@ -104,7 +104,12 @@ def test_contributions_have_the_shape_of_rows(coded, tmp_path, done):
 
 
 @pytest.mark.parametrize(
-    "codes", ["mixture(components=2)", "flow(flow=NSF(transforms=1))", "fa(latents=1)"]
+    "codes",
+    [
+        "mixture(components=2)",
+        pytest.param("flow(flow=NSF(transforms=1))", marks=pytest.mark.slow),
+        "fa(latents=1)",
+    ],
 )
 def test_a_density_of_codes_is_put_on_and_drawn_from(codes, coded, tmp_path, done):
     out = tmp_path / "d.safetensors"

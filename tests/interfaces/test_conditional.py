@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latently import load
+from latently import data, load
 from latently.data.contexts import Context
 
 
@@ -20,6 +20,8 @@ def conditional(tmp_path_factory, done):
     x = rng.normal(size=(90, 4)) + age[:, :1]
     np.savez(folder / "ages.npz", x=x, age=age, y=rng.integers(0, 3, 90))
     np.savez(folder / "bare.npz", x=x)
+    few = data.load("digits/test").rows(slice(0, 30))
+    np.savez(folder / "few.npz", x=few.x.numpy().astype(int), y=few.labels.numpy())
     np.savez(folder / "unseen.npz", x=x, y=rng.integers(0, 5, 90))
     small = ["--latents", 2, "--net", "MLP(hidden=(8,))", "--epochs", 2, "--quiet"]
     digits = ["--data", "digits", "--context", "label"]
@@ -33,10 +35,10 @@ def conditional(tmp_path_factory, done):
     return folder
 
 
-@pytest.mark.parametrize("name", ["vae", "mixture", "ppca"])
+@pytest.mark.parametrize("name", ["vae", pytest.param("mixture", marks=pytest.mark.slow), "ppca"])
 def test_every_verb(conditional, name, done, tmp_path):
     model = conditional / f"{name}.safetensors"
-    where = ["--data", "digits"]
+    where = ["--data", conditional / "few.npz"]
     said = done("evaluate", model, *where, "--samples", 3)
     assert said.startswith("log p(x|label) >= ")
     assert (

@@ -20,9 +20,15 @@ def asked(made, done):
 
 
 @pytest.fixture(scope="module")
-def found(asked):
-    """Everything there is to say of a small VAE of digits."""
-    return json.loads(asked("vae", "digits", *QUICK, "--json"))
+def page(tmp_path_factory):
+    return tmp_path_factory.mktemp("diagnosed") / "page.html"
+
+
+@pytest.fixture(scope="module")
+def found(asked, made, page):
+    """Everything there is to say of a small VAE of digits, on a page, too."""
+    words = ("--data-dir", made, "--out", page, "--json")
+    return json.loads(asked("vae", "digits", *QUICK, *words))
 
 
 def finite(value):
@@ -69,12 +75,8 @@ def test_text_holds_every_part_and_finding(asked):
     assert "nats" in text
 
 
-def test_the_page_tells_it_all(asked, made, tmp_path, found):
-    out = tmp_path / "page.html"
-    words = ("--data-dir", made, "--out", out)
-    printed = asked("vae", "digits", *QUICK, *words)
-    assert f"wrote {out}" in printed
-    page = out.read_text()
+def test_the_page_tells_it_all(page, found):
+    page = page.read_text()
     for part in PARTS.values():
         assert part.title in page
     assert page.count("<svg") == 5  # latents, gaps, opinion, bracket, curve
@@ -85,7 +87,8 @@ def test_the_page_tells_it_all(asked, made, tmp_path, found):
 
 def test_the_page_names_the_call_that_makes_it_again(asked, tmp_path):
     words = ("--parts", "latents", "--rows", 7, "--seed", 3, "--train", "digits/train")
-    asked("vae", "digits", *words, "--mask", "MCAR(0.5)", "--out", tmp_path / "a.html")
+    out = tmp_path / "a.html"
+    assert f"wrote {out}" in asked("vae", "digits", *words, "--mask", "MCAR(0.5)", "--out", out)
     page = tmp_path.joinpath("a.html").read_text()
     for word in ("--parts latents", "--rows 7", "--seed 3", "--train digits/train", "MCAR(0.5)"):
         assert word in page

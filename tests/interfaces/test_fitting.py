@@ -372,7 +372,8 @@ def test_what_works_and_warns(cli, made, tmp_path, words, said):
 )
 def test_data_of_every_kind(cli, done, made, tmp_path, name, recipe):
     out, data = tmp_path / "m.safetensors", made / f"{name}.npz"
-    done("fit", *recipe.split(), "--data", data, "--latents", 1, "--quiet", "--out", out)
+    net = ("--net", "MLP(hidden=(8,))") if recipe.startswith("vae") else ()
+    done("fit", *recipe.split(), "--data", data, "--latents", 1, *net, "--quiet", "--out", out)
     done("reconstruct", out, "--data", data, "--out", tmp_path / "r.npy")
     assert np.load(tmp_path / "r.npy").shape == np.load(data)["x"].shape
     assert np.isfinite(np.load(tmp_path / "r.npy")).all()
@@ -397,7 +398,10 @@ def test_stop_handlers_are_put_back(done, out):
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
 
-@pytest.mark.parametrize("objective", ["", "--bound IWAE --estimator DReG --samples 3"])
+@pytest.mark.parametrize(
+    "objective",
+    ["", pytest.param("--bound IWAE --estimator DReG --samples 3", marks=pytest.mark.slow)],
+)
 def test_compile(done, out, made, tmp_path, monkeypatch, objective):
     """Traced as torch.compile does, but run without its C++: the same numbers."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

@@ -113,9 +113,13 @@ def test_the_record_the_command_and_the_verbs(cli, done, made, tmp_path, call):
     assert ran.code == 0
     assert "lower bound" in ran.out
     assert "InfoVAE" not in ran.out
-    page = tmp_path / "page.html"
-    done("report", out, "--data", data, "--samples", 5, "--out", page)
-    assert call in page.read_text()
+
+
+def test_the_page_names_the_objective(done, made, tmp_path):
+    out, page = tmp_path / "m.safetensors", tmp_path / "page.html"
+    done("fit", *TINY.format(made).split(), "--objective", CALLS[0], "--quiet", "--out", out)
+    done("report", out, "--data", made / "real.npz", "--samples", 5, "--out", page)
+    assert CALLS[0] in page.read_text()
 
 
 def test_a_stopped_run_goes_on_with_the_same_objective_only(
@@ -186,6 +190,7 @@ def test_help_and_lists(done):
     assert "InverseMultiquadratic" in done("list", "kernels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_compile(done, made, tmp_path, monkeypatch, call):
     """Traced as torch.compile does, but run without its C++: the same numbers."""

@@ -28,6 +28,7 @@ from latently.training.checkpoint import load_checkpoint
 from latently.training.files import named_tensors, read_header, read_tensors, write_tensors
 
 STEPS = 60
+AVERAGED = {"ema": 0.9, "clip": 1.0, "accumulate": 2}
 
 # A run with everything that has a state: Adam, schedules, dynamic rows, validation, a VampPrior,
 # pieces, clipped and skipped steps, bad steps, an average.
@@ -144,9 +145,16 @@ class Signalling(torch.optim.Adam):
             signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize("more", [{}, {"ema": 0.9, "clip": 1.0, "accumulate": 2}])
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [
+        (signal.SIGINT, {}),
+        (signal.SIGTERM, AVERAGED),
+        pytest.param(signal.SIGINT, AVERAGED, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, {}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_writes_its_checkpoint_and_continues_exactly(
     number, precision, more, tmp_path
 ):

@@ -413,7 +413,9 @@ def _room(monkeypatch):
     monkeypatch.setenv("LATENTLY_MEMORY_GIB", "1")
 
 
-@pytest.mark.parametrize("start", range(0, 35, 7))
+@pytest.mark.parametrize(
+    "start", [pytest.param(k, marks=pytest.mark.slow) if k > 7 else k for k in range(0, 35, 7)]
+)
 def test_autoencoders(start, cli, tmp_path, outcomes):
     for seed in range(start, start + 7):
         folder = tmp_path / str(seed)

@@ -319,7 +319,10 @@ def walk(seed, answers, most):
             raise
 
 
-@pytest.mark.parametrize("start", range(0, 35, 5))
+@pytest.mark.parametrize(
+    "start",
+    [*range(0, 20, 5), *(pytest.param(k, marks=pytest.mark.slow) for k in range(20, 35, 5))],
+)
 def test_questions(start, answers):
     for seed in range(start, start + 5):
         walk(seed, answers, most=6)

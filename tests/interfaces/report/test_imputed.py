@@ -101,7 +101,9 @@ def test_missing_cells_are_listed_with_what_the_model_knows():
         assert shown == pytest.approx(ends, rel=0.01, abs=0.01)
 
 
-@pytest.mark.parametrize("family", ["Bernoulli", "Categorical"])
+@pytest.mark.parametrize(
+    "family", ["Bernoulli", pytest.param("Categorical", marks=pytest.mark.slow)]
+)
 def test_names_have_a_likeliest_value_and_no_interval(family, fitted, entry, page, tmp_path):
     generator = torch.Generator().manual_seed(0)
     first = torch.randint(0, 2 if family == "Bernoulli" else 3, (60, 1), generator=generator)

@@ -198,7 +198,7 @@ def test_a_cost_without_a_closed_form_is_an_estimate(prior, make, rows):
     assert layer.kl is None
     torch.manual_seed(5)
     with torch.no_grad():
-        wanted = model.infer(rows.x, 4000).divergence.double().mean()
+        wanted = model.infer(rows.x, 1000).divergence.double().mean()
     assert layer.cost.error > 0
     assert abs(layer.cost.nats - float(wanted)) < 5 * layer.cost.error
 
@@ -270,7 +270,7 @@ def test_one_category_is_walked_but_not_interpolated(make, rows):
     ("objective", "bound"),
     [
         (Variational(), True),
-        (Variational(ELBO(free_bits=0.5)), False),
+        pytest.param(Variational(ELBO(free_bits=0.5)), False, marks=pytest.mark.slow),
         (InfoVAE(weight=100.0), False),
     ],
     ids=str,

@@ -76,7 +76,9 @@ def test_foreign_text_stays_text(digits, tmp_path, page):
     assert "".join(found.text).count(evil) > 10
 
 
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize(
+    "which", [pytest.param(i, marks=pytest.mark.slow) if i in (1, 3) else i for i in range(5)]
+)
 def test_a_single_row(digits, which, tmp_path, page, entry):
     data, entries = digits
     one = data.rows(slice(3, 4))
@@ -116,8 +118,8 @@ def test_tables_show_marginals(table, tmp_path, page, entry):
     ],
 )
 def test_any_training_record(training, tmp_path, page, entry, fitted):
-    data = Data.from_array(torch.arange(12.0).view(6, 2).cos(), protocol="small")
-    part = Saved(fitted(lt.ppca((2,), latents=1), data).model, {}, training)
+    data = Data.from_array(torch.arange(18.0).view(6, 3).cos(), protocol="small")
+    part = Saved(fitted(lt.ppca((3,), latents=1), data).model, {}, training)
     _, found = page(tmp_path / "record.html", [entry("m", part, data)], data)
     assert set(SECTIONS) <= set(found.ids)
 

@@ -43,6 +43,7 @@ def test_a_table_with_holes_has_all_sections(people, mixed, entry, page, tmp_pat
     assert len(source) < 400_000
 
 
+@pytest.mark.slow
 def test_a_complete_table_says_nothing_of_holes(people, mixed, entry, page, tmp_path):
     data = people(120, holes=False)
     rows = replace(people(80, seed=1, holes=False), table=data.table, protocol="others/test")
@@ -73,6 +74,7 @@ def test_models_of_numbers_and_rows_of_one_column(fitted, entry, page, tmp_path)
     entries = [entry(name, saved, data) for name, saved in zip("mn", models, strict=True)]
     _, found = page(tmp_path / "x.html", entries, data)
     assert set(SECTIONS) - {"missing"} <= set(found.ids)
+    assert not {"missing", "imputations"} & set(found.ids)
     one = Data.from_frame({"a": numbers["a"]}, protocol="one")
     _, found = page(
         tmp_path / "y.html", [entry("m", fitted(lt.fa((1,), latents=1), one), one)], one

@@ -1,5 +1,6 @@
 """The sampler: rows as likely as those of the table, with cells given or not."""
 
+import functools
 import pickle
 import warnings
 
@@ -15,10 +16,18 @@ QUICK = {"epochs": 2, "samples": 5}
 IRIS, _ = load_iris(return_X_y=True)
 
 
-def fitted(X=IRIS, recipe="fa", **options):
+@functools.cache
+def kept(call):
+    """A fitted sampler, pickled."""
+    X, recipe, options = pickle.loads(call)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return LatentSampler(recipe, **{**QUICK, **options}).fit(X)
+        return pickle.dumps(LatentSampler(recipe, **{**QUICK, **options}).fit(X))
+
+
+def fitted(X=IRIS, recipe="fa", **options):
+    """A sampler of its own for every caller; equal fits are made once."""
+    return pickle.loads(kept(pickle.dumps((X, recipe, options))))
 
 
 @parametrize_with_checks([LatentSampler("fa", latents=1)])
