@@ -56,6 +56,16 @@ def test_a_sign_holds_whatever_the_parameters(sign, wanted):
     assert SelfMasking((3,), sign=sign).slope.tolist() == [wanted] * 3  # a moderate start
 
 
+@pytest.mark.parametrize("sign", ["above", "below", None])
+def test_no_slope_is_steeper_than_an_edge_needs(sign):
+    module = SelfMasking((2,), sign=sign)
+    module.weight.data = torch.tensor([100.0, -100.0])
+    assert module.slope.abs().max() <= 1001
+    assert module(torch.tensor([[3.0, -3.0]])).isfinite().all()
+    module.weight.data.fill_(1.0)  # as far as a thousand steps of Adam at 1e-3 go
+    assert module.slope.abs().min() > 40
+
+
 def test_agnostic_sees_names_one_hot():
     module = shaken(Agnostic((2,), (3, 0)))
     weight, bias = module.net.layers[0].weight, module.net.layers[0].bias

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from latently.errors import UserError, closest
 from latently.nets.mlp import MLP
+from latently.probability.families._special import bent
 from latently.probability.families.categorical import Categorical
 from latently.probability.families.embedded import Embedded
 from latently.probability.families.mixed import Mixed
@@ -33,7 +34,9 @@ from latently.probability.families.mixed import Mixed
 __all__ = ["Agnostic", "Missingness", "SelfMasking"]
 
 _SIGNS = ("above", "below")
-_START = 0.01  # deviation of slopes of unknown sign at the start: none would be a saddle
+_START = 0.002  # deviation of weights of unknown sign at the start: none would be a saddle
+_PACE = 5.0  # of log slopes beside other parameters: an edge is far from a slope of 1
+_STEEPEST = 1000.0
 
 
 class Missingness(nn.Module, ABC):
@@ -117,11 +120,14 @@ class SelfMasking(Missingness):
         """w of the numbers in order, (N,): log-odds of being missing for each observed deviation.
 
         It grows with the exponential of its parameter: the edge of a device's range is a slope of
-        a hundred, a mere tendency one of a half.
+        a hundred, a mere tendency one of a half. At the rate of the networks' weights a run would
+        end before it gets there, so its logarithm goes `_PACE` times as fast, and bends towards
+        that of `_STEEPEST`, where a gradient would be an explosion.
         """
+        log_slope = bent(_PACE * self.weight, math.log(_STEEPEST))
         if self.sign is None:
-            return self.weight.sinh()
-        return self.weight.exp() * (1 if self.sign == "above" else -1)
+            return log_slope.sinh()
+        return log_slope.exp() * (1 if self.sign == "above" else -1)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
