@@ -15,6 +15,20 @@ from typing import Annotated, Any
 import typer
 
 from latently.errors import Interrupted, UserError
+from latently.interfaces import judging_commands, table_commands
+from latently.interfaces.arguments import (
+    AsJson,
+    DataDir,
+    Force,
+    Mask,
+    ModelPath,
+    Out,
+    Samples,
+    Seed,
+    Spec,
+    number,
+    whole,
+)
 from latently.interfaces.leaving import check_words, explain, fail, leave_quietly
 
 __all__ = ["app", "main"]
@@ -40,52 +54,6 @@ def _stopping() -> Iterator[None]:
     except Interrupted as stop:
         raise _Stopped(str(stop)) from None
 
-
-def _whole(text: object) -> int:
-    try:
-        return int(str(text))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number") from None
-
-
-def _number(text: object) -> float:
-    try:
-        return float(str(text))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number") from None
-
-
-def _seed(text: object) -> int:
-    number = _whole(text)
-    if not 0 <= number < 2**63:
-        raise typer.BadParameter(f"{number} is not from 0 to 2^63 - 1")
-    return number
-
-
-ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="a model file")]
-Spec = Annotated[str, typer.Option("--data", help="a data set such as digits/test, or a file")]
-DataDir = Annotated[
-    str | None, typer.Option("--data-dir", help="folder of the data sets [$LATENTLY_DATA]")
-]
-Out = Annotated[str, typer.Option("--out", help="file to write; its suffix says the kind")]
-Force = Annotated[bool, typer.Option("--force", help="replace an existing --out")]
-Seed = Annotated[
-    int, typer.Option("--seed", parser=_seed, metavar="INT", help="seed of everything random")
-]
-Samples = Annotated[
-    int | None,
-    typer.Option(
-        "--samples",
-        parser=_whole,
-        metavar="INT",
-        help="draws per row of importance sampling; without: exact if that is cheap, else 1000",
-    ),
-]
-Mask = Annotated[
-    str | None,
-    typer.Option("--mask", help="cells to hide, e.g. \"Half(side='lower')\"; latently list masks"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 
 _RAW = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -179,14 +147,14 @@ def compare(
 def sample(
     model: ModelPath,
     out: Out,
-    n: Annotated[int, typer.Option("-n", parser=_whole, metavar="INT", help="rows to draw")] = 64,
+    n: Annotated[int, typer.Option("-n", parser=whole, metavar="INT", help="rows to draw")] = 64,
     context: Annotated[
         str | None,
         typer.Option("--context", help="of a conditional model: 7, each, or 0.5,2"),
     ] = None,
     temperature: Annotated[
         float,
-        typer.Option("--temperature", parser=_number, metavar="T", help="of a flow's noise"),
+        typer.Option("--temperature", parser=number, metavar="T", help="of a flow's noise"),
     ] = 1.0,
     given: Annotated[
         str | None,
@@ -307,7 +275,7 @@ def classify(
         int | None,
         typer.Option(
             "--samples",
-            parser=_whole,
+            parser=whole,
             metavar="INT",
             help="draws per class for the model's own p(y|x); without: the classifier's q(y|x)",
         ),
@@ -325,225 +293,12 @@ def classify(
     print(classes_of(model, rows, out, samples=samples, force=force))
 
 
-@app.command("schema")
-def schema_(
-    table: Annotated[str, typer.Argument(help="a table: .csv, .tsv or .parquet")],
-    out: Annotated[
-        str | None, typer.Option("--out", help="JSON file to write, to edit and fit --schema")
-    ] = None,
-    kinds: Annotated[
-        str | None, typer.Option("--kinds", help="what some columns are, e.g. zip=categorical")
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Say what the columns of a table are taken for."""
-    from latently.interfaces.tabular import schema_command
-
-    print(schema_command(table, out, kinds, force))
-
-
-@app.command()
-def impute(
-    model: ModelPath,
-    data: Spec,
-    out: Out,
-    draws: Annotated[
-        int | None,
-        typer.Option("--draws", parser=_whole, metavar="INT", help="imputations per row, or 10"),
-    ] = None,
-    samples: Annotated[
-        int, typer.Option("--samples", parser=_whole, metavar="INT", help="particles per row")
-    ] = 1000,
-    sweeps: Annotated[
-        int,
-        typer.Option(
-            "--sweeps", parser=_whole, metavar="INT", help="most rounds of refining the particles"
-        ),
-    ] = 10,
-    quantiles: Annotated[
-        str, typer.Option("--quantiles", help="quantiles of every missing cell, for .npz")
-    ] = "0.05,0.5,0.95",
-    fill: Annotated[
-        str | None,
-        typer.Option(
-            "--fill",
-            help="what .csv and .npy hold: draws, mean, median or mode; of tables the mean (of "
-            "names the mode) where no --draws are asked for",
-        ),
-    ] = None,
-    mask: Mask = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    force: Force = False,
-) -> None:
-    """Fill in missing entries (NaN): .npz with draws, mean, spread; .csv; or a .png."""
-    from latently.interfaces.imputing import impute_command
-    from latently.interfaces.opening import Rows
-
-    rows = Rows(data, data_dir, seed, mask)
-    print(
-        impute_command(
-            model,
-            rows,
-            out,
-            draws=draws,
-            samples=samples,
-            sweeps=sweeps,
-            quantiles=quantiles,
-            fill=fill,
-            force=force,
-        )
-    )
-
-
-@app.command()
-def report(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="model files")],
-    data: Spec,
-    out: Out = "report.html",
-    samples: Samples = None,
-    mask: Annotated[
-        str | None,
-        typer.Option("--mask", help="holes of the imputation section; latently list masks"),
-    ] = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    force: Force = False,
-) -> None:
-    """Write one HTML page: evidence, curves, latents, samples, imputations."""
-    from latently.interfaces.opening import Rows
-    from latently.interfaces.reporting import report_command
-
-    rows = Rows(data, data_dir, seed, mask)
-    print(report_command(models, rows, out, samples=samples, force=force))
-
-
-@app.command()
-def diagnose(
-    model: ModelPath,
-    data: Spec,
-    train: Annotated[
-        str | None,
-        typer.Option(
-            "--train", help="rows it was fitted to; without: those its file names, if it does"
-        ),
-    ] = None,
-    parts: Annotated[
-        str | None,
-        typer.Option(
-            "--parts",
-            help="some of latents, gaps, opinion, bracket, curve, samples, factors; without: all",
-        ),
-    ] = None,
-    few: Annotated[
-        int,
-        typer.Option(
-            "--rows", parser=_whole, metavar="INT", help="rows for parts that take long per row"
-        ),
-    ] = 50,
-    method: Annotated[
-        str | None,
-        typer.Option("--method", help='the second opinion, e.g. "AIS(steps=5000)"'),
-    ] = None,
-    factors: Annotated[
-        str | None,
-        typer.Option("--factors", help="columns with known factors of the rows, by commas"),
-    ] = None,
-    out: Annotated[str | None, typer.Option("--out", help="page to write, .html")] = None,
-    mask: Mask = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    json: AsJson = False,
-    force: Force = False,
-) -> None:
-    """What the latents do, whose fault the gap is, second opinions, samples."""
-    from latently.interfaces.diagnosing import diagnose_command
-    from latently.interfaces.opening import Rows
-
-    diagnose_command(
-        model,
-        Rows(data, data_dir, seed, mask),
-        train=train,
-        parts=parts,
-        few=few,
-        method=method,
-        factors=factors,
-        out=out,
-        as_json=json,
-        force=force,
-    )
-
-
-@app.command()
-def probe(
-    model: ModelPath,
-    data: Annotated[
-        str,
-        typer.Option("--data", help="rows with labels: a named set (its train split) or a file"),
-    ],
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", help="numbers of labelled rows [10,100,1000,all]"),
-    ] = None,
-    draws: Annotated[
-        int,
-        typer.Option("--draws", parser=_whole, metavar="INT", help="draws of labelled rows"),
-    ] = 5,
-    test: Annotated[
-        str | None,
-        typer.Option(
-            "--test", help="rows to test on; without: the set's test split, or a fifth of a file"
-        ),
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            "--methods", help="some of linear, fine-tuned, scratch, cells, pca; without: all"
-        ),
-    ] = None,
-    corruption: Annotated[
-        str | None,
-        typer.Option(
-            "--corruption",
-            help='spoils test rows of the linear probe, e.g. "Masking(0.5)"; latently list '
-            "corruptions",
-        ),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option("--out", help="file to write: .html, .json or .csv")
-    ] = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    json: AsJson = False,
-    force: Force = False,
-) -> None:
-    """What the codes are worth to a classifier that has few labels."""
-    from latently.interfaces.probing import Asked, probe_command
-
-    asked = Asked(data, test, labels, draws, methods, corruption, data_dir, seed)
-    probe_command(model, asked, out=out, as_json=json, force=force)
-
-
-@app.command()
-def amputate(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="a table, .npz or .npy")],
-    mechanism: Annotated[
-        str,
-        typer.Option(
-            "--mechanism", help="what is lost, e.g. 'MNAR(0.3)'; latently list mechanisms"
-        ),
-    ],
-    out: Out,
-    truth: Annotated[
-        str | None, typer.Option("--truth", help="also write what was hidden: .npz or .csv")
-    ] = None,
-    seed: Seed = 0,
-    force: Force = False,
-) -> None:
-    """Hide cells of a table by a rule that looks at values, to test imputation."""
-    from latently.interfaces.amputating import amputate_command
-
-    print(amputate_command(table, mechanism, out, truth=truth, seed=seed, force=force))
+app.command()(table_commands.schema)
+app.command()(table_commands.impute)
+app.command()(judging_commands.report)
+app.command()(judging_commands.diagnose)
+app.command()(judging_commands.probe)
+app.command()(table_commands.amputate)
 
 
 @app.command()
