@@ -225,6 +225,29 @@ def test_names_and_numbers_are_told_by_a_mixture_of_columns(library, people):
     assert rome > bonn + 2
 
 
+def test_numbers_are_those_of_an_array_whatever_their_kind(library):
+    """Counts, shares, dates and truth values; a later count below 0 is strange, not refused."""
+    draw, n = np.random.default_rng(0), 200
+    columns = {
+        "count": draw.poisson(5, n),
+        "level": draw.integers(1, 4, n),
+        "share": draw.random(n),
+        "flag": draw.random(n) < 0.4,
+        "day": (np.datetime64("2020-01-01") + draw.integers(0, 900, n)).astype("M8[us]"),
+    }
+    detector = LatentOutlierDetector().fit(library.DataFrame(columns))
+    assert {column.kind for column in detector.schema_.columns} == {"real", "datetime"}
+    seconds = columns["day"].astype("M8[s]").astype(float)
+    array = np.column_stack([*[v.astype(float) for v in list(columns.values())[:4]], seconds])
+    wanted = LatentOutlierDetector().fit(array).decision_scores_
+    np.testing.assert_allclose(detector.decision_scores_, wanted, rtol=1e-9)
+    below = library.DataFrame({name: v[:1] for name, v in columns.items()} | {"count": [-15]})
+    assert detector.predict(below) == -1
+    counted = LatentOutlierDetector(kinds={"count": "count"}).fit(library.DataFrame(columns))
+    assert isinstance(counted.model_.family, Columns)
+    assert counted.schema_.columns[0].kind == "count"
+
+
 def test_cells_of_a_model_without_exact_conditionals_are_those_of_attribution():
     detector = fitted(CLOUD[:20], "table")
     rows = lt.Data.from_array(CLOUD[:20])

@@ -13,6 +13,7 @@ from sklearn.base import OutlierMixin
 
 from latently import expr
 from latently.data import Data
+from latently.data.tables import Column, Frame, Schema
 from latently.errors import UserError
 from latently.inference import attribution
 from latently.inference.schedules import Schedule
@@ -39,6 +40,23 @@ _FACTOR = 8  # what a factorisation costs beside as many multiplications of a pr
 class LatentOutlierDetector(OutlierMixin, _TableEstimator):
     r"""Outliers: rows of low density `log p(x)`.
 
+    By default the density is a mixture of K full normals for n rows of D columns, fitted by EM
+    from one start in at most 20 passes,
+
+        K = round(n / 20), from 1 to 60,    Sigma_k = (n_k S_k + rho T) / (n_k + rho),
+        rho = D / 2,    T = 0.03 diag(v),
+
+    S_k being the covariance of the n_k rows of a component and v the variances of the columns:
+    `Full(prior=D / 2, share=0.03)`. So many narrow components follow the rows wherever they lie,
+    as nearest neighbours do, and weigh directions as covariances do. K is lower where a pass
+    would take long: in tables of many columns, and where many rows lack unlike cells; from 2,049
+    columns on, components are `Diagonal`. Source of the prior: Fraley, Raftery, "Bayesian
+    Regularization for Normal Mixture Estimation and Model-Based Clustering", 2007.
+
+    All numbers are continuous, unless `kinds` says otherwise, those of data frames, too; so are
+    dates, and truth values beside numbers alone. Where a table has names, components are
+    `Columns`, independent ones of a family each.
+
     Two conventions are in use, and both are here:
 
     | scikit-learn | | PyOD | |
@@ -52,8 +70,9 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
     cells and so mostly higher: compare rows with about equally many holes.
 
     Args:
-        recipe: name of a recipe: "table", "vae", "fa", "ppca", "mixture", "flow", or "ae", which
-            has no density: its score is minus the squared error of the reconstruction.
+        recipe: name of a recipe: "mixture", "table", "vae", "fa", "ppca", "flow", or "ae", which
+            has no density: its score is minus the squared error of the reconstruction. Of a
+            mixture, what neither `latents` (its components) nor `options` say is as above.
         contamination: share of the rows of the fit that are called strange, above 0 and at most
             0.5; it moves the threshold alone, not the order of rows.
         latents, kinds, likelihood, net, options, objective, epochs, batch_size, learning_rate,
@@ -187,12 +206,34 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
             found[:, place] = np.where(mask[:, k], self._scores(lacking) - whole, 0.0)
         return found
 
+    def _schema(self, frame: Frame, *, numbers: bool) -> Schema:
+        """What the columns are; to a mixture all numbers are continuous, as those of an array.
+
+        Covariances then tell how they hang together, and no number is refused, such as a count
+        below 0. Truth values are 0 and 1 where all others are numbers.
+        """
+        found = super()._schema(frame, numbers=numbers)
+        if numbers or not self._reads_all():
+            return found
+        given = self._given_kinds(frame)
+        places = [j for j, column in enumerate(found.columns) if column.modelled]
+        taken = [j for j in places if _is_number(found.columns[j], frame.columns[j])]
+        others = [found.columns[j] for j in places if j not in taken]
+        if all(column.kind == "datetime" or _is_flag(column) for column in others):
+            taken += [j for j in places if _is_flag(found.columns[j])]
+        kinds = {frame.names[j]: "real" for j in taken}
+        return Schema.infer(frame, missing=self._missing(), kinds=kinds | given)
+
+    def _reads_all(self) -> bool:
+        """Whether components follow the columns: those of a mixture that the user left open."""
+        return self.recipe == _RECIPE and "family" not in (self.options or {})
+
     def _family(self) -> str:
         """Of the rows; a mixture whose components are not named reads every kind of column."""
-        if self.recipe != _RECIPE or "family" in (self.options or {}):
+        if not self._reads_all():
             return super()._family()
         family = self.schema_.family
-        plain = all(column.kind == "real" for column in self.schema_.modelled)
+        plain = all(column.kind in ("real", "datetime") for column in self.schema_.modelled)
         return NUMBERS if plain else family
 
     def _arguments(self, data: Data) -> dict[str, Any]:
@@ -229,6 +270,16 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
                 f"contamination={share!r} must be a number above 0 and at most 0.5: the share of "
                 "rows to call strange"
             )
+
+
+def _is_number(column: Column, cells: np.ndarray) -> bool:
+    """Whether a column holds numbers, which may have been taken for levels."""
+    return column.kind in ("real", "positive", "count") or cells.dtype.kind in "iuf"
+
+
+def _is_flag(column: Column) -> bool:
+    """Whether a column holds truth values."""
+    return column.kind == "binary" and all(isinstance(c, bool) for c in column.categories)
 
 
 def _usual(data: Data) -> dict[str, Any]:
