@@ -336,6 +336,6 @@ def test_more_questions(start, answers):
 
 
 def test_every_question_was_answered(answers):
-    if answers["asked"] < 100:
+    if answers["asked"] < 200:  # those of the fast part alone leave some unanswered
         pytest.skip("only some cases were tried")
     assert not [name for name in QUESTIONS if not answers[name]]
