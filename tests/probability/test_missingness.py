@@ -63,7 +63,7 @@ def test_no_slope_is_steeper_than_an_edge_needs(sign):
     assert module.slope.abs().max() <= 1001
     assert module(torch.tensor([[3.0, -3.0]])).isfinite().all()
     module.weight.data.fill_(1.0)  # as far as a thousand steps of Adam at 1e-3 go
-    assert module.slope.abs().min() > 40
+    assert module.slope.abs().min() > 30
 
 
 def test_agnostic_sees_names_one_hot():
