@@ -111,7 +111,7 @@ def test_names_have_a_likeliest_value_and_no_interval(family, fitted, entry, pag
     x[::10, 0] = 0
     likelihood = Bernoulli if family == "Bernoulli" else partial(Categorical, levels=3)
     data = Data.from_array(x, protocol="names")
-    saved = fitted(lt.vae((5,), latents=2, likelihood=likelihood), data, epochs=60, batch_size=10)
+    saved = fitted(lt.vae((5,), latents=2, likelihood=likelihood), data, epochs=30, batch_size=10)
     found = filled(subject(saved.model, data), holes(data, None, 0))
     assert found.figures == ()
     assert found.likeliest > 0.75 * found.count

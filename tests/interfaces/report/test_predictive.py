@@ -60,7 +60,10 @@ def test_errors_are_told_in_the_units_of_the_table(pair, subject):
     assert all(0.02 < s < 0.2 for s in spread)
 
 
-def test_names_are_right_or_wrong_and_the_best_known_columns_stand_first(people, mixed, subject):
+def test_names_are_right_or_wrong_and_the_best_known_columns_stand_first(
+    people, mixed, subject, monkeypatch
+):
+    monkeypatch.setattr(predictive, "_ROWS", 150)
     data = people(400, holes=False)
     model = mixed(data).model
     made = hidden(data, None, 0)
