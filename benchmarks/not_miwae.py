@@ -10,13 +10,14 @@ uci/wine_quality_white.csv (12 columns with the quality); breast is scikit-learn
 
 - `mean`: of what is seen; it has no chance in it, and checks data and mask.
 - `IterativeImputer`: scikit-learn's, Bayesian ridge, as it comes.
-- `MIWAE`, `PPCA`: at random. A VAE of 2 x 128 (tanh) and D - 1 latents; one with a linear decoder
-  and one noise variance.
+- `MIWAE`, `PPCA`: at random. The recipe `table` as it is with normal columns, and the same with a
+  linear decoder, one noise variance, D - 1 latents and no floor.
 - `self-masking`, `self-masking known`: the same two with a logistic model of each column's holes,
   its sign unknown or known.
 
-Encoders see the mask; K = 20, Adam at 1e-3 that falls to 0 over the run, batches of 64. The paper
-trains for 100,000 steps of 16 rows. Hidden cells choose nothing.
+Objective, K = 20, rate and batches of 64 are the recipe's; the paper trains for 100,000 steps of
+16 rows. A known sign has --seeds runs, other rows one. Length and floor were the same for all
+tables, and hidden cells choose nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from latently.data.mechanisms import SelfMasked
 from latently.probability.families import Normal, SharedNormal
 
 STEPS = 12_000
-SAMPLES, SEEDS = 1000, 1
+SAMPLES, SEEDS = 1000, 3
 MEANS = {"breast": 1.8198, "red": 1.8339, "white": 1.7401}  # of the published table's protocol
 BARS = {"breast": 0.80, "red": 1.10, "white": 1.08}
 PUBLISHED = {
@@ -75,13 +76,11 @@ def rmse(filled: np.ndarray, x: np.ndarray, seen: np.ndarray) -> float:
 
 def built(kind: str, columns: int) -> lt.Model:
     """The model of a row of the table."""
-    net = partial(lt.nets.MLP, hidden=(128, 128), activation=torch.nn.Tanh)
-    how: dict[str, Any] = {"latents": columns - 1, "net": net, "sees_mask": True}
+    how: dict[str, Any] = {}
     if kind.startswith("PPCA"):
         linear, one = partial(lt.nets.MLP, hidden=()), partial(SharedNormal, isotropic=True)
-        model = lt.vae((columns,), likelihood=one, decoder_net=linear, **how)
-    else:
-        model = lt.vae((columns,), likelihood=Normal, **how)
+        how = {"latents": columns - 1, "likelihood": one, "decoder_net": linear, "floor": 0}
+    model = lt.table((columns,), **{"likelihood": Normal} | how)
     if "self-masking" not in kind:
         return model
     sign = "above" if kind.endswith("known") else None
@@ -95,16 +94,7 @@ def fitted(
     data = lt.Data.from_array(torch.tensor(np.where(seen, x, np.nan), dtype=torch.float32))
     torch.manual_seed(seed)
     model, began = built(kind, x.shape[1]), time.perf_counter()
-    found = lt.fit(
-        model,
-        data,
-        lt.Variational(lt.IWAE(), samples=20),
-        steps=steps,
-        batch_size=64,
-        learning_rate=lt.Cosine(1e-3),
-        seed=seed,
-        progress=False,
-    )
+    found = lt.fit(model, data, steps=steps, seed=seed, progress=False)
     trained = time.perf_counter() - began
     imputed = lt.impute(model, data, draws=1, samples=samples, sweeps=0, quantiles=(), seed=seed)
     return {
@@ -151,13 +141,14 @@ def claims(name: str, found: dict[str, Any]) -> list[dict[str, Any]]:
             "met": abs(found["mean"][0]["rmse"] - MEANS[name]) < 1e-4,
         }
     ]
-    known = np.mean([run["rmse"] for run in found["self-masking known"]])
+    runs = [run["rmse"] for run in found["self-masking known"]]
+    known = np.mean(runs)
     at_random = np.mean([run["rmse"] for run in found["MIWAE"]])
     made.append(
         {
             "what": f"{name}: RMSE of hidden high values, self-masking known (at most "
             f"{BARS[name]:.2f})",
-            "text": f"{known:.2f}; MIWAE {at_random:.2f}",
+            "text": f"{known:.2f} ({min(runs):.2f} to {max(runs):.2f}); MIWAE {at_random:.2f}",
             "met": bool(known <= BARS[name]),
         }
     )
@@ -187,7 +178,7 @@ def main() -> None:
         found: dict[str, Any] = {key: [value] for key, value in plain(x, seen).items()}
         for kind in given.kinds.split(";"):
             found[kind] = []
-            for seed in range(given.seeds):
+            for seed in range(given.seeds if kind.endswith("known") else 1):
                 run = fitted(kind, x, seen, given.steps, given.samples, seed)
                 print(f"{name}, {kind}: {run['rmse']:.3f}, {run['fit_seconds']:.0f} s", flush=True)
                 found[kind].append(run)
