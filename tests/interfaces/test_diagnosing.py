@@ -129,12 +129,13 @@ def test_noise_of_the_model_is_not_blamed_on_the_posterior(asked):
     assert "FlowNormal" not in blamed
 
 
-def test_the_compared_rows_have_their_names(asked):
+def test_the_compared_rows_have_their_names(asked, made):
     """Rows asked about need not be of a test set."""
-    text = asked("vae", "digits/validation", *QUICK, "--parts", "gaps")
+    words = (*QUICK, "--parts", "gaps", "--train", made / "real.npz/train")
+    text = asked("real", made / "real.npz/validation", *words)
     assert "these rows minus those of the fit" in text
     assert "test minus train" not in text
-    assert "digits/validation, 3 of 180 rows, nats a row" in text
+    assert "real.npz/validation, 3 of 6 rows, nats a row" in text
 
 
 def test_json_beside_a_page_stays_json(asked, tmp_path):

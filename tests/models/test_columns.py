@@ -94,8 +94,15 @@ def climbed(model, x, mask=None, passes=200, gain=0.0):
 
 
 @every_family
-@with_holes
-@pytest.mark.parametrize("most", [0, 4096], ids=["rows", "tables"])
+@pytest.mark.parametrize(
+    ("holes", "most"),
+    [
+        pytest.param(False, 4096, id="complete-tables"),
+        pytest.param(True, 0, id="holes-rows"),
+        pytest.param(True, 4096, id="holes-tables", marks=pytest.mark.slow),
+        pytest.param(False, 0, id="complete-rows", marks=pytest.mark.slow),
+    ],
+)
 def test_em_never_decreases_and_reports_its_parameters(name, holes, most, monkeypatch):
     monkeypatch.setattr(_coded, "_MOST", most)
     x, mask, family, _ = table([name, "Normal"], 150, holes=holes)

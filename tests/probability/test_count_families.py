@@ -619,7 +619,13 @@ def test_a_posterior_of_counts_builds_and_scores(form):
     assert model.encode(x)[0].shape == (5, 2)
 
 
-@pytest.mark.parametrize("form", ["Poisson", "NegativeBinomial", "ZINB", "Ordinal"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("Poisson", "Ordinal"),
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("NegativeBinomial", "ZINB")),
+    ],
+)
 def test_a_model_learns_that_columns_depend_on_each_other(form):
     """Two columns of one rate: a decoder must beat the start, which ignores z."""
     rate = torch.rand(500, 1).lt(0.5) * 20.0 + 1

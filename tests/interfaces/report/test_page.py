@@ -104,23 +104,40 @@ def test_tables_show_marginals(table, tmp_path, page, entry):
         assert "nan" not in text
 
 
-@pytest.mark.parametrize(
-    "training",
-    [
-        {},
-        {"history": [], "kept": None, "seconds": None},
-        {"history": "damaged", "warnings": "damaged"},
-        {"history": [{"epoch": 1, "bound": math.nan}, {"epoch": 2, "bound": -1.0}]},
-        {"history": [{"pass": 1, "log_prob": -3.0}]},
-        {"history": [{"pass": 1, "log_prob": -3.0}, {"pass": 2, "log_prob": -3.0}]},
-        {"history": [{"epoch": 2, "kl": 1.0}, {"epoch": 2, "kl": 1}, "x"], "kept": "best"},
-        {"history": [{"other": 1.0}], "seconds": 4000, "device": "cpu"},
-    ],
-)
-def test_any_training_record(training, tmp_path, page, entry, fitted):
+RECORDS = [
+    {},
+    {"history": [], "kept": None, "seconds": None},
+    {"history": "damaged", "warnings": "damaged"},
+    {"history": [{"epoch": 1, "bound": math.nan}, {"epoch": 2, "bound": -1.0}]},
+    {"history": [{"pass": 1, "log_prob": -3.0}]},
+    {"history": [{"pass": 1, "log_prob": -3.0}, {"pass": 2, "log_prob": -3.0}]},
+    {"history": [{"epoch": 2, "kl": 1.0}, {"epoch": 2, "kl": 1}, "x"], "kept": "best"},
+    {"history": [{"other": 1.0}], "seconds": 4000, "device": "cpu"},
+]
+
+
+@pytest.fixture(scope="module")
+def small(fitted):
+    """Six rows and a model of them."""
     data = Data.from_array(torch.arange(18.0).view(6, 3).cos(), protocol="small")
-    part = Saved(fitted(lt.ppca((3,), latents=1), data).model, {}, training)
-    _, found = page(tmp_path / "record.html", [entry("m", part, data)], data)
+    return data, fitted(lt.ppca((3,), latents=1), data).model
+
+
+def test_training_records_of_all_kinds(small, tmp_path, page, entry):
+    data, model = small
+    parts = [
+        entry(f"m{i}", Saved(model, {}, training), data) for i, training in enumerate(RECORDS)
+    ]
+    _, found = page(tmp_path / "records.html", parts, data)
+    assert set(SECTIONS) <= set(found.ids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", RECORDS)
+def test_any_training_record_alone(training, small, tmp_path, page, entry):
+    data, model = small
+    part = entry("m", Saved(model, {}, training), data)
+    _, found = page(tmp_path / "record.html", [part], data)
     assert set(SECTIONS) <= set(found.ids)
 
 
@@ -137,9 +154,9 @@ def test_colour_and_binary_images(tmp_path, page, entry):
         assert "made by hand" not in "".join(found.text)
 
 
-def test_values_that_are_not_finite(table, tmp_path, page, entry):
-    data, _, saved = table
-    part = entry("m", saved[1], data)
+def test_values_that_are_not_finite(small, tmp_path, page, entry):
+    data, model = small
+    part = entry("m", Saved(model), data)
     values = part.evidence.values.clone()
     values[3] = -math.inf
     bad = replace(part, evidence=replace(part.evidence, values=values))

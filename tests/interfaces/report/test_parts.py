@@ -229,7 +229,11 @@ def test_a_page_of_a_mixture_of_bits_tells_the_prior(fitted, entry, page, tmp_pa
     assert "integers with noise" not in text
 
 
-@pytest.mark.parametrize("labels", [None, torch.arange(60) % 2])
+@pytest.mark.parametrize(
+    "labels",
+    [torch.arange(60) % 2, pytest.param(None, marks=pytest.mark.slow)],
+    ids=["labels", "none"],
+)
 def test_a_page_of_a_mixture_of_a_table(labels, table, fitted, entry, page, tmp_path):
     data, holed = (replace(rows, labels=labels) for rows in table[:2])
     saved = fitted(lt.mixture((20,), components=2, family=Diagonal(), restarts=1), data, steps=9)

@@ -170,8 +170,8 @@ def test_samples_of_a_frame_are_a_frame(library, people):
 # ---- scikit-learn's machinery
 
 
-def test_folds_and_grids_compare_densities(library):
-    table = library.DataFrame({f"c{i}": IRIS[:, i] for i in range(4)})
+def test_folds_and_grids_compare_densities():
+    table = pytest.importorskip("pandas").DataFrame({f"c{i}": IRIS[:, i] for i in range(4)})
     assert np.isfinite(cross_val_score(LatentDensity("fa", latents=1), table, cv=2)).all()
     grid = {"recipe": ["fa", "table"], "latents": [1]}
     found = GridSearchCV(LatentDensity(**QUICK), grid, cv=2).fit(table)

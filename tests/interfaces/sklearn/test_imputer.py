@@ -157,8 +157,8 @@ def test_x_itself_is_not_changed(library, people):
 @pytest.mark.parametrize("recipe", ["fa", "mixture", "table"])
 def test_a_row_does_not_depend_on_its_company(recipe):
     model = fitted(recipe=recipe)
-    whole = model.transform(HOLED)
-    order = np.random.default_rng(0).permutation(150)
+    whole = model.transform(HOLED[:70])
+    order = np.random.default_rng(0).permutation(70)
     np.testing.assert_allclose(model.transform(HOLED[order]), whole[order], rtol=0, atol=1e-9)
     alone = np.concatenate([model.transform(HOLED[i : i + 1]) for i in order[:10]])
     np.testing.assert_allclose(alone, whole[order[:10]], rtol=0, atol=1e-9)
@@ -301,10 +301,11 @@ def test_another_sign_for_missing_of_a_frame(library):
 
 def test_a_pipeline_fills_scales_and_classifies():
     steps = StandardScaler(), LogisticRegression(max_iter=1000)
-    pipeline = make_pipeline(imputer(), *steps).fit(HOLED, SPECIES)
-    assert pipeline.score(HOLED, SPECIES) > 0.9
+    rows, species = HOLED[::2], SPECIES[::2]
+    pipeline = make_pipeline(imputer(), *steps).fit(rows, species)
+    assert pipeline.score(rows, species) > 0.9
     grid = {"latentimputer__strategy": ["mean", "draw"], "latentimputer__latents": [1]}
-    found = GridSearchCV(pipeline, grid, cv=2).fit(HOLED, SPECIES)
+    found = GridSearchCV(pipeline, grid, cv=2).fit(rows, species)
     assert np.isfinite(found.cv_results_["mean_test_score"]).all()
 
 
