@@ -73,11 +73,11 @@ def test_imputed_rows_are_the_table_with_its_holes_filled(table, model, done, tm
 
 
 def test_unknown_values_stay_as_they_are_and_a_command_reads_everything_once(
-    table, model, done, tmp_path, monkeypatch
+    table, model, cli, tmp_path, monkeypatch
 ):
     names, rows = read(table)
     strange = tmp_path / "strange.csv"
-    rows[0][1:3], rows[1][2] = ["", "Paris"], ""
+    rows[0][1:3], rows[1][2], rows[2][0] = ["", "Paris"], "", ""
     with strange.open("w", newline="") as file:
         csv.writer(file).writerows([names, *rows[:20]])
     calls = Counter()
@@ -94,12 +94,28 @@ def test_unknown_values_stay_as_they_are_and_a_command_reads_everything_once(
     monkeypatch.setattr(Schema, "encode", encode)
     monkeypatch.setattr(Schema, "from_json", from_json)
     out = tmp_path / "filled.csv"
-    done("impute", model, "--data", strange, "--out", out, "--samples", 20)
+    ran = cli("impute", model, "--data", strange, "--out", out, "--samples", 20)
+    assert ran.code == 0
+    assert "warning: column 'person' is left out (identifier) and lacks 1 cell, which" in ran.err
     assert calls == {"encode": 1, "from_json": 1}
     _, after = read(out)
     assert after[0][2] == "Paris"
     assert after[0][1] != ""
     assert after[1][2] in ("Bonn", "Rome", "Oslo")
+    assert after[2][0] == ""
+
+
+def test_a_table_that_lacks_identifiers_alone_has_nothing_to_impute(
+    table, model, rejected, tmp_path
+):
+    names, rows = read(table)
+    whole = [row for row in rows if not {"", "NA"} & set(row)][:9]
+    whole[4][0] = ""
+    unnamed = tmp_path / "unnamed.csv"
+    with unnamed.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *whole])
+    words = ("impute", model, "--data", unnamed, "--out", tmp_path / "x.csv")
+    rejected(words, "no missing value (NaN) in a column that is modelled")
 
 
 def test_draws_stand_under_each_other(table, model, done, tmp_path):

@@ -56,9 +56,10 @@ def impute_command(
     _check_options(fill, target.suffix, draws, samples, sweeps)
     data, whole = rows.open_both(saved)
     if data.mask is None or not data.missing:
+        where = "" if data.table is None else " in a column that is modelled"
         raise UserError(
-            f"{data.protocol} has no missing value (NaN), there is nothing to impute; hide some "
-            "with --mask"
+            f"{data.protocol} has no missing value (NaN){where}, there is nothing to impute; hide "
+            "some with --mask"
         )
     if target.suffix == ".png":
         _check_image(data)
@@ -81,7 +82,8 @@ def impute_command(
             seed=rows.seed,
             progress=ticker(bar),
         )
-    for warning in found.warnings:
+    left = () if data.table is None or data.frame is None else data.table.unfilled(data.frame)
+    for warning in (*found.warnings, *left):
         print(f"warning: {warning}", file=sys.stderr)
     _write(target, found, whole, data, fill)
     return f"wrote {_what(target, found, fill)} of {data.missing} values to {target}"

@@ -248,6 +248,15 @@ def test_constants_of_a_frame_are_filled_with_themselves(library):
     assert set(np.asarray(fitted(table, "table").transform(table)["same"])) == {"x"}
 
 
+def test_missing_names_of_rows_stay_missing_with_a_warning(library):
+    names = [None if i == 7 else f"p{i}" for i in range(150)]
+    table = library.DataFrame({"name": names, **{f"c{j}": HOLED[:, j] for j in range(4)}})
+    with pytest.warns(UserWarning, match=r"'name' is left out \(identifier\) and lacks 1 cell"):
+        filled = fitted(table, "table").transform(table)
+    assert list(filled["name"])[6:9] == ["p6", None, "p8"]
+    assert np.isfinite(np.asarray(filled["c2"])).all()
+
+
 # ---- Options as scikit-learn's imputers have them
 
 

@@ -19,7 +19,7 @@ from latently.data.tables.coding import (
 from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, Column, usual
 from latently.data.tables.frame import Frame
 from latently.data.tables.infer import infer_column
-from latently.data.tables.words import shown
+from latently.data.tables.words import plural, shown
 from latently.errors import UserError, closest
 
 __all__ = ["Encoded", "Schema"]
@@ -233,6 +233,26 @@ class Schema:
                 if same and like is not None:
                     stay[place] = cells(like, place, self.missing).present
         return _assembled(names, len(x), new, stay, like)
+
+    def unfilled(
+        self, frame: Frame, of: Sequence[str] = ("identifier", "empty")
+    ) -> tuple[str, ...]:
+        """A line for every column of some kinds that lacks cells, which stay missing.
+
+        Nothing tells the missing name of a row; constants are filled with themselves.
+        """
+        kinds = {column.name: column.kind for column in self.columns if column.kind in of}
+        lacking = {
+            name: int((~cells(frame, place, self.missing).present).sum())
+            for place, name in enumerate(frame.names)
+            if name in kinds
+        }
+        return tuple(
+            f"column {shown(name)} is left out ({kinds[name]}) and lacks {plural(count, 'cell')}, "
+            f"which {'stays' if count == 1 else 'stay'} missing"
+            for name, count in lacking.items()
+            if count
+        )
 
     def _check_rows(self, x: np.ndarray, like: Frame | None, kept: np.ndarray | None) -> None:
         width = len(self.modelled)

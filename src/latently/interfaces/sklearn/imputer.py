@@ -263,6 +263,8 @@ class LatentImputer(TransformerMixin, _TableEstimator):
         table = self._table(X, reset=False)
         data = self._encoded(table)
         self.model_.check(data.x, data.mask, data.protocol)
+        for note in self.schema_.unfilled(table.frame, ("identifier",)):  # empty ones are dropped
+            warnings.warn(f"{type(self).__name__}: {note}", stacklevel=3)
         return table, data
 
     # ---- What is filled in
