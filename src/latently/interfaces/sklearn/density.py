@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from latently.interfaces.sklearn.tabular import _TableEstimator
 
@@ -63,24 +62,6 @@ class LatentDensity(_TableEstimator):
     >>> density.sample(3).shape
     (3, 4)
     """
-
-    def fit(self, X: ArrayLike, y: object = None) -> LatentDensity:
-        """Builds the recipe's model for X, (n, columns), and fits it.
-
-        Args:
-            X: at least two rows, an array or a data frame; NaN and None are missing cells.
-            y: ignored.
-
-        Returns:
-            The estimator itself.
-
-        Raises:
-            UserError: options that are none, build no model, or have no effect on it; a column
-                that the recipe cannot hold.
-            ValueError: what scikit-learn refuses; NaN, if the model cannot leave cells out.
-        """
-        self._fit(X)
-        return self
 
     def sample(self, n: int = 1, random_state: int | np.random.RandomState | None = None) -> Any:
         """n rows drawn from p(x), of the kind of container that X was.

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from latently.interfaces.sklearn.tabular import _TableEstimator
 
@@ -42,24 +41,6 @@ class LatentSampler(_TableEstimator):
     >>> rows.mean(0) > X.mean(0)
     array([ True, False,  True,  True])
     """
-
-    def fit(self, X: ArrayLike, y: object = None) -> LatentSampler:
-        """Builds the recipe's model for X, (n, columns), and fits it.
-
-        Args:
-            X: at least two rows, an array or a data frame; NaN and None are missing cells.
-            y: ignored.
-
-        Returns:
-            The estimator itself.
-
-        Raises:
-            UserError: options that are none, build no model, or have no effect on it; a column
-                that the recipe cannot hold.
-            ValueError: what scikit-learn refuses; NaN, if the model cannot leave cells out.
-        """
-        self._fit(X)
-        return self
 
     def sample(
         self,

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -101,6 +101,24 @@ class _TableEstimator(_Estimator):
             verbose=verbose,
         )
         self.kinds = kinds
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Builds the recipe's model for X, (n, columns), and fits it.
+
+        Args:
+            X: at least two rows, an array or a data frame; NaN and None are missing cells.
+            y: ignored.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            UserError: options that are none, build no model, or have no effect on it; a column
+                that the recipe cannot hold.
+            ValueError: what scikit-learn refuses; NaN, if the model cannot leave cells out.
+        """
+        self._fit(X)
+        return self
 
     def _check_options(self) -> None:
         super()._check_options()
