@@ -191,6 +191,18 @@ def test_few_rows_and_wide_ones_have_finite_scores(rows, columns, holes):
     assert (found[rows:] > found[:rows].max()).all()
 
 
+def test_covariances_that_are_too_dear_are_left_out_and_components_are_not():
+    x = np.random.default_rng(0).normal(size=(400, 60))
+    holed = np.where(np.random.default_rng(1).random(x.shape) < 0.1, np.nan, x)
+    full, apart = (LatentOutlierDetector().fit(rows).model_ for rows in (x, holed))
+    assert full.family == Full(30, share=0.03)
+    assert apart.family == Diagonal(1)
+    assert len(full.logits) == len(apart.logits) == 20
+    alike = x.copy()
+    alike[:, 0] = np.where(np.arange(400) < 200, np.nan, alike[:, 0])  # one pattern alone
+    assert LatentOutlierDetector().fit(alike).model_.family == full.family
+
+
 def test_equal_rows_and_rows_far_off_have_finite_scores():
     x = np.repeat([[0.0, 1.0], [0.0, 2.0], [3.0, 1.0]], 20, 0)
     detector = LatentOutlierDetector().fit(x)

@@ -33,7 +33,7 @@ _ROWS, _MOST = 20, 60  # rows of a component, and the most components
 _SHARE = 0.03  # of the columns' variances: how wide a component is of which there are no rows
 _PASSES, _GAIN = 20, 1e-3  # of EM, and nats below which a pass is the last
 _NUMBERS = 2**22  # in the covariances of all components
-_WORK = 2**33  # multiplications of a pass, a few seconds
+_WORK = 2**32  # multiplications of a pass, about a second
 _FACTOR = 8  # what a factorisation costs beside as many multiplications of a product
 
 
@@ -48,9 +48,9 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
 
     S_k being the covariance of the n_k rows of a component and v the variances of the columns:
     `Full(prior=D / 2, share=0.03)`. So many narrow components follow the rows wherever they lie,
-    as nearest neighbours do, and weigh directions as covariances do. K is lower where a pass
-    would take long: in tables of many columns, and where many rows lack unlike cells; from 2,049
-    columns on, components are `Diagonal`. Source of the prior: Fraley, Raftery, "Bayesian
+    as nearest neighbours do, and weigh directions as covariances do. Where a pass of EM would take
+    long, in tables of very many columns, and of some thirty where many rows lack unlike cells,
+    components are `Diagonal(prior=1)`. Source of the prior: Fraley, Raftery, "Bayesian
     Regularization for Normal Mixture Estimation and Model-Based Clustering", 2007.
 
     All numbers are continuous, unless `kinds` says otherwise, those of data frames, too; so are
@@ -283,16 +283,22 @@ def _is_flag(column: Column) -> bool:
 
 
 def _usual(data: Data) -> dict[str, Any]:
-    """Arguments of the mixture for rows (n, D), as many components as rows and memory allow."""
+    """Arguments of the mixture for rows (n, D).
+
+    Where covariances of all components are too dear they have none: to be many is worth more.
+    """
     n, size = len(data), data.shape[0]
-    most = min(max(round(n / _ROWS), 1), _MOST)
-    if data.family != NUMBERS:
-        columns = expr.build(data.family, components()).keywords["columns"]
-        return {"components": most, "family": Columns(columns), "restarts": 1}
-    patterns = 0 if data.mask is None else len(torch.unique(data.mask, dim=0))
-    work = n * size**2 + _FACTOR * patterns * size**3
-    count = min(most, _NUMBERS // size**2, _WORK // work)
+    count = min(max(round(n / _ROWS), 1), _MOST)
     family: Component = Full(prior=size / 2, share=_SHARE)
-    if count < 1:  # too wide for covariances
-        count, family = most, Diagonal(prior=1.0)
+    if data.family != NUMBERS:
+        family = Columns(expr.build(data.family, components()).keywords["columns"])
+    elif count * size**2 > _NUMBERS or count * _work(data) > _WORK:
+        family = Diagonal(prior=1.0)
     return {"components": count, "family": family, "restarts": 1}
+
+
+def _work(data: Data) -> int:
+    """About how many multiplications a pass makes for a component of full covariance."""
+    n, size = len(data), data.shape[0]
+    patterns = 0 if data.mask is None else len(torch.unique(data.mask, dim=0))
+    return n * size**2 + _FACTOR * patterns * size**3
