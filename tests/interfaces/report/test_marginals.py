@@ -9,7 +9,7 @@ import pytest
 
 from latently.interfaces.report.cells import Cells, seen_of
 from latently.interfaces.report.levels import Sample, _Axis, of_levels, of_numbers
-from latently.interfaces.report.marginals import marginals
+from latently.interfaces.report.marginals import _samples, marginals
 
 
 @pytest.mark.parametrize("step", [0.1, 0.25, 1.0, 5.0])
@@ -99,6 +99,24 @@ def test_columns_that_lack_most_or_fit_worst_stand_first(people, mixed, subject)
     # two groups of people are no single distribution of ages, and towns are shares of any kind
     assert "chance up to" in by["age"].gaps[0][1]
     assert by["town"].gaps[0][1].endswith("as chance")
+
+
+def test_draws_are_shown_as_samples_are_written(people):
+    data = people(60)
+    cells, x = Cells.of(data), data.x.double().numpy()
+    wild = 1e12 * np.random.default_rng(0).normal(size=60)
+    for j, column in enumerate(data.table.modelled):
+        rows = x.copy()
+        rows[:, j] = wild
+        written = data.table.encode(data.table.decode(rows)).x[:, j]
+        np.testing.assert_array_equal(cells.held(j, wild), written)
+        if column.kind == "count":
+            seen = x[:, j] if data.mask is None else x[data.mask[:, j].numpy(), j]
+            assert cells.held(j, wild).max() == seen.max()
+    drawn = {0: np.tile(wild[:, None], (1, x.shape[1]))}
+    whole = np.ones(x.shape, dtype=bool)
+    _, sample = _samples(cells, 0, x, whole, drawn, {}, whole)
+    assert sample.values.max() == x[:, 0].max()  # nobody is 120 where all are 18 to 70
 
 
 def test_rows_of_no_table_have_marginals_of_their_own(table):

@@ -36,7 +36,14 @@ from latently.data.tables.numbers import number_text
 from latently.data.tables.words import at, plural, shown
 from latently.errors import UserError
 
-__all__ = ["Coded", "constant_differs", "decode_column", "encode_column", "fill_constant"]
+__all__ = [
+    "Coded",
+    "constant_differs",
+    "decode_column",
+    "encode_column",
+    "fill_constant",
+    "held",
+]
 
 CALENDAR = (-62135596800.0, 253402214400.0)  # the years 1 to 9999 in seconds
 _WHOLE = 2.0**63 - 1024  # the largest float that 64 bits hold as a whole number
@@ -153,6 +160,23 @@ def _codes(column: Column) -> dict[str, int]:
     return codes
 
 
+def held(column: Column, x: np.ndarray) -> np.ndarray:
+    """Numbers of a model as the column has them: within its bounds, rounded; codes there are.
+
+    Args:
+        column: a modelled one.
+        x: finite numbers of any shape.
+    """
+    if column.kind in DISCRETE:
+        return np.clip(np.rint(x), 0, column.levels - 1)
+    least, most = CALENDAR if column.kind == "datetime" else (-np.inf, np.inf)
+    low, high = column.low, column.high
+    values = np.clip(x, least if low is None else low, most if high is None else high)
+    if column.kind == "datetime":
+        return round_to(values, column.unit)
+    return values if column.decimals is None else np.round(values, column.decimals) + 0.0
+
+
 def decode_column(
     column: Column, x: np.ndarray, like: np.ndarray | None, dtype: str
 ) -> np.ndarray:
@@ -167,13 +191,9 @@ def decode_column(
     target = _target(column, like, dtype)
     if column.kind in DISCRETE:
         return _decode_levels(column, x, target)
-    least, most = CALENDAR if column.kind == "datetime" else (-np.inf, np.inf)
-    low, high = column.low, column.high
-    values = np.clip(x, least if low is None else low, most if high is None else high)
+    values = held(column, x)
     if column.kind == "datetime":
         return _decode_times(column, values, target)
-    if column.decimals is not None:
-        values = np.round(values, column.decimals) + 0.0
     if like is not None and like.dtype.kind in "iu":  # bounds may have been taken away
         values = np.clip(values, np.iinfo(like.dtype).min, np.iinfo(like.dtype).max)
     return _typed(values, target, COMMA in column.dtype)
@@ -225,8 +245,7 @@ def _objects(values: list[Any]) -> np.ndarray:
     return out
 
 
-def _decode_times(column: Column, values: np.ndarray, target: str) -> np.ndarray:
-    seconds = round_to(values, column.unit)
+def _decode_times(column: Column, seconds: np.ndarray, target: str) -> np.ndarray:
     if target == "text":
         form = column.dtype.removeprefix("text, ")
         form = form if form in FORMS else "%Y-%m-%d %H:%M:%S"
@@ -239,7 +258,7 @@ def _decode_times(column: Column, values: np.ndarray, target: str) -> np.ndarray
 
 
 def _decode_levels(column: Column, x: np.ndarray, target: str) -> np.ndarray:
-    codes = np.clip(np.rint(x), 0, column.levels - 1).astype(np.int64)
+    codes = held(column, x).astype(np.int64)
     values: list[Any] = list(column.categories)
     texts = any(isinstance(value, str) for value in values)
     if target == "text":

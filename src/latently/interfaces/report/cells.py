@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from latently.data import Data
+from latently.data.tables.coding import held
 from latently.data.tables.column import OTHER
 from latently.interfaces.report.numbers import DASH, plain, significant
 
@@ -56,6 +57,10 @@ class Cells:
         column = self.columns[j]
         found = tuple(_level(value) for value in column.categories)
         return (*found, OTHER) if column.other else found
+
+    def held(self, j: int, values: np.ndarray) -> np.ndarray:
+        """Finite numbers of a model as `Schema.decode` writes them: rounded, within the bounds."""
+        return held(self.columns[j], values) if self.columns else values
 
     def value(self, j: int, value: float) -> str:
         """A value as the table has it: a name, a date, a number with the column's decimals."""

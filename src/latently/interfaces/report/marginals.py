@@ -129,12 +129,12 @@ def _samples(
     """What is observed of a column, then what each model draws, and puts into its holes."""
     own = x[seen[:, j], j]
     found = [Sample(own[:: max(1, len(own) // _SEEN)], None, "observed")]
-    found += [Sample(_finite(values[:, j]), index, "drawn") for index, values in drawn.items()]
+    for index, values in drawn.items():
+        found.append(Sample(cells.held(j, _finite(values[:, j])), index, "drawn"))
     if not of_rows[:, j].all():
         for index, values in filled.items():
-            found.append(
-                Sample(_finite(values[:, ~of_rows[:, j], j].reshape(-1)), index, "imputed")
-            )
+            put = _finite(values[:, ~of_rows[:, j], j].reshape(-1))
+            found.append(Sample(cells.held(j, put), index, "imputed"))
     return [found[0], *(sample for sample in found[1:] if len(sample.values))]
 
 
