@@ -233,7 +233,7 @@ def _figure(
             if pattern[j]:
                 parts.append(bar(x, y, _CELL - 8, _ROW - 4, "s1"))
             else:
-                parts.append(bar(x + (_CELL - 8) / 2 - 3, y + 5, 6, 6, "faint"))
+                parts.append(bar(x + (_CELL - 8) / 2 - 3, y + 5, 6, 6, "muted", opacity=0.6))
     told = "; ".join(
         f"{share(count / n)} of the rows lack {_listed(cells, pattern)}"
         for count, pattern in zip(counts[:5], patterns, strict=False)
