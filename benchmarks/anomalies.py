@@ -11,7 +11,8 @@ curve, in percent.
 `LatentOutlierDetector()` has no option set, one default for all tables. The peers are
 scikit-learn's: the distance to the fifth and to the first nearest training row,
 `GaussianMixture(5)` of full covariances with `reg_covar=0.01` (of 1e-6 to 0.1 the one that is best
-for it), and `IsolationForest()`. The bars: a mean of 87.5, and above 5-NN and the mixture by more
+for it), and `IsolationForest()`, all of random state 0. Of other states the mixture of five reaches
+0.2 and 0.5 less. The bars: a mean of 87.5, and above 5-NN and the mixture by more
 than two standard errors of the paired difference over tables.
 """
 
@@ -58,14 +59,14 @@ def split(file: Path, seed: int) -> tuple[Rows, Rows, np.ndarray]:
     return (train - mean) / unit, (test - mean) / unit, truth
 
 
-def methods(seed: int) -> dict[str, Callable[[Rows, Rows], np.ndarray]]:
+def methods() -> dict[str, Callable[[Rows, Rows], np.ndarray]]:
     """What says how strange rows are, ours first."""
 
     def forest(train: Rows, test: Rows) -> np.ndarray:
-        return -IsolationForest(random_state=seed).fit(train).score_samples(test)
+        return -IsolationForest(random_state=0).fit(train).score_samples(test)
 
     def mixture(train: Rows, test: Rows) -> np.ndarray:
-        made = GaussianMixture(5, reg_covar=1e-2, random_state=seed)
+        made = GaussianMixture(5, reg_covar=1e-2, random_state=0)
         return -made.fit(train).score_samples(test)
 
     return {
@@ -81,7 +82,7 @@ def told(file: Path, seed: int) -> Found:
     """Area in percent and seconds of every method on one split."""
     train, test, truth = split(file, seed)
     found = {}
-    for name, score in methods(seed).items():
+    for name, score in methods().items():
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of EM that has not converged
@@ -97,7 +98,7 @@ def summary(runs: dict[str, list[Found]]) -> dict[str, Any]:
         method: {
             t: statistics.mean(r[method]["auroc"] for r in seeds) for t, seeds in runs.items()
         }
-        for method in methods(0)
+        for method in methods()
     }
     spent = {m: sum(r[m]["seconds"] for seeds in runs.values() for r in seeds) for m in each}
     found = {}
@@ -152,7 +153,7 @@ def main() -> None:
     runs = {}
     for file in files:
         runs[file.stem] = [told(file, seed) for seed in SEEDS]
-        areas = {m: statistics.mean(r[m]["auroc"] for r in runs[file.stem]) for m in methods(0)}
+        areas = {m: statistics.mean(r[m]["auroc"] for r in runs[file.stem]) for m in methods()}
         print(file.stem, *(f"{m} {area:.1f}" for m, area in areas.items()), flush=True)
     found = summary(runs)
     result = {"methods": found, "runs": runs, "claims": list(claims(found, runs))}
