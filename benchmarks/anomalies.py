@@ -11,9 +11,9 @@ curve, in percent.
 `LatentOutlierDetector()` has no option set, one default for all tables. The peers are
 scikit-learn's: the distance to the fifth and to the first nearest training row,
 `GaussianMixture(5)` of full covariances with `reg_covar=0.01` (of 1e-6 to 0.1 the one that is best
-for it), and `IsolationForest()`, all of random state 0; with others the mixture of five reached 0.2
-and 0.5 less. The bars: a mean of 87.5, and above 5-NN and the mixture by more than two standard
-errors of the paired difference over tables.
+for it), and `IsolationForest()`, all of random state 0; with others the mixture of five reached
+0.2 and 0.5 less. The bars: a mean of 87.5, and above 5-NN and the mixture by more than two
+standard errors of the paired difference over tables.
 """
 
 from __future__ import annotations
