@@ -6,7 +6,8 @@
 - a ```text block shows what the block before it printed: of a refused command to the letter, else
   up to the numbers, which differ between machines; a line of `...` stands for what is left out.
 
-A page runs in an empty folder of its own, so what its Python writes its commands can read.
+A page runs in an empty folder of its own, so what its Python writes its commands can read. One
+that says `<!-- needs $LATENTLY_DATA/... -->` runs where that file is.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = ("make ", "python3 -m venv ", ".venv/bin/")  # lines that set an environment up
 NEED_DATA = re.compile(r"\b(mnist|fashion|omniglot|frey|cifar10)\b")
+NEEDS = re.compile(r"<!-- needs \$LATENTLY_DATA/(\S+) -->")  # a whole page
 BAR = re.compile(r"^(row|step|pass|fit) \d+/\d+ .*\n", re.MULTILINE)  # a terminal takes it away
 NUMBER = re.compile(r"-?\b\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
 
@@ -45,7 +47,11 @@ def fences(page: Path) -> list[tuple[str, str]]:
 
 
 def runs(page: Path) -> bool:
-    """Whether there is anything to run on a page."""
+    """Whether there is anything to run on a page, and the data are there that it needs."""
+    needed = NEEDS.findall(page.read_text(encoding="utf-8"))
+    folder = os.environ.get("LATENTLY_DATA")
+    if needed and (folder is None or not all(Path(folder, name).exists() for name in needed)):
+        return False
     return any(kind in ("python", "sh") for kind, _ in fences(page))
 
 

@@ -9,8 +9,9 @@ import torch
 from scipy.stats import norm
 
 from latently import PPCA, Data, FactorAnalysis, Mixture, fit, impute, vae
+from latently.inference import _blocks
 from latently.models import Model
-from latently.models.components import Diagonal, Full, Student
+from latently.models.components import Columns, Diagonal, Full, Student
 from latently.nets import MLP
 from latently.probability.families import (
     Bernoulli,
@@ -374,3 +375,22 @@ def test_rows_of_mixtures_do_not_depend_on_their_company(component):
         assert (whole.draws.std(0) / whole.std)[hole].log().abs().median() < 0.1
     below = (whole.draws <= whole.quantiles[1]).double().mean(0)[hole]
     assert (below - 0.5).abs().max() < 5 * 0.5 / 200**0.5
+
+
+def test_rows_that_only_fill_a_block_are_not_drawn(monkeypatch):
+    """Categories are drawn row by row: once for each row that counts, out of blocks of 16."""
+    x = torch.tensor([[1.0, 2.0], [3.0, 0.0], [2.0, 5.0]])
+    mask = torch.tensor([[True, False], [True, False], [False, True]])
+    model = Mixture((2,), 2, family=Columns(columns=(partial(Categorical, levels=6),) * 2))
+    data = replace(Data.from_array(x * mask), mask=mask, family="Categorical(levels=6)")
+    drawn, real = [], _blocks.conditioned
+
+    def counted(model, particles, rows):
+        drawn.append(len(rows.x))
+        return real(model, particles, rows)
+
+    monkeypatch.setattr(_blocks, "conditioned", counted)
+    whole = impute(model, data, draws=2)
+    assert drawn.count(1) == len(x)
+    alone = impute(model, data.rows([2]), draws=2)
+    assert torch.equal(whole.draws[:, 2:], alone.draws)

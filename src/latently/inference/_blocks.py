@@ -70,7 +70,7 @@ def found_rows(
         rows, noise = every.part(which), RowNoise([keys[i] for i in numbers], x.device)
         with torch.no_grad():
             if exact:
-                found = _exact(model, rows, wanted, noise)
+                found = _exact(model, rows, wanted, noise, places)
             else:
                 found = _weighted(model, rows, wanted, noise, samples, sweeps, places)
         yield which[places], found.rows(places)
@@ -157,11 +157,13 @@ def _weighted(
     return _joined([found.get(b, some) for b in range(len(rows.x))])
 
 
-def _exact(model: Any, rows: Rows, wanted: Wanted, noise: RowNoise) -> Found:
-    """Of rows of a model that knows the distribution of every cell."""
+def _exact(
+    model: Any, rows: Rows, wanted: Wanted, noise: RowNoise, places: Sequence[int]
+) -> Found:
+    """Of a block of rows of a model that knows the distribution of every cell."""
     x = rows.x
     none, empty = torch.zeros(len(x), dtype=torch.float64), x.new_empty(0)
-    draws = _exact_draws(model, rows, wanted.draws, noise)
+    draws = _exact_draws(model, rows, wanted.draws, noise, places)
     if wanted.levels is None:
         return Found(draws, empty, empty, empty, empty, none, none)
     known = _known(model, rows)
@@ -173,8 +175,10 @@ def _exact(model: Any, rows: Rows, wanted: Wanted, noise: RowNoise) -> Found:
     return Found(draws, mean, std, lines, mode.to(x.dtype), none, none)
 
 
-def _exact_draws(model: Any, rows: Rows, draws: int, noise: RowNoise) -> Tensor:
-    """(draws, B, *X): together where rows can be told apart, else one by one."""
+def _exact_draws(
+    model: Any, rows: Rows, draws: int, noise: RowNoise, places: Sequence[int]
+) -> Tensor:
+    """(draws, B, *X): together where rows can be told apart, else one by one those that count."""
     x = rows.x
     if len(x) > 1:
         try:
@@ -186,12 +190,15 @@ def _exact_draws(model: Any, rows: Rows, draws: int, noise: RowNoise) -> Tensor:
             return inside(model, together.sample(conditioned(model, particles, rows)), x.dtype)
         except Inseparable:
             pass
-    found = []
-    for b, row in enumerate(rows.singles()):
+    found = {}
+    for b in places:
+        row = rows.part(slice(b, b + 1))
         with noise.of(b):
             particles = first_particles(model, row, draws)
-            found.append(conditioned(model, particles, row).sample())
-    return inside(model, torch.cat(found, 1), x.dtype)
+            found[b] = conditioned(model, particles, row).sample()
+    some = found[places[0]]
+    drawn = torch.cat([found.get(b, some) for b in range(len(x))], 1)
+    return inside(model, drawn, x.dtype)
 
 
 def _of_states(model: Any, rows: Rows, particles: Population, noise: RowNoise) -> Tensor:
