@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from latently.data import Data
+from latently.interfaces.fitting import _doubts
 from latently.interfaces.request import command_text, read_request
 from latently.io import describe, load_saved
 from latently.training.files import locked
@@ -447,3 +450,12 @@ def test_a_prior_in_what_em_reached_is_said(done, tmp_path):
     told = done(*words, "--out", tmp_path / "plain.safetensors")
     assert "log p(x) " in told
     assert "log prior" not in told
+
+
+def test_doubts_of_a_table_name_its_columns():
+    rows = Data.from_frame({"age": [31.5, 28.0, 50.25], "size": [1.5, 2.5, 3.75]})
+    flat = replace(rows, x=torch.stack([rows.x[:, 0], torch.ones(3)], 1))
+    assert any(line.startswith("column 'size' is constant;") for line in _doubts(flat, False))
+    seen = torch.tensor([True, False]).expand(3, 2)
+    unseen = list(_doubts(replace(rows, mask=seen), False))
+    assert unseen[0] == "no observed value in column 'size'; nothing is learned of it"

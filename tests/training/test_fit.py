@@ -15,6 +15,7 @@ from latently import (
     Cosine,
     Data,
     DReG,
+    FactorAnalysis,
     ImportanceSampling,
     Linear,
     UserError,
@@ -413,3 +414,17 @@ def test_a_closed_form_fit_sees_one_draw_of_holes():
     ]
     assert histories[0] == histories[1]
     assert len(histories[0]) == 5
+
+
+def test_a_fit_calls_columns_of_a_table_by_name():
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    table = {"age": x[:, 0].numpy(), "size": x[:, 1].numpy(), "weight": 2 * x[:, 0].numpy()}
+    data = Data.from_frame(table)
+    (told,) = fit(FactorAnalysis((3,), 1), data, **QUIET).warnings
+    assert "2 columns ('age', 'weight') are explained" in told
+    (told,) = fit(FactorAnalysis((3,), 1), Data.from_array(data.x), **QUIET).warnings
+    assert "2 columns (0, 2) are explained" in told
+    mask = torch.ones(60, 3, dtype=torch.bool)
+    mask[:, 1] = False
+    with pytest.raises(UserError, match="column 'size' has no observed value"):
+        fit(FactorAnalysis((3,), 1), replace(data, mask=mask), **QUIET)

@@ -26,19 +26,22 @@ class Sensitivity:
             where none was missing.
         moves: by how many observed deviations the mean moves for each unit of d, (*shape), a
             least-squares slope; NaN where nothing was missing, 0 for unordered categories.
+        names: of the columns of a table; None of other rows.
     """
 
     tilts: tuple[float, ...]
     means: Tensor
     moves: Tensor
+    names: tuple[str, ...] | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """The column that hangs on the assumption most."""
         column = int(torch.nan_to_num(self.moves.abs()).argmax())
         move = float(self.moves.flatten()[column])
+        name = column if self.names is None else repr(self.names[column])
         return (
-            f"column {column}: its imputed mean moves by {move:+.2f} observed deviations where "
+            f"column {name}: its imputed mean moves by {move:+.2f} observed deviations where "
             "missing values are e times likelier for each deviation upwards than was assumed, "
             "which these data cannot rule out",
         )
@@ -93,4 +96,6 @@ def sensitivity(
     stacked = torch.stack(means)
     d = torch.tensor(tilts, dtype=torch.float64).sub_(sum(tilts) / len(tilts))
     slopes = torch.tensordot(d, stacked.cpu(), 1) / d.square().sum()
-    return Sensitivity(tuple(map(float, tilts)), stacked, slopes / model.scale.cpu())
+    schema = getattr(data, "table", None)
+    names = None if schema is None else schema.names
+    return Sensitivity(tuple(map(float, tilts)), stacked, slopes / model.scale.cpu(), names)

@@ -134,7 +134,7 @@ def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
         )
     if not closed_form:
         request.objective.check_model(model)
-    known = [] if closed_form else list(request.objective.complaints(model))
+    known = [] if closed_form else list(map(train.told, request.objective.complaints(model)))
     for warning in (*_doubts(train, closed_form), *known):
         print(f"warning: {warning}", file=sys.stderr)
     try:
@@ -239,7 +239,7 @@ def _doubts(train: Data, closed_form: bool) -> Iterator[str]:
     if bool(unseen.any()) and not bool(unseen.all()):
         fix = f'; hide it in some rows only, "Sometimes({expr.show(train.hide)})"'
         yield (
-            f"no observed value in column {_listed(unseen)}; nothing is learned of it"
+            train.told(f"no observed value in column {_listed(unseen)}; nothing is learned of it")
             + (fix if train.hide else "")
         )
     if train.levels is not None or len(train) == 1:
@@ -248,8 +248,8 @@ def _doubts(train: Data, closed_form: bool) -> Iterator[str]:
     constant = low == train.x.flatten(1).masked_fill(~seen, -math.inf).amax(0)
     if bool(constant.any()):
         yield (
-            f"column {_listed(constant)} is constant; its density grows as long as training goes "
-            "on, so this share of log p(x) means little"
+            train.told(f"column {_listed(constant)} is constant; its density grows as long as ")
+            + "training goes on, so this share of log p(x) means little"
         )
 
 

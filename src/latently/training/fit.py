@@ -9,9 +9,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ __all__ = ["Fit", "fit"]
 _HARDLY = 0.05  # of the variance, which the mean row alone all but reaches
 _SOME_STEPS = 100
 _TOLD = 1000  # rows that tell what is rebuilt
+
+_Fitting = TypeVar("_Fitting", bound=Callable[..., "Fit"])
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,21 @@ class Fit:
     rebuilt: float | None = None
 
 
+def _by_names(function: _Fitting) -> _Fitting:
+    """A fit that calls columns of a table by name, in errors and warnings: models know numbers."""
+
+    @wraps(function)
+    def named(model: Model, data: Data, *others: Any, **options: Any) -> Fit:
+        try:
+            found = function(model, data, *others, **options)
+        except UserError as error:
+            raise UserError(data.told(str(error))).with_traceback(error.__traceback__) from None
+        return replace(found, warnings=tuple(map(data.told, found.warnings)))
+
+    return cast(_Fitting, named)
+
+
+@_by_names
 def fit(
     model: Model,
     data: Data,

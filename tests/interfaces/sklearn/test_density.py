@@ -254,3 +254,9 @@ def test_a_number_of_rows_that_is_none_is_named(refused):
     for n in (0, -1, 2.5, True, "many"):
         with refused(f"n={n!r}", "at least 1"):
             fitted(recipe="fa", latents=1).sample(n)
+
+
+def test_warnings_of_the_fit_name_columns():
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    with pytest.warns(UserWarning, match=r"2 columns \('x0', 'x2'\) are explained by the latents"):
+        LatentDensity("fa", latents=1).fit(np.c_[x, 2 * x[:, 0]])

@@ -19,7 +19,7 @@ from latently.data.tables.coding import (
 from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, Column, usual
 from latently.data.tables.frame import Frame
 from latently.data.tables.infer import infer_column
-from latently.data.tables.words import plural, shown
+from latently.data.tables.words import by_name, plural, shown
 from latently.errors import UserError, closest
 
 __all__ = ["Encoded", "Schema"]
@@ -139,6 +139,10 @@ class Schema:
     def notices(self) -> tuple[str, ...]:
         """A line for every column that is left out, pooled, or otherwise worth a word."""
         return tuple(f"column {shown(c.name)}: {c.note}" for c in self.columns if c.note)
+
+    def told(self, text: str) -> str:
+        """What a model says of the columns of x, by number from 0, with their names."""
+        return by_name(text, self.names)
 
     def encode(self, frame: Frame) -> Encoded:
         """Rows as numbers, columns by name in any order.

@@ -94,9 +94,13 @@ class _Estimator(BaseEstimator):
         self._check_holes(data, model)
         found = self._fitted(model, data)
         for note in found.warnings:
-            warnings.warn(f"{type(self).__name__}: {note}", stacklevel=3)
+            warnings.warn(f"{type(self).__name__}: {self._told(note)}", stacklevel=3)
         self.model_, self.history_, self.n_iter_ = model, found.history, len(found.history)
         return data
+
+    def _told(self, note: str) -> str:
+        """What the model says of columns, which it knows by number."""
+        return note
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """log p(x) of every row, (n,), in nats; of rows with NaN, of what is observed.

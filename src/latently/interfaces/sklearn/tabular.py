@@ -125,6 +125,9 @@ class _TableEstimator(_Estimator):
         if not isinstance(self.kinds, Mapping | None):
             raise UserError(f"kinds={self.kinds!r} must be a dict of columns and their kinds")
 
+    def _told(self, note: str) -> str:
+        return self.schema_.told(note)
+
     # ---- Rows in
 
     def _data(self, X: ArrayLike, *, reset: bool) -> Data:
