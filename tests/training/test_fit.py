@@ -2,7 +2,7 @@
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from latently import (
     ELBO,
     IWAE,
+    MIWAE,
     PPCA,
     Cosine,
     Data,
@@ -94,6 +95,34 @@ def test_the_epoch_best_on_validation_is_kept():
         assert row["epoch"] <= best
     for a, b in zip(named_tensors(model).values(), named_tensors(short).values(), strict=True):
         assert torch.equal(a, b)
+
+
+@dataclass(frozen=True)
+class Soon(Variational):
+    """Waits three epochs of a long run."""
+
+    def habits(self, rows):
+        return {"steps": 120, "batch_size": 20, "learning_rate": 0.05, "patience": 3}
+
+
+def test_an_objective_may_end_a_run_of_its_own_length_and_no_other():
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    data, held = Data.from_array(rows[:40]), Data.from_array(rows[40:])
+    model = partial(vae, (3,), latents=2, net=partial(MLP, hidden=(32,)), likelihood=Normal)
+    ended = fit(model(), data, Soon(), validation=held, **QUIET)
+    best = [row["validation"] for row in ended.history].index(
+        max(row["validation"] for row in ended.history)
+    )
+    assert len(ended.history) == best + 1 + 3 < 40
+    assert len(fit(model(), data, Soon(), **QUIET).history) == 60  # nothing to wait for
+    for length in ({"steps": 100}, {"epochs": 50}, {"patience": 55}):
+        found = fit(model(), data, Soon(), validation=held, **length, **QUIET)
+        assert len(found.history) >= 50
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(1, 1000), (64, 1000), (270, 200), (10**6, 1)])
+def test_miwae_waits_a_thousand_steps(rows, epochs):
+    assert MIWAE().habits(rows)["patience"] == epochs
 
 
 def test_validation_weighs_rows_equally_and_repeats():

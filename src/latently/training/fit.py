@@ -36,6 +36,7 @@ __all__ = ["Fit", "fit"]
 _HARDLY = 0.05  # of the variance, which the mean row alone all but reaches
 _SOME_STEPS = 100
 _TOLD = 1000  # rows that tell what is rebuilt
+_LENGTH = ("epochs", "steps", "patience")  # of a run: whoever says one part of it means all
 
 _Fitting = TypeVar("_Fitting", bound=Callable[..., "Fit"])
 
@@ -145,7 +146,8 @@ def fit(
         skip: leave out a step whose gradient norm exceeds this; default: none.
         ema: decay, e.g. 0.999, of a moving average of the weights, which is then what is
             validated and kept; default: no average.
-        patience: stop after so many epochs without a better validation value; default: never.
+        patience: stop after so many epochs without a better validation value; default: what suits
+            the objective if the length is not given either (`Objective.habits`), else never.
         tolerance: a closed-form fit ends where a pass gains no more than this, in nats; default:
             1e-8, and where EM creeps 1e-6 (missing values) or 1e-5 (mixtures).
         seed: seed of everything random.
@@ -201,7 +203,11 @@ def fit(
         _check_trained(model, tolerance)
         objective = objective or usual(model)
         objective.check_model(model)  # before the run sets its scales
-        options |= _habitual(objective, data, options)
+        habits = _habitual(objective, data, options | others)
+        waits = habits.pop("patience", None)
+        if validation is not None and others["patience"] is None:
+            others["patience"] = waits
+        options |= habits
         check_pieces(BatchOrder(len(data), options["batch_size"], 0), accumulate)
         run = Run(
             model,
@@ -237,7 +243,7 @@ def _habitual(objective: Objective, data: Data, options: Mapping[str, Any]) -> d
     """What the objective is used with, where nothing is said."""
     usual = dict(objective.habits(len(data)))
     if options["epochs"] is not None or options["steps"] is not None:
-        usual = {name: usual[name] for name in usual if name not in ("epochs", "steps")}
+        usual = {name: usual[name] for name in usual if name not in _LENGTH}
     return {name: value for name, value in usual.items() if options[name] is None}
 
 

@@ -79,7 +79,8 @@ class Objective(ABC):
     def habits(self, rows: int) -> Mapping[str, Any]:
         """The options of a run on so many rows where the caller of `fit` says nothing of them.
 
-        Its length ("epochs" or "steps"), "batch_size" and "learning_rate".
+        Its length ("epochs" or "steps"), "batch_size" and "learning_rate"; and "patience" in
+        epochs, for runs of that length that have validation rows.
         """
         return {"epochs": 50, "batch_size": 100, "learning_rate": 1e-3}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,10 @@ from latently.training.objectives.variational import Variational
 
 __all__ = ["MIWAE"]
 
-_STEPS = 4000
+_STEPS, _BATCH = 4000, 64
+_WAITS = (
+    1000  # steps without a better validation value: a few hundred rows are soon known by heart
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,12 @@ class MIWAE(Objective):
         self._whole().check_model(model)
 
     def habits(self, rows: int) -> Mapping[str, Any]:
-        return {"steps": _STEPS, "batch_size": 64, "learning_rate": Cosine(1e-3)}
+        return {
+            "steps": _STEPS,
+            "batch_size": _BATCH,
+            "learning_rate": Cosine(1e-3),
+            "patience": math.ceil(_WAITS / math.ceil(rows / _BATCH)),
+        }
 
     @property
     def is_bound(self) -> bool:
