@@ -247,3 +247,23 @@ def test_mistakes_are_one_line(words, said, table, model, cli, tmp_path):
     assert ran.code == 2, ran.err
     assert said in ran.err
     assert ran.err.strip().count("\n") == 0
+
+
+def test_particles_of_given_cells_are_options(table, model, cli, rejected, tmp_path):
+    words = ["sample", model, "--given", "town=Rome", "-n", 40, "--force"]
+    few, many = tmp_path / "few.csv", tmp_path / "many.csv"
+    ran = cli(*words, "--samples", 20, "--sweeps", 0, "--out", few)
+    assert ran.code == 0
+    assert "than draws (40): draws share latents; raise --samples or --sweeps\n" in ran.err
+    ran = cli(*words, "--samples", 4000, "--out", many)
+    assert ran.code == 0
+    assert "effective particles" not in ran.err  # what was advised helps
+    assert read(few) != read(many)
+    for options, said in (
+        (("--samples", 0), "--samples 0 must be at least 1"),
+        (("--sweeps", -1), "--sweeps -1 must be at least 0"),
+    ):
+        rejected((*words, *options, "--out", few), said)
+    rejected(
+        ("sample", model, "--sweeps", 3, "--out", tmp_path / "no.csv"), "--sweeps 3", "--given"
+    )

@@ -64,12 +64,12 @@ class Given:
         if self.k_hat is not None and self.k_hat > K_HAT_LIMIT:
             found.append(
                 f"heavy importance weights (k-hat {self.k_hat:.2f} > {K_HAT_LIMIT}): the spread "
-                "is understated; raise samples or sweeps"
+                "is understated; raise --samples or --sweeps"
             )
         if self.ess is not None and self.ess < len(self):
             found.append(
                 f"fewer effective particles ({self.ess:.0f}) than draws ({len(self)}): draws "
-                "share latents; raise samples or sweeps"
+                "share latents; raise --samples or --sweeps"
             )
         return tuple(found)
 

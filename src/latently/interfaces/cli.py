@@ -160,6 +160,18 @@ def sample(
         str | None,
         typer.Option("--given", help="cells of a table that are held: 'age=40,town=Rome'"),
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples", parser=whole, metavar="INT", help="particles of --given, or 1000"
+        ),
+    ] = None,
+    sweeps: Annotated[
+        int | None,
+        typer.Option(
+            "--sweeps", parser=whole, metavar="INT", help="most rounds of refining them, or 10"
+        ),
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
@@ -167,6 +179,7 @@ def sample(
     from latently.interfaces import verbs
 
     how: dict[str, Any] = {"seed": seed, "force": force, "context": context, "given": given}
+    how["particles"] = {"samples": samples, "sweeps": sweeps}
     print(verbs.sample(model, n, out, temperature=temperature, **how))
 
 

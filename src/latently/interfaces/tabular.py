@@ -14,6 +14,8 @@ from latently.data import Data
 from latently.data.tables import Frame, Schema, read_frame, write_frame
 from latently.errors import UserError, closest
 from latently.inference import Imputation, draw_given
+from latently.inference.imputation import SWEEPS
+from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_target
 from latently.io import Saved
 from latently.training.files import atomic_write
@@ -145,15 +147,30 @@ def _chosen(found: Imputation, schema: Schema, fill: str) -> Tensor:
     return single
 
 
-def drawn_given(saved: Saved, text: str, n: int, seed: int) -> Tensor:
+def drawn_given(
+    saved: Saved, text: str, n: int, seed: int, *, samples: int = 1000, sweeps: int = SWEEPS
+) -> Tensor:
     """n rows of a table with some cells held, (n, columns), from the others' conditional.
 
+    Args:
+        saved: the model.
+        text: cells that are held, such as `age=40,town=Rome`.
+        n: how many rows.
+        seed: of the draws.
+        samples: particles, of models that are not exact.
+        sweeps: most rounds of refining them.
+
     Raises:
-        UserError: the model was fitted to no table, or what is given is no cell of it.
+        UserError: the model was fitted to no table, what is given is no cell of it, or numbers out
+            of range.
     """
     schema = saved.table
     if schema is None:
         raise UserError(f"--given {text}: the model was fitted to arrays, not to a table")
+    for option, most, least in (("samples", samples, 1), ("sweeps", sweeps, 0)):
+        if most < least:
+            raise UserError(f"--{option} {most} must be at least {least}")
+    check_memory(8 * samples * len(schema.names), f"{samples:,} particles", "lower --samples")
     held = dict.fromkeys(schema.names, "")
     for word in text.split(","):
         name, sign, value = word.partition("=")
@@ -169,7 +186,9 @@ def drawn_given(saved: Saved, text: str, n: int, seed: int) -> Tensor:
         raise UserError(f"--given {text}: {data.notices[0]}")
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
     saved.model.check(data.x, mask, "--given")
-    found = draw_given(saved.model, data.x[0], mask[0], n, seed=seed)
+    found = draw_given(
+        saved.model, data.x[0], mask[0], n, samples=samples, sweeps=sweeps, seed=seed
+    )
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return found.draws

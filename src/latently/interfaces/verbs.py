@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,20 @@ def sample(
     context: str | None = None,
     temperature: float = 1.0,
     given: str | None = None,
+    particles: Mapping[str, int | None] | None = None,
 ) -> str:
-    """Draws from the model to arrays, a table or a picture, of `each` class in its own column."""
+    """Draws from the model to arrays, a table or a picture, of `each` class in its own column.
+
+    Cells that are `given` are held, and `particles` say by how many "samples" and "sweeps" the
+    others are drawn.
+    """
     target = check_target(out, _ROWS, force)
     if n < 1:
         raise UserError(f"-n {n} must be at least 1")
+    asked = {key: value for key, value in (particles or {}).items() if value is not None}
+    if asked and given is None:
+        name, value = next(iter(asked.items()))
+        raise UserError(f"--{name} {value}: only draws that are --given cells need particles")
     saved = open_model(path)
     check_suffix(target, saved)
     size = n * math.prod(saved.model.shape)
@@ -117,7 +126,7 @@ def sample(
     if given is not None:
         if temperature != 1 or known is not None:
             raise UserError("--given: leave out --temperature and --context")
-        x = drawn_given(saved, given, n, seed)
+        x = drawn_given(saved, given, n, seed, **asked)
     else:
         x = saved.model.sample(n, known, temperature=temperature, seed=seed)
     classes = known.shape[1] if known is not None and context == "each" else _COLUMNS + 1
