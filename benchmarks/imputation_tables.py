@@ -8,7 +8,8 @@ cell is hidden where `default_rng(seed).random(shape) < 0.5`, for seeds 0 to 4; 
 other cells and fills the hidden ones, whose mean squared error is told (1: about the column mean).
 Protocol of Mattei, Frellsen, "MIWAE", 2019. `LatentImputer()` has no option set, the peers are
 scikit-learn's `IterativeImputer()` as it is (chained Bayesian ridge) and with forests of 100 trees
-in place of the ridge (as missForest does). The bars are 10 % below the former, below the latter,
+in place of the ridge (as missForest does). One normal with a full covariance, exact by EM, tells
+what there is to know without a network. The bars are 10 % below the former, below the latter,
 and 60 seconds for every table, fit and imputation together.
 """
 
@@ -29,6 +30,7 @@ from sklearn.impute import IterativeImputer, SimpleImputer
 
 import harness
 import latently as lt
+from latently.models.components import Full
 
 SEEDS, SHARE, LIMIT, LESS = range(5), 0.5, 60.0, 0.9
 TABLES = {
@@ -37,6 +39,7 @@ TABLES = {
     "white wine": ("wine_quality_white.csv", 0),
     "banknote": ("banknote.csv", 0),
 }
+ONE = {"components": 1, "family": Full()}
 _FEATURES = {"wdbc": 30, "red wine": 12, "white wine": 12, "banknote": 4}
 
 
@@ -65,6 +68,7 @@ def methods(seed: int, jobs: int) -> dict[str, Callable[[], Any]]:
         "LatentImputer": lambda: lt.LatentImputer(random_state=seed),
         "IterativeImputer": lambda: IterativeImputer(random_state=seed),
         "forests": lambda: forests(seed, jobs),
+        "one normal": lambda: lt.LatentImputer("mixture", options=ONE, random_state=seed),
         "mean": SimpleImputer,
     }
 
@@ -94,13 +98,14 @@ def claims(runs: dict[str, list[dict[str, dict[str, float]]]]) -> list[dict[str,
         ours, ridge, forest = (mean[m] for m in ("LatentImputer", "IterativeImputer", "forests"))
         own = [r["LatentImputer"]["mse"] for r in seeds]
         text = (
-            f"{ours:.3f} +- {statistics.stdev(own):.3f}; ridge {ridge:.3f}, forests {forest:.3f}"
+            f"{ours:.3f} +- {statistics.stdev(own):.3f}; ridge {ridge:.3f}, forests {forest:.3f}, "
+            f"one normal {mean['one normal']:.3f}"
         )
         met = ours <= LESS * ridge and ours < forest
         made.append({"what": f"{table}: mean squared error", "text": text, "met": met})
         longest = max(r["LatentImputer"]["seconds"] for r in seeds)
-        peers = {m: statistics.median(r[m]["seconds"] for r in seeds if m in r) for m in seeds[0]}
-        ratio = peers["LatentImputer"] / peers["forests"]
+        took = {m: statistics.median(r[m]["seconds"] for r in seeds if m in r) for m in seeds[0]}
+        ratio = took["LatentImputer"] / took["forests"]
         text = f"{longest:.0f} s at most, {ratio:.2g} of the forests' time"
         made.append({"what": f"{table}: time", "text": text, "met": longest <= LIMIT})
     return made
