@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Timed", "alternate", "parser", "ratio", "save", "serve", "summary"]
+__all__ = ["Partial", "Timed", "alternate", "parser", "ratio", "save", "serve", "summary"]
 
 HERE = Path(__file__).resolve().parent
 Timed = dict[str, Any]
@@ -42,6 +42,32 @@ def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
     found.add_argument("--provisional", action="store_true", help="mark the result as such")
     found.add_argument("--side", help=argparse.SUPPRESS)
     return found
+
+
+class Partial(dict[str, Any]):
+    """Results of a long run by name, kept in a file after each, so that it may be stopped.
+
+    Args:
+        name: of the benchmark; the file is `results/NAME.partial.json`.
+        resume: go on with what the file holds.
+    """
+
+    def __init__(self, name: str, resume: bool) -> None:
+        self.file = HERE / "results" / f"{name}.partial.json"
+        super().__init__(
+            json.loads(self.file.read_text()) if resume and self.file.exists() else {}
+        )
+
+    def keep(self, name: str, result: Any) -> None:
+        """Adds a result."""
+        self[name] = result
+        part = self.file.with_suffix(".new")
+        part.write_text(json.dumps(self))
+        part.replace(self.file)
+
+    def close(self) -> None:
+        """The whole is saved elsewhere."""
+        self.file.unlink(missing_ok=True)
 
 
 def serve(repetition: Callable[[], Mapping[str, Any]]) -> None:

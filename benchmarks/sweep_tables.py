@@ -156,16 +156,12 @@ def main() -> None:
     if options.data_dir is None:
         raise SystemExit("give --data-dir, a folder that holds uci/, hivae_mixed/ and adbench/")
     torch.set_num_threads(options.threads)
-    partial = harness.HERE / "results" / f"{NAME}.partial.json"
-    results: dict[str, Any] = {}
-    if options.resume and partial.exists():
-        results = json.loads(partial.read_text())
+    results = harness.Partial(NAME, options.resume)
     for name, header, rows in tables(Path(options.data_dir)):
         if options.only in name and name not in results:
-            results[name] = sweep(header, rows, options.steps)
-            told = results[name]
+            told = sweep(header, rows, options.steps)
+            results.keep(name, told)
             print(name, f"{told['calls']} calls, {told['seconds']} s", *told["faults"], sep="\n  ")
-            partial.write_text(json.dumps(results))
     count = sum(len(found["faults"]) for found in results.values())
     total = sum(found["calls"] for found in results.values())
     claim = {
@@ -174,7 +170,7 @@ def main() -> None:
         "met": count == 0,
     }
     harness.save(NAME, {"tables": results, "claims": [claim]}, options)
-    partial.unlink(missing_ok=True)
+    results.close()
 
 
 if __name__ == "__main__":
