@@ -10,7 +10,9 @@ import torch
 from scipy import stats
 
 from latently import Data, FactorAnalysis, Mixture, NormalizingFlow, vae
+from latently.inference import _cells
 from latently.inference.attribution import attribution
+from latently.inference.pareto import K_HAT_LIMIT
 from latently.models.components import Full
 from latently.nets import MLP
 from latently.probability.families import Bernoulli, MultivariateNormal
@@ -207,3 +209,36 @@ def test_what_is_refused(refused):
     flow = NormalizingFlow((5,), NSF())
     with refused("NormalizingFlow cannot leave cells out"):
         attribution(flow, replace(data, mask=None))
+
+
+class Narrow(Inexact):
+    """A posterior so narrow that weights of its draws have no variance."""
+
+    def posterior(self, x, mask=None, context=None):
+        q = super().posterior(x, mask, context)
+        return type(q)(q.mean, precision_matrix=3 * q.precision_matrix, validate_args=False)
+
+
+def test_cells_of_heavy_weights_get_more_draws(monkeypatch):
+    exact = factors()
+    model = Narrow((5,), 2)
+    model.load_state_dict(exact.state_dict())
+    data, errors, found = rows(exact, n=100, share=0.0), {}, {}
+    truth = attribution(exact, data).values
+    for more in (1, 4):
+        monkeypatch.setattr(_cells, "_MORE", more)
+        found[more] = attribution(model, data, samples=100, draws=1)
+        errors[more] = (found[more].values - truth).square()
+    again = errors[1] != errors[4]
+    heavy = found[1].k_hat > K_HAT_LIMIT
+    assert 0.2 < float(heavy.double().mean()) < 1  # of rows: some, not all, hold a heavy cell
+    assert torch.equal(again.any(1), heavy)  # all else stays to the number
+    assert float(errors[4][again].mean()) < 0.5 * float(errors[1][again].mean())
+    assert int((found[4].k_hat > K_HAT_LIMIT).sum()) < int(heavy.sum())
+    alone = attribution(model, data.rows(heavy.nonzero()[:1, 0]), samples=100, draws=1)
+    assert torch.equal(alone.values[0], found[4].values[heavy][0])
+
+
+def test_what_is_advised_is_an_option_of_the_command_line():
+    heavy = replace(attribution(factors(), rows(factors())), k_hat=torch.ones(8))
+    assert heavy.warnings[0].endswith("raise --samples")

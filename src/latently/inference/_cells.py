@@ -4,6 +4,10 @@ r"""log p(x_j | the other observed cells) for many pairs of a row and a cell.
 
 where o lacks j: the cell is hidden before z is proposed. Draws of the row with all of its cells
 would have followed a strange x_j. Source of the weights v: `_population`.
+
+Pairs whose weights are heavy (k-hat) are treated again, with more draws: they are few, so that all
+cost little more. k-hat itself is found from few weights and is too large by chance in some pairs,
+so that the worst of a row's cells would otherwise tell of chance as much as of the model.
 """
 
 from __future__ import annotations
@@ -27,11 +31,13 @@ from latently.inference._population import (
     shapes,
     shares,
 )
+from latently.inference.pareto import K_HAT_LIMIT
 from latently.inference.rows import Rows
 
 __all__ = ["Scored", "check_cells", "scored_pairs"]
 
 _VALUES = 2**18  # of rows that are held once for each of their cells
+_MORE = 4  # times K, for pairs whose weights are heavy
 
 
 class Scored(NamedTuple):
@@ -46,6 +52,10 @@ class Scored(NamedTuple):
     log_prob: Tensor
     usual: Tensor
     k_hat: Tensor
+
+    def part(self, which: Tensor) -> Scored:
+        """Some of the pairs."""
+        return Scored(self.log_prob[:, which], self.usual[which], self.k_hat[which])
 
 
 def check_cells(model: Any, rows: Rows) -> None:
@@ -95,7 +105,7 @@ def scored_pairs(
         rows: (n, *X); missing cells hold 0.
         pairs: row and flat cell of each, (P, 2); the cell is hidden if it is observed.
         values: what to put there, (V, P).
-        samples: K.
+        samples: K; four times as many where their weights are heavy.
         draws: to tell what is usual by; 0: `usual` is 0.
         seed: what is found of a pair depends on it and the row alone.
     """
@@ -103,19 +113,38 @@ def scored_pairs(
     for some in every.split(max(1, _VALUES // max(rows.x[0].numel(), 1))):
         without = _hidden(rows, pairs[some])
         keys = row_keys(without, torch.arange(len(some), device=pairs.device), seed)
-        for numbers, places in blocks(model, without, keys, samples):
-            which = some[numbers]
-            found = _scored(
-                model,
-                without.part(torch.tensor(numbers, device=pairs.device)),
-                pairs[which, 1],
-                values[:, which],
-                RowNoise([keys[i] for i in numbers], pairs.device),
-                samples,
-                draws,
-            )
-            own = found.log_prob[:, places], found.usual[places], found.k_hat[places]
-            yield which[places], Scored(*own)
+        asked = pairs[some, 1], values[:, some]
+        again: list[int] = []
+        for which, found in _in_blocks(model, without, keys, *asked, samples, draws):
+            heavy = found.k_hat > K_HAT_LIMIT
+            again += which[heavy].tolist()
+            if not bool(heavy.all()):
+                yield some[which[~heavy]], found.part(~heavy)
+        if again:
+            at = torch.tensor(again, device=pairs.device)
+            asked = pairs[some[at], 1], values[:, some[at]]
+            rest, own = without.part(at), [keys[i] for i in again]
+            for which, found in _in_blocks(model, rest, own, *asked, _MORE * samples, draws):
+                yield some[at[which]], found
+
+
+def _in_blocks(
+    model: Any,
+    rows: Rows,
+    keys: Sequence[int],
+    cells: Tensor,
+    values: Tensor,
+    samples: int,
+    draws: int,
+) -> Iterator[tuple[Tensor, Scored]]:
+    """Rows (P, *X) with their hidden cells (P,) and values (V, P), by their numbers."""
+    for numbers, places in blocks(model, rows, keys, samples):
+        which = torch.tensor(numbers, device=cells.device)
+        noise = RowNoise([keys[i] for i in numbers], cells.device)
+        found = _scored(
+            model, rows.part(which), cells[which], values[:, which], noise, samples, draws
+        )
+        yield which[places], found.part(torch.tensor(places, device=cells.device))
 
 
 def _hidden(rows: Rows, pairs: Tensor) -> Rows:

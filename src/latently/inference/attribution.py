@@ -45,8 +45,8 @@ class Attribution:
             0 where missing.
         mask: True where observed, (n, *shape).
         kind: "exact" where the model knows its conditionals, else "estimate", of K draws.
-        k_hat: the worst Pareto shape of a row's weights, (n,); 0 where exact.
-        samples: K; 0 where exact.
+        k_hat: the worst Pareto shape of the weights of a row's cells, (n,); 0 where exact.
+        samples: K, four times as many for cells whose weights were heavy; 0 where exact.
         protocol: the data's name.
         seed: seed of the draws.
     """
@@ -86,7 +86,7 @@ class Attribution:
             return ()
         return (
             f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in {heavy} of {len(self)} rows: "
-            "surprises are overstated there; raise samples",
+            "surprises are overstated there; raise --samples",
         )
 
 
@@ -107,7 +107,8 @@ def attribution(
     Args:
         model: any model with a density that can leave cells out.
         data: rows with their mask and context.
-        samples: K, draws of z for every cell; exact models need none.
+        samples: K, draws of z for every cell, and four times as many where their weights are
+            heavy; exact models need none.
         draws: of each cell, to tell what is usual. Their error is about 0.7 / sqrt(draws) nats.
         seed: what is found of a row depends on it and the row alone.
         progress: called with (cells done, cells).

@@ -35,7 +35,7 @@ class Asked:
     """What is asked beside log p(x).
 
     Attributes:
-        samples: draws per row; None: as the model's default has it.
+        samples: draws per row, and of attribution per cell; None: as the defaults have it.
         typical: rows like the training rows, for typicality.
         background: file of a model of what all rows share, for the likelihood ratio.
         complexity: whether to divide by what a compressor makes of a row.
@@ -69,7 +69,7 @@ def score(path: str, rows: Rows, out: str, asked: Asked, *, force: bool) -> str:
     columns = _likelihoods(saved, data, rows, asked, empty="" if flat else math.nan)
     columns |= _errors(saved, data, asked.contributions, flat=flat)
     if asked.attribution:
-        columns |= _attributed(saved, data, rows.seed, flat=flat)
+        columns |= _attributed(saved, data, rows.seed, asked.samples, flat=flat)
     if flat:
         write_table(target, columns)
     else:
@@ -130,14 +130,17 @@ def _errors(saved: Saved, data: Data, contributions: bool, *, flat: bool) -> Map
     return columns | {f"contribution_x{j}": cells[:, j].tolist() for j in range(cells.shape[1])}
 
 
-def _attributed(saved: Saved, data: Data, seed: int, *, flat: bool) -> Mapping[str, Any]:
+def _attributed(
+    saved: Saved, data: Data, seed: int, samples: int | None, *, flat: bool
+) -> Mapping[str, Any]:
     """By how many nats more than usual every cell is surprising, and the most surprising one.
 
     Raises:
         UserError: the model has no density, or cannot leave cells out.
     """
     with Bar(len(data), "row") as bar:
-        found = attribution(saved.model, data, seed=seed, progress=ticker(bar))
+        how: dict[str, Any] = {} if samples is None else {"samples": samples}
+        found = attribution(saved.model, data, seed=seed, progress=ticker(bar), **how)
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not flat:

@@ -167,9 +167,9 @@ def drawn_given(
     schema = saved.table
     if schema is None:
         raise UserError(f"--given {text}: the model was fitted to arrays, not to a table")
-    for option, most, least in (("samples", samples, 1), ("sweeps", sweeps, 0)):
-        if most < least:
-            raise UserError(f"--{option} {most} must be at least {least}")
+    for option, asked, least in (("samples", samples, 1), ("sweeps", sweeps, 0)):
+        if asked < least:
+            raise UserError(f"--{option} {asked} must be at least {least}")
     check_memory(8 * samples * len(schema.names), f"{samples:,} particles", "lower --samples")
     held = dict.fromkeys(schema.names, "")
     for word in text.split(","):
