@@ -29,7 +29,14 @@ from latently.errors import UserError
 from latently.io import check_savable, load_saved
 from latently.nets import MLP
 from latently.probability.conditional import Conditional
-from latently.probability.families import Bernoulli, DiscretizedLogistic, Normal, SharedNormal
+from latently.probability.families import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    Mixed,
+    Normal,
+    SharedNormal,
+)
 from latently.probability.priors import StandardNormal, VampPrior
 from latently.recipes import RECIPES
 from latently.training.files import named_tensors, read_header, read_tensors, write_tensors
@@ -347,3 +354,45 @@ def test_a_full_disk_keeps_the_old_model(where, tmp_path, monkeypatch, refused):
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     load(path)
+
+
+def test_new_rows_are_read_as_the_model_reads_them(tmp_path, refused):
+    table = {"zip": [10 + k % 4 for k in range(30)], "age": [20.5 + k for k in range(30)]}
+    data = Data.from_frame(table, kinds={"zip": "categorical"})
+    path, new = tmp_path / "m.safetensors", tmp_path / "new.csv"
+    model = vae(
+        (2,),
+        latents=1,
+        likelihood=partial(Mixed, columns=(partial(Categorical, levels=4), Normal)),
+        net=TINY,
+    )
+    save(model, path, data=data)
+    saved = load_saved(path)
+    new.write_text("age,zip\n33,11\n41.5,99\n")
+    for rows in (
+        saved.read(new),
+        saved.read(str(new)),
+        saved.read({"age": [33, 41.5], "zip": [11, 99]}),
+    ):
+        assert rows.table == data.table
+        assert rows.x.tolist() == [[1.0, 33.0], [0.0, 41.5]]
+        assert rows.mask.tolist() == [[True, True], [False, True]]
+    with refused("age"):
+        saved.read({"zip": [11]})
+    with refused("missing", "zip"):
+        saved.read({"age": [33], "zip": [None]}, missing="refuse")
+    with refused("split='test'"):
+        saved.read(table, "test")
+
+
+def test_new_numbers_are_read_on_the_levels_of_the_fit(tmp_path, refused):
+    path = tmp_path / "m.safetensors"
+    model = vae((4,), latents=1, likelihood=partial(DiscretizedLogistic, levels=9), net=TINY)
+    save(model, path, data=Data.from_array(torch.arange(8).view(2, 4), levels=9))
+    rows = load_saved(path).read([[0, 1, 2, 3]])
+    assert (rows.levels, rows.family) == (9, "DiscretizedLogistic(levels=9)")
+    with refused("shape"):
+        load_saved(path).read([[0, 1, 2]])
+    save(model, path)
+    with refused("does not say what rows"):
+        load_saved(path).read([[0, 1, 2, 3]])

@@ -113,7 +113,7 @@ if TYPE_CHECKING:
         LatentSampler,
         LatentTransformer,
     )
-    from latently.io import load, save
+    from latently.io import load, load_saved, save
     from latently.models import (
         PPCA,
         VAE,
@@ -174,7 +174,7 @@ _HOMES = {
         "LatentSampler",
         "LatentTransformer",
     ],
-    "latently.io": ["load", "save"],
+    "latently.io": ["load", "load_saved", "save"],
     "latently.training": ["fit", "train"],
     "latently.training.transfer": ["Transfer", "features", "probe"],
 }
@@ -360,6 +360,7 @@ __all__ = [
     "judge_samples",
     "kl",
     "load",
+    "load_saved",
     "manifold",
     "mig",
     "mixture",

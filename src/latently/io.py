@@ -20,7 +20,8 @@ import torch
 from latently import expr
 from latently._version import __version__
 from latently.data import Data
-from latently.data.schema import check_form
+from latently.data import load as load_rows
+from latently.data.schema import check_form, check_schema
 from latently.data.tables import Schema
 from latently.errors import UserError, closest
 from latently.inference.noise import seeded
@@ -67,6 +68,36 @@ class Saved:
         """
         found = self.data.get("table")
         return None if found is None else Schema.from_json(found)
+
+    def read(self, rows: Any, split: str | None = None, *, missing: str = "allow") -> Data:
+        """Rows as the model reads them, by what its file keeps of those it was fitted to.
+
+        Columns of a table are found by name and keep their kinds, whatever the new cells look
+        like; of other rows levels, family, context and so on hold.
+
+        Args:
+            rows: a SPEC or a path, as `latently.data.load` takes it; of a table also a data frame,
+                or a dict of columns; of rows of numbers also an array.
+            split: the split of a SPEC that has none.
+            missing: "allow", or "refuse" for an error.
+
+        Raises:
+            UserError: the file does not say what the model was fitted to, or the rows are none of
+                the model's.
+        """
+        if not self.data:
+            raise UserError(
+                "the file does not say what rows the model was fitted to; save it with data="
+            )
+        if isinstance(rows, str | Path):
+            return load_rows(rows, split, like=self.data, missing=missing)
+        if split is not None:
+            raise UserError(f"split={split!r} is of rows that are read from a SPEC; leave it out")
+        if self.table is not None:
+            return Data.from_frame(rows, self.table, missing=missing)
+        return check_schema(
+            self.data, Data.from_array(rows, levels=self.data.get("levels"), missing=missing)
+        )
 
 
 def check_savable(model: Model, extra: Mapping[str, Any] | None = None) -> str:
@@ -132,7 +163,7 @@ def load(path: str | Path, *, components: Mapping[str, Any] | None = None) -> Mo
 
 
 def load_saved(path: str | Path, *, components: Mapping[str, Any] | None = None) -> Saved:
-    """As `load`, with the data schema and training record of the file."""
+    """As `load`, with the data schema and training record of the file: see `Saved.read`."""
     path = Path(path)
     metadata, tensors = describe(path)
     call, names = metadata["call"], known_components(components)

@@ -297,3 +297,22 @@ def test_like_reads_a_file_as_the_model_does(tmp_path, refused):
         load(tmp_path / "two.npy", like=schema)
     with refused("(1, 8, 8)", "(2,)"):
         load("digits/test", like=schema)
+
+
+def test_rows_are_read_like_other_rows_and_by_corrected_kinds(tmp_path, refused):
+    known, new = tmp_path / "known.csv", tmp_path / "new.csv"
+    known.write_text("zip,age\n" + "".join(f"{10 + k % 4},{20.5 + k}\n" for k in range(30)))
+    new.write_text("age,zip\n33,11\n41.5,99\n")
+    data = load(known, kinds={"zip": "categorical"})
+    assert data.table.columns[0].kind == "categorical"
+    rows = load(new, like=data)
+    assert rows.table == data.table
+    assert rows.x[:, 1].tolist() == [33.0, 41.5]
+    assert rows.x[0, 0] == 1  # the second of 10, 11, 12, 13
+    assert rows.mask.tolist() == [[True, True], [False, True]]  # 99 was not among them
+    with refused("kinds={'zip': 'count'}", "beside a schema"):
+        load(new, like=data, kinds={"zip": "count"})
+    np.save(tmp_path / "plain.npy", np.zeros((3, 2)))
+    for spec in (tmp_path / "plain.npy", "digits"):
+        with refused("kinds={'zip': 'count'}", "no table"):
+            load(spec, kinds={"zip": "count"})

@@ -178,11 +178,16 @@ class Data:
             missing: "allow", or "refuse" for an error.
 
         Raises:
-            UserError: What `Schema` refuses; missing cells that are refused.
+            UserError: What `Schema` refuses; missing cells that are refused; schema and kinds.
 
         >>> Data.from_frame({"age": [31.5, None, 28.0], "smokes": ["no", "no", "yes"]})
         Data('table': 3 rows of 2 columns, 1 missing)
         """
+        if schema is not None and kinds:
+            raise UserError(
+                f"{protocol}: kinds={dict(kinds)!r} beside a schema, which says what columns are; "
+                "give one of them"
+            )
         frame = as_frame(frame, source=protocol)
         told = frame.notices
         if schema is None:

@@ -15,7 +15,7 @@ from latently.data.base import Data
 from latently.data.contexts import Context
 from latently.data.options import Options
 from latently.data.partition import REST, hold_out, part
-from latently.data.paths import HELD_OUT, read_path, rows, with_values
+from latently.data.paths import HELD_OUT, check_kinds, read_path, rows, with_values
 from latently.data.schema import check_schema
 from latently.data.spec import SOURCES, Spec, names, parse
 from latently.data.tables import Schema
@@ -29,7 +29,7 @@ def load(
     split: str | None = None,
     data_dir: Path | str | None = None,
     *,
-    like: Mapping[str, Any] | None = None,
+    like: Data | Mapping[str, Any] | None = None,
     family: str | None = None,
     levels: int | None = None,
     missing: str = "allow",
@@ -37,6 +37,7 @@ def load(
     seed: int | None = None,
     binarise: str | None = None,
     context: str | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> Data:
     """Read the data a SPEC names.
 
@@ -44,8 +45,9 @@ def load(
         spec: `NAME[:PROTOCOL][/SPLIT]`, or a file or a folder of pictures, `PATH[/SPLIT]`.
         split: The split, if the spec has none; default: "train" of a named set, all of a path.
         data_dir: Folder of the sets that are not built in; default: LATENTLY_DATA.
-        like: The schema of a fitted model (`Data.to_schema`), whose levels, family, context,
-            binarisation, class names and split hold.
+        like: Rows that a model was fitted to, or the schema that its file keeps of them
+            (`Data.to_schema`), whose columns, levels, family, context, binarisation, class names
+            and split hold.
         family: Observation model, instead of the default of the data.
         levels: Integers 0..levels-1, for paths; default: read off the values.
         missing: "allow" or "refuse" NaN.
@@ -56,10 +58,11 @@ def load(
         context: What the model is to be conditioned on: "label", or the name of an array of a
             `.npz` or of a column of a named set with one row per row. Held-out rows are encoded
             as the train split is.
+        kinds: Kinds of columns of a table by name, where the ones found are wrong.
 
     Raises:
-        UserError: An unknown name, protocol, split or context, a path that cannot be read, or bad
-            values.
+        UserError: An unknown name, protocol, split or context, a path that cannot be read, bad
+            values, or kinds of columns that `like` has said.
 
     >>> load("digits/test")
     Data('digits/test': 360 rows of shape (1, 8, 8), DiscretizedLogistic(levels=17))
@@ -67,6 +70,7 @@ def load(
     torch.Size([360, 10])
     """
     parsed = _parsed(spec, split, binarise)
+    like = like.to_schema() if isinstance(like, Data) else like
     options = Options.of(
         like,
         family=family,
@@ -76,6 +80,7 @@ def load(
         seed=seed,
         binarise=binarise,
         context=context,
+        kinds=kinds,
     )
     if parsed.path is None:
         data = _encoded_source(parsed, data_dir, options)
@@ -205,6 +210,7 @@ def _encoded_source(parsed: Spec, data_dir: Path | str | None, options: Options)
 
 def _source_rows(parsed: Spec, data_dir: Path | str | None, options: Options) -> Data:
     """One split of a named set, with the raw values of the context."""
+    check_kinds(options, parsed.name)
     source = SOURCES[parsed.name]
     folder, split = None if data_dir is None else Path(data_dir), parsed.split or "train"
     data = source(parsed.protocol, split, folder)

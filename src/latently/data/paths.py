@@ -20,7 +20,7 @@ from latently.data.source import SPLITS
 from latently.data.tables import Frame
 from latently.errors import UserError
 
-__all__ = ["HELD_OUT", "read_path", "rows", "with_values"]
+__all__ = ["HELD_OUT", "check_kinds", "read_path", "rows", "with_values"]
 
 HELD_OUT = ("validation", "test")
 
@@ -34,6 +34,7 @@ def read_path(path: Path, options: Options) -> Data:
     raw, name = files.read(path, options.classes), _name_of(path)
     if raw.frame is not None:
         return _table(raw.frame, name, options)
+    check_kinds(options, name)
     # a container that says "binary" is believed: 0 and 1 lie on any scale
     levels = 2 if raw.levels == 2 else options.levels or raw.levels
     data = Data.from_array(raw.x, options.family, levels, name, raw.y, options.missing)
@@ -46,6 +47,19 @@ def read_path(path: Path, options: Options) -> Data:
         return data
     made = binary.grey(data, options.binarise)
     return made if options.family is None else replace(made, family=options.family)
+
+
+def check_kinds(options: Options, name: str) -> None:
+    """Refuses kinds of columns of what is no table.
+
+    Raises:
+        UserError: there are some.
+    """
+    if options.kinds:
+        raise UserError(
+            f"kinds={dict(options.kinds)!r}: {name} is no table, whose columns have kinds; leave "
+            "them out"
+        )
 
 
 def _table(frame: Frame, name: str, options: Options) -> Data:
