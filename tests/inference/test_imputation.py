@@ -268,7 +268,9 @@ def table_model(dtype, columns=5):
 def test_rows_of_a_block_do_not_depend_on_their_company(dtype):
     model = table_model(dtype)
     x = torch.randn(70, 5, dtype=dtype)
-    data = replace(Data.from_array(x), mask=torch.rand(70, 5) < 0.6)
+    seen = torch.rand(70, 5) < 0.6
+    seen[:, 0] |= ~seen.any(1)  # no two rows are equal
+    data = replace(Data.from_array(x), mask=seen)
     how = {"samples": 300, "draws": 3, "sweeps": 2, "seed": 3}
     whole = impute(model, data, **how)
     settled = whole.ess > 100
@@ -394,3 +396,39 @@ def test_rows_that_only_fill_a_block_are_not_drawn(monkeypatch):
     assert drawn.count(1) == len(x)
     alone = impute(model, data.rows([2]), draws=2)
     assert torch.equal(whole.draws[:, 2:], alone.draws)
+
+
+@pytest.mark.parametrize("density", ["exact", "bound"])
+def test_equal_rows_have_draws_of_their_own_and_one_mean(density):
+    class Inexact(FactorAnalysis):
+        def predictive(self, x, mask, context=None):
+            return None
+
+    exact, data = fitted()
+    Inexact.density = "bound"
+    model = exact if density == "exact" else Inexact((5,), 2)
+    model.load_state_dict(exact.state_dict())
+    row = int((data.mask.sum(1) == 3).nonzero()[0])
+    some = data.rows([0, row, 1, *[row] * 400])
+    how = {"samples": 200, "draws": 4, "sweeps": 0, "seed": 3}
+    found, alone = impute(model, some, **how), impute(model, data.rows([row]), **how)
+    equal = [1, *range(3, 403)]
+    assert torch.equal(found.draws[:, 1], alone.draws[:, 0])  # the first is as without the others
+    for part in (found.mean, found.std, *found.quantiles):
+        assert torch.equal(part[equal], part[1].expand(401, 5))
+    assert torch.equal(found.mean[1], alone.mean[0])
+    hidden = found.draws[:, equal][..., ~data.mask[row]]
+    assert len(hidden[0].unique(dim=0)) > 350
+    spread = found.std[1][~data.mask[row]]
+    apart = hidden.mean(1) - found.mean[1][~data.mask[row]]  # one mean over equal rows per draw
+    assert bool((apart.abs() < 0.35 * spread).all())  # of shared draws it would be a draw: 1
+    drawn = model.impute(some.x, some.mask, draws=1, samples=200, seed=3)[0]
+    assert len(drawn[equal].unique(dim=0)) > 350
+
+
+def test_draws_of_equal_rows_do_not_hang_on_others():
+    model, data = fitted()
+    row = int((data.mask.sum(1) == 3).nonzero()[0])
+    one = impute(model, data.rows([row, row, row]), seed=1).draws
+    other = impute(model, data.rows([5, row, 2, row, 7, row]), seed=1).draws
+    assert torch.equal(one, other[:, [1, 3, 5]])

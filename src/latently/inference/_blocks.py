@@ -8,6 +8,7 @@ matrix for each pattern of missing cells get rows of one pattern in a block.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from latently.inference._population import (
 from latently.inference.noise import derive, row_seed
 from latently.inference.rows import Rows
 
-__all__ = ["blocks", "blocks_of", "found_rows", "is_exact", "row_keys"]
+__all__ = ["blocks", "blocks_of", "found_rows", "is_exact", "row_keys", "told_apart"]
 
 _EXACT_ROWS = 64  # rows of a block whose distributions are known
 _STATES = 256  # of latents, at most, that are drawn from one by one
@@ -40,34 +41,36 @@ _WIDEST = 256  # rows with more cells have matrices of a size of their own
 
 def found_rows(
     model: Any,
-    x: Tensor,
-    mask: Tensor,
-    context: Tensor | None,
+    every: Rows,
+    lacking: Tensor,
+    keys: Sequence[int],
     wanted: Wanted,
     *,
     samples: int,
     sweeps: int,
-    seed: int | None,
 ) -> Iterator[tuple[Tensor, Found]]:
-    """The rows (n, *X) that lack something, in blocks, by their numbers.
+    """Rows (n, *X) that lack something, in blocks, by their numbers.
 
-    Missing cells of x hold 0. With a seed the draws of a row depend on the row alone, without one
-    on the global generator.
+    Args:
+        model: with a density.
+        every: the rows; missing cells hold 0.
+        lacking: numbers of those that lack something.
+        keys: a seed for each of them; equal ones are told apart.
+        wanted: what is to be found.
+        samples: particles per row and sweep.
+        sweeps: most moves of them.
 
     Raises:
         UserError: a model that cannot leave cells out.
     """
     if not model.holes:
-        model.check(x, mask)
-    lacking = (~mask.flatten(1).all(1)).nonzero()[:, 0]
+        model.check(every.x, every.mask)
     if not len(lacking):
         return
-    every = Rows(x, mask, context)
-    keys = row_keys(every, lacking, seed)
-    exact = is_exact(model, every)
+    exact, keys = is_exact(model, every), told_apart(keys)
     for numbers, places in blocks(model, every.part(lacking), keys, samples):
         which = lacking[numbers]
-        rows, noise = every.part(which), RowNoise([keys[i] for i in numbers], x.device)
+        rows, noise = every.part(which), RowNoise([keys[i] for i in numbers], every.x.device)
         with torch.no_grad():
             if exact:
                 found = _exact(model, rows, wanted, noise, places)
@@ -106,6 +109,20 @@ def row_keys(rows: Rows, which: Tensor, seed: int | None) -> list[int]:
         row_seed(seed, *(None if t is None else t[i : i + 1] for t in (x, mask, context)))
         for i in range(len(which))
     ]
+
+
+def told_apart(keys: Sequence[int]) -> list[int]:
+    """Seeds of rows that equal rows do not share: the first keeps it, others derive theirs.
+
+    >>> told_apart([5, 7, 5])[:2], told_apart([5, 7, 5])[2] in (5, 7)
+    ([5, 7], False)
+    """
+    count: Counter[int] = Counter()
+    found = []
+    for key in keys:
+        found.append(derive(key, "equal", count[key]) if count[key] else key)
+        count[key] += 1
+    return found
 
 
 def blocks_of(keys: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:

@@ -10,6 +10,9 @@ knows the distribution of every cell (factor analysis, PPCA, mixtures) it is use
 Rows of a table are treated in blocks of a size that their shape and K fix, the last one filled up
 by repeating a row; each row has a generator of its own. Rows whose first draws are not enough go
 on by themselves: their particles move (`_population`).
+
+Equal rows are not drawn alike, as if they were one person: the first has the draws that it would
+have without the others, each of these has draws of its own. All else of them is that of the first.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError
-from latently.inference._blocks import found_rows
+from latently.inference._blocks import found_rows, row_keys
 from latently.inference._filled import Found, Wanted
 from latently.inference._mode import evaluating
 from latently.inference.evidence import DataLike, as_evaluated
 from latently.inference.pareto import K_HAT_LIMIT
+from latently.inference.rows import Rows
 
 __all__ = ["Imputation", "impute"]
 
@@ -39,7 +43,8 @@ class Imputation:
     """Imputations of every row; observed cells stand as they were given.
 
     Attributes:
-        draws: (draws, n, *shape), each row's draws independent given its particles.
+        draws: (draws, n, *shape), each row's draws independent given its particles; equal rows
+            have particles of their own.
         mean: E[x_m | x_o], (n, *shape).
         std: standard deviation of each cell given x_o, (n, *shape); 0 where observed.
         quantiles: of each cell given x_o, (len(levels), n, *shape).
@@ -120,7 +125,7 @@ def impute(
         samples: K, particles per row and sweep; exact models need none.
         sweeps: most moves of the population, for rows with few effective particles.
         quantiles: probabilities between 0 and 1.
-        seed: a row's draws depend on it and the row alone.
+        seed: a row's draws depend on it, the row and how many equal rows stand above it.
         progress: called with (rows done, rows).
 
     Raises:
@@ -134,16 +139,17 @@ def impute(
     levels = tuple(float(level) for level in quantiles)
     wanted = Wanted(draws, (*levels, 0.5), counted is not None)
     filled, n = _Filled(kept, wanted, samples), len(kept)
+    rows, lacking = Rows(kept, mask, data.context), _lacking(mask)
+    keys = row_keys(rows, lacking, seed)
     with evaluating(model):
-        found = found_rows(
-            model, kept, mask, data.context, wanted, samples=samples, sweeps=sweeps, seed=seed
-        )
-        done = int(mask.flatten(1).all(1).sum())
+        found = found_rows(model, rows, lacking, keys, wanted, samples=samples, sweeps=sweeps)
+        done = n - len(lacking)
         for which, block in found:
             filled.put(which, block, mask[which])
             done += len(which)
             if progress:
                 progress(done, n)
+    filled.share(lacking, keys)
     if progress:
         progress(n, n)
     exact = model.density == "exact"
@@ -179,14 +185,20 @@ def imputed_rows(
 ) -> Iterator[tuple[Tensor, Found]]:
     """Draws (draws, B, *shape) of the rows (n, *shape) that lack something, with their numbers.
 
-    Missing cells of x hold 0. With a seed the draws of a row depend on the row alone, without one
-    on the global generator.
+    Missing cells of x hold 0. With a seed the draws of a row depend on the row and on how many
+    equal ones stand above it, without one on the global generator.
 
     Raises:
         UserError: a model that cannot leave cells out.
     """
-    wanted = Wanted(draws, None, False)
-    return found_rows(model, x, mask, context, wanted, samples=samples, sweeps=sweeps, seed=seed)
+    wanted, rows, lacking = Wanted(draws, None, False), Rows(x, mask, context), _lacking(mask)
+    keys = row_keys(rows, lacking, seed) if len(lacking) else []
+    return found_rows(model, rows, lacking, keys, wanted, samples=samples, sweeps=sweeps)
+
+
+def _lacking(mask: Tensor) -> Tensor:
+    """Numbers of the rows that lack something."""
+    return (~mask.flatten(1).all(1)).nonzero()[:, 0]
 
 
 class _Filled:
@@ -208,6 +220,21 @@ class _Filled:
         if len(found.mode):
             self.mode[i] = torch.where(mask, self.mode[i], found.mode)
         self.ess[i.cpu()], self.k_hat[i.cpu()] = found.ess, found.k_hat
+
+    def share(self, rows: Tensor, keys: Sequence[int]) -> None:
+        """Gives rows of equal keys what the first of them has, their draws apart."""
+        first: dict[int, int] = {}
+        numbers = rows.tolist()
+        source = [first.setdefault(key, i) for key, i in zip(keys, numbers, strict=True)]
+        pairs = [(i, j) for i, j in zip(numbers, source, strict=True) if i != j]
+        if not pairs:
+            return
+        i, j = torch.tensor(pairs, device=rows.device).T
+        for part in (self.mean, self.std, self.mode):
+            part[i] = part[j]
+        self.quantiles[:, i] = self.quantiles[:, j]
+        for part in (self.ess, self.k_hat):
+            part[i.cpu()] = part[j.cpu()]
 
 
 def _counted(model: Any) -> Tensor | None:
