@@ -89,7 +89,8 @@ LEVELS = {"kind": "categorical", "categories": ["x", "y", "z"]}
         (one() | {"missing": [3]}, "missing: 3 is no short text"),
         (one(hi=1), "column 'a': no field 'hi'; did you mean high"),
         (one(kind="reel"), "kind is 'reel'; choose one of .*did you mean real"),
-        (one(low="x"), "low is 'x'; write a number or a date"),
+        (one(low="2020-01-31"), "low is '2020-01-31', and the kind is 'real'; write a number"),
+        (one(kind="datetime", low="x"), "low is 'x'; write a date"),
         (one(low=float("inf")), "low is inf; a finite number"),
         (one(low=10**400), "low is 1000.*; a finite number"),
         (one(low=True), "low is True; a number"),
@@ -115,9 +116,12 @@ LEVELS = {"kind": "categorical", "categories": ["x", "y", "z"]}
         (one(**LEVELS | {"categories": [1, True]}), "a value stands there twice"),
         (one(**LEVELS | {"categories": ["x", float("nan")]}), "category nan is no text"),
         (one(**LEVELS, likelihood="Categorical(levels=7)"), "the column has 3 levels"),
+        (one(**LEVELS, likelihood="Categorical"), r"3 levels.*write Categorical\(levels=3\)"),
+        (one(**LEVELS, likelihood="Ordinal"), r"write Ordinal\(levels=3\)"),
+        ({"columns": [{"name": "a" * 501, "kind": "real"}]}, "1 to 500 characters; rename it"),
         (one() | {"columns": [{"name": "a", "kind": "real"}] * 2}, "two columns 'a'"),
     ],
-    ids=range(41),
+    ids=range(45),
 )
 def test_every_field_is_checked_in_one_line(content, message):
     with pytest.raises(UserError, match=message) as caught:

@@ -113,6 +113,14 @@ def test_text_of_one_column_may_hold_blanks(save):
     assert cells(frame) == [["hello big world", "hi you"]]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_text_that_says_its_encoding_is_read_without_a_word(save, encoding):
+    frame = read_frame(save("größe,b\n1,Köln\n2,Oslo\n".encode(encoding)))
+    assert frame.names == ("größe", "b")
+    assert frame["b"].tolist() == ["Köln", "Oslo"]
+    assert frame.notices == ()
+
+
 def test_latin_1_is_read_with_a_notice_wherever_it_begins(save):
     late = ("a,b\n" + "1,x\n" * 70_000 + "1,Köln\n").encode("latin-1")
     frame = read_frame(save(late))
@@ -128,13 +136,14 @@ def test_latin_1_is_read_with_a_notice_wherever_it_begins(save):
         ("a,b\n\n1,2\n3,4,5\n", "t.csv, line 4: 3 cells where the first row has 2"),
         ('a,b\n1,"2\n3,4\n', "line 3: unexpected end of data; see whether a quote is left open"),
         ('a,b\n1,"' + "x" * 200_000 + '"\n', "line 2: field larger than field limit"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "UTF-16 without its mark is none either; save it as"),
         (b"\x89PNG\r\n\x1a\n\0\0", "a binary file, not a table of text"),
         (b"a,b\n" + b"1,2\n" * 5000 + b"1,\0\n", "line 5002: a NUL byte"),
         ("", "has no rows"),
         ("a,b\n", "has a line of names and no rows"),
         ("a,a\n1,2\n", "columns 1 and 2 are both called 'a'"),
     ],
-    ids=["short", "long", "quote", "large", "binary", "nul", "empty", "names", "twice"],
+    ids=["short", "long", "quote", "large", "utf16", "binary", "nul", "empty", "names", "twice"],
 )
 def test_what_is_wrong_is_named_by_line(save, content, message):
     with pytest.raises(UserError) as caught:

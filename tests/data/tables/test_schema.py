@@ -1,5 +1,6 @@
 import datetime as dt
 import json
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -266,10 +267,14 @@ def test_a_table_of_one_row_has_nothing_to_model():
         ({"income": [0.0]}, "0 has no probability under LogNormal, kind positive"),
         ({"day": [3.5]}, "column 'day', row 0 .*: 3.5 is no date"),
         ({"day": ["soon"]}, "'soon' is no date"),
-        ({"age": [pd.Timestamp("2020-01-01")]}, "column 'age', row 0 .* is no number"),
+        ({"age": [pd.Timestamp("2020-01-01")]}, "column 'age', row 0 .*: a date is no number"),
         ({"sex": [pd.Timestamp("2020-01-01")]}, "column 'sex', row 0 .*: holds times"),
+        ({"age": [[1]]}, "column 'age', row 0 .*: an object is no number"),
     ],
-    ids=["lacking", "word", "negative", "half", "inf", "zero", "number", "soon", "time", "level"],
+    ids=[
+        *("lacking", "word", "negative", "half", "inf", "zero", "number", "soon", "time", "level"),
+        "list",
+    ],
 )
 def test_a_table_of_another_form_is_refused_by_column_and_row(change, message):
     table = {
@@ -404,6 +409,80 @@ def test_whole_numbers_stay_within_their_type_even_without_bounds():
     del content["columns"][0]["high"]
     back = Schema.from_json(content).decode(np.array([[1e20]] * 4), like=frame)
     assert back["a"].tolist() == [127] * 4
+
+
+@pytest.mark.parametrize("name", ["Int64", "UInt64", "int64[pyarrow]"])
+@pytest.mark.parametrize("step", [0, 5, 2**40])
+def test_whole_numbers_at_the_end_of_their_range_stay_in_it(name, step):
+    """The nearest double to the greatest number of 64 bits is greater than it."""
+    most = 2**64 - 1 if name.startswith("U") else 2**63 - 1
+    values = [most - step * k for k in (0, 3, 1, 4, 7, 7, 2, 5, 9, 12)]
+    table = pd.DataFrame({"a": np.arange(11.0), "i": pd.array([None, *values], dtype=name)})
+    for frame in (as_frame(table), as_frame(pl.from_pandas(table))):
+        schema = Schema.infer(frame, kinds={"i": "real"} if step > 5 else None)
+        x, mask, *_ = schema.encode(frame)
+        rows = x + np.where(mask, 0, 2.0**64)
+        back = schema.decode(rows, like=frame, kept=mask).native
+        assert str(back["i"].dtype) == str(frame.native["i"].dtype)
+        filled, *rest = map(int, back["i"])
+        assert rest == values
+        assert most - 2**11 <= filled <= most
+        assert schema.decode(rows[:2], like=frame.take(slice(0, 0)))["i"].max() <= most
+
+
+def test_a_constant_with_holes_is_constant_still():
+    table = pd.DataFrame(
+        {
+            "a": [1.5, 2.25, 3.0, 4.5],
+            "yes": pd.array([True, None, True, True], dtype="boolean"),
+            "word": ["x", None, "x", "x"],
+        }
+    )
+    schema = Schema.infer(as_frame(table))
+    assert schema.encode(as_frame(table)).notices == ()
+    for name, other in (("yes", False), ("word", "y")):
+        (notice,) = schema.encode(
+            as_frame(table.assign(**{name: [None, None, None, other]}))
+        ).notices
+        assert f"column {name!r}: was constant" in notice
+
+
+def test_a_category_of_dates_holds_dates():
+    days = [pd.Timestamp("2020-01-01"), None, pd.Timestamp("2020-03-05")] * 4
+    frame = as_frame(pd.DataFrame({"day": pd.Categorical(days)}))
+    schema = Schema.infer(frame)
+    assert schema.columns[0].kind == "datetime"
+    x, mask, *_ = schema.encode(frame)
+    back = schema.decode(np.where(mask, x, x[0]), like=frame, kept=mask).native["day"]
+    assert back.dtype == frame.native["day"].dtype
+    assert back.tolist() == [day or days[0] for day in days]
+
+
+ROME = ZoneInfo("Europe/Rome")
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        [dt.datetime(2020, 5, 1, 7, 30), dt.datetime(2020, 5, 2, 9, 15)],
+        [dt.datetime(2020, 5, 1, 7, tzinfo=ROME), dt.datetime(2020, 12, 2, 9, tzinfo=ROME)],
+        [dt.date(2020, 5, 1), dt.date(2020, 12, 2)],
+        [dt.datetime(2020, 5, 1, 7, 30)] * 2,
+        [dt.date(2020, 5, 1)] * 2,
+    ],
+    ids=["moments", "of a place", "days", "one moment", "one day"],
+)
+def test_dates_that_are_python_objects_are_filled_with_such_objects(days):
+    cells = np.array([None, *days, *days], dtype=object)
+    frame = as_frame(pd.DataFrame({"a": [1.5, 2.5, 4.0, 8.0, 9.0], "day": pd.Series(cells)}))
+    schema = Schema.infer(frame)
+    x, mask, *_ = schema.encode(frame)
+    if mask.shape[1] == 2:  # no constant
+        x[0, 1] = x[1, 1]
+    back = schema.decode(x, like=frame, kept=mask).native["day"]
+    assert back.tolist() == [days[0], *days, *days]
+    assert type(back[0]) is type(back[1])
+    assert getattr(back[0], "tzinfo", None) == getattr(back[1], "tzinfo", None)
 
 
 def test_the_package_knows_neither_torch_nor_data():

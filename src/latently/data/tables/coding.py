@@ -13,7 +13,9 @@ The code `other` comes back as the text "other", or as a missing cell of a colum
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -47,6 +49,7 @@ __all__ = [
 
 CALENDAR = (-62135596800.0, 253402214400.0)  # the years 1 to 9999 in seconds
 _WHOLE = 2.0**63 - 1024  # the largest float that 64 bits hold as a whole number
+_BITS = re.compile(r"(u?)int(\d+)", re.IGNORECASE)  # of a type of whole numbers
 COMMA = "decimal comma"
 
 
@@ -80,7 +83,7 @@ def encode_column(column: Column, frame: Frame, place: int, missing: Sequence[st
     if read is None or strange.any():
         row = first_row(strange)
         raise UserError(
-            f"{at(column.name, row)}: {label_at(raw, row)} is no "
+            f"{at(column.name, row)}: {_strange(raw, row)} is no "
             f"{'date' if column.kind == 'datetime' else 'number'}, and the column was "
             f"{column.kind} when the schema was made; leave the cell empty if it is missing"
         )
@@ -94,6 +97,12 @@ def encode_column(column: Column, frame: Frame, place: int, missing: Sequence[st
             f"{column.likelihood}, kind {column.kind}; leave the cell empty, or choose kind real"
         )
     return Coded(np.where(read.present, read.values, 0.0), read.present, read.present)
+
+
+def _strange(raw: Cells, row: int) -> str:
+    """A cell of another type, in words."""
+    words = {"time": "a date", "object": "an object"}
+    return words[raw.form] if raw.form in words else label_at(raw, row)
 
 
 def _encode_levels(column: Column, raw: Cells) -> Coded:
@@ -193,10 +202,10 @@ def decode_column(
         return _decode_levels(column, x, target)
     values = held(column, x)
     if column.kind == "datetime":
-        return _decode_times(column, values, target)
+        return _decode_times(column, values, target, like)
     if like is not None and like.dtype.kind in "iu":  # bounds may have been taken away
         values = np.clip(values, np.iinfo(like.dtype).min, np.iinfo(like.dtype).max)
-    return _typed(values, target, COMMA in column.dtype)
+    return _typed(values, target, COMMA in column.dtype, dtype or column.dtype)
 
 
 def _target(column: Column, like: np.ndarray | None, dtype: str) -> str:
@@ -206,11 +215,12 @@ def _target(column: Column, like: np.ndarray | None, dtype: str) -> str:
             return "i"
         if like.dtype.kind in "fbmM":
             return like.dtype.kind
-        present = next((v for v in like.tolist() if not is_null(v)), None)
+        present = _first(like)
         if dtype.startswith("text") or isinstance(present, str):
             return "text"
         if present is not None:
-            return "D" if isinstance(present, Decimal) else "O"
+            whole = isinstance(present, int) and _is_whole(column)
+            return "D" if isinstance(present, Decimal) else "i" if whole else "O"
     words = column.dtype.lower()
     if words.startswith("text"):
         return "text"
@@ -225,11 +235,25 @@ def _target(column: Column, like: np.ndarray | None, dtype: str) -> str:
     return "M" if column.kind == "datetime" else "O"
 
 
-def _typed(values: np.ndarray, target: str, comma: bool = False) -> np.ndarray:
+def _first(like: np.ndarray | None) -> Any:
+    """The first cell that holds anything; None without."""
+    cells_ = [] if like is None else like.tolist()
+    return next((value for value in cells_ if not is_null(value)), None)
+
+
+def _is_whole(column: Column) -> bool:
+    """Whether numbers, or the one of a constant, are whole."""
+    if column.kind != "constant":
+        return column.decimals == 0
+    (value,) = column.categories
+    return not isinstance(value, str | bool) and value == int(value)
+
+
+def _typed(values: np.ndarray, target: str, comma: bool = False, dtype: str = "") -> np.ndarray:
     if target == "text":
         return _objects([number_text(value, comma) for value in values.tolist()])
     if target == "i":
-        return np.rint(np.clip(values, -_WHOLE, _WHOLE)).astype(np.int64)
+        return _whole(np.rint(values), dtype)
     if target == "m":
         return np.rint(values * 1e6).astype("timedelta64[us]")
     if target == "D":
@@ -239,13 +263,25 @@ def _typed(values: np.ndarray, target: str, comma: bool = False) -> np.ndarray:
     return values
 
 
+def _whole(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Whole numbers that a type holds; a double near the end of its range may lie beyond it."""
+    if not (np.abs(values) > _WHOLE).any():
+        return values.astype(np.int64)
+    found = _BITS.match(dtype)
+    signed, bits = (not found[1], int(found[2])) if found else (True, 64)
+    least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    return _objects([min(max(int(value), least), most) for value in values.tolist()])
+
+
 def _objects(values: list[Any]) -> np.ndarray:
     out = np.empty(len(values), dtype=object)
     out[:] = values
     return out
 
 
-def _decode_times(column: Column, seconds: np.ndarray, target: str) -> np.ndarray:
+def _decode_times(
+    column: Column, seconds: np.ndarray, target: str, like: np.ndarray | None
+) -> np.ndarray:
     if target == "text":
         form = column.dtype.removeprefix("text, ")
         form = form if form in FORMS else "%Y-%m-%d %H:%M:%S"
@@ -254,7 +290,16 @@ def _decode_times(column: Column, seconds: np.ndarray, target: str) -> np.ndarra
         found: np.ndarray = texts[codes]
         return found
     moments = np.rint(seconds * 1e6).astype(np.int64).astype("datetime64[us]")
-    return _objects([m.date() for m in moments.tolist()]) if target == "O" else moments
+    if target != "O":
+        return moments
+    present = _first(like)
+    if not isinstance(present, datetime):
+        return _objects([m.date() for m in moments.tolist()])
+    zone = present.tzinfo
+    aware = (
+        m if zone is None else m.replace(tzinfo=UTC).astimezone(zone) for m in moments.tolist()
+    )
+    return _objects(list(aware))
 
 
 def _decode_levels(column: Column, x: np.ndarray, target: str) -> np.ndarray:
@@ -287,8 +332,11 @@ def fill_constant(column: Column, n: int, like: np.ndarray | None, dtype: str) -
         return _objects([_written(value, COMMA in column.dtype)] * n)
     if target == "M":
         return np.full(n, np.datetime64(value, "us"))
+    if target == "O" and isinstance(_first(like), date):
+        moment = np.datetime64(value, "us").astype(np.int64) / 1e6
+        return _decode_times(column, np.full(n, moment), target, like)
     if target in "ifbm" and not isinstance(value, str):
-        return _typed(np.full(n, float(value)), target)
+        return _typed(np.full(n, float(value)), target, dtype=dtype or column.dtype)
     return _objects([value] * n)
 
 
@@ -296,7 +344,9 @@ def constant_differs(column: Column, frame: Frame, place: int, missing: Sequence
     """Whether a column that was constant holds another value now."""
     raw = cells(frame, place, missing)
     if raw.form in ("text", "flag"):
-        return bool(set(_keys_of_text(column, raw)) - set(_codes(column)))
+        there, _ = raw.tally()  # truth values have two labels, whether both occur or not
+        keys = _keys_of_text(column, raw)
+        return bool({keys[code] for code in there.tolist()} - set(_codes(column)))
     if raw.form == "number" and not isinstance(column.categories[0], str):
         return bool((raw.observed != float(column.categories[0])).any())
     return False

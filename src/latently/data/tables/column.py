@@ -43,6 +43,7 @@ _FITTING = {  # kinds of the families that are commonly confused; others are the
     **dict.fromkeys(("LogNormal", "Gamma", "Hurdle"), ("positive", "count")),
     **dict.fromkeys(("Normal", "StudentT", "Laplace"), (*NUMERIC, "datetime")),
 }
+_USUAL_LEVELS = {"Categorical": 2, "Embedded": 2, "Ordinal": 5}  # where none are given
 _LIKELIHOOD = re.compile(r"[A-Z]\w*(\([\w\s=.,()'\"+-]*\))?", re.ASCII)
 
 
@@ -87,7 +88,10 @@ class Column:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= _LONGEST:
-            raise UserError(f"a column is called {shown(self.name)}; names are text of 1 to 500")
+            raise UserError(
+                f"a column is called {shown(self.name)}; names are text of 1 to 500 "
+                "characters; rename it"
+            )
         if self.kind not in KINDS:
             raise self._wrong("kind", f"choose one of {', '.join(KINDS)}", str(self.kind)[:40])
         for field in ("dtype", "note"):
@@ -166,10 +170,13 @@ class Column:
         if self.kind not in fitting:
             fix = f"it is for kind {' or '.join(fitting)}; leave the field out for the usual one"
             raise self._wrong("likelihood", f"the kind is {self.kind}, {fix}")
-        found = _LEVELS.search(text)
-        if self.kind in DISCRETE and found and int(found[1]) != self.levels:
+        found, name = _LEVELS.search(text), text.partition("(")[0]
+        told = int(found[1]) if found else _USUAL_LEVELS.get(name, self.levels)
+        if self.kind in DISCRETE and told != self.levels:
             raise self._wrong(
-                "likelihood", f"the column has {self.levels} levels: categories and `other`"
+                "likelihood",
+                f"the column has {self.levels} levels, categories and `other`: write "
+                f"{name}(levels={self.levels})",
             )
 
     def __str__(self) -> str:

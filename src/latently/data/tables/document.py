@@ -125,19 +125,22 @@ def _column(content: Any, place: int) -> Column:
         raise UserError(f"column {called}: categories is {_what(categories)}; write a list")
     values["categories"] = tuple(categories)
     for key in ("low", "high"):
-        values[key] = _read_bound(values.get(key), called, key)
+        values[key] = _read_bound(values.get(key), called, key, values["kind"])
     if values.get("likelihood") is None:
         values["likelihood"] = _usual(values, called)
     return Column(**values)
 
 
-def _read_bound(value: Any, called: str, key: str) -> Any:
+def _read_bound(value: Any, called: str, key: str, kind: str) -> Any:
     if isinstance(value, str):
+        if kind != "datetime":
+            raise UserError(
+                f"column {called}: {key} is {shown(value)}, and the kind is {shown(kind)}; write "
+                "a number"
+            )
         dated = parse_dates([value[:40].strip()])
         if dated is None or math.isnan(dated.values[0]):
-            raise UserError(
-                f"column {called}: {key} is {shown(value)}; write a number or a date, 2020-01-31"
-            )
+            raise UserError(f"column {called}: {key} is {shown(value)}; write a date, 2020-01-31")
         return float(dated.values[0])
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 1e300:
         raise UserError(f"column {called}: {key} is {shown(value)}; a finite number is needed")

@@ -199,8 +199,8 @@ def _refuse_unread(raw: Cells, read: Cells, what: str) -> None:
     if strange.any():
         row = first_row(strange)
         raise UserError(
-            f"{at(raw.name, row)}: {label_at(raw, row)} is {what}; name it as missing, or choose "
-            "another kind"
+            f"{at(raw.name, row)}: {label_at(raw, row)} is {what}; empty the cell, add it to "
+            "missing, or choose another kind"
         )
 
 

@@ -86,7 +86,7 @@ def find(column: Cells, levels: tuple[object, ...] | None, ordered: bool) -> Fou
         return Found("empty", column, "no cell holds anything")
     if column.form == "object":
         return Found("identifier", column, "its cells are no numbers, texts or dates")
-    if levels is not None:
+    if levels is not None and column.form != "time":  # codes stand for texts and numbers
         return (
             _labels(column) if not ordered or _distinct(column) < 2 else Found("ordinal", column)
         )
@@ -131,7 +131,8 @@ def _refuse_strays(column: Cells, read: Cells, strange: np.ndarray, what: str) -
     word, name = label_at(column, row), shown(column.name)
     raise UserError(
         f"{at(column.name, row)}: {word} among {rest:,} {what} ({plural(count, 'such cell')}); "
-        f"add it to missing, or choose kinds={{{name}: 'categorical'}}"
+        "empty these cells, add it to missing, or choose "
+        f"kinds={{{name}: 'categorical'}}"
     )
 
 

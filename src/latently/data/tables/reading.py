@@ -5,7 +5,8 @@
 | `.csv`, `.tsv`, `.txt`, `.dat`, each also `.gz` | text, see `sniffing` |
 | `.parquet`, `.feather`, `.arrow` | by pyarrow, types as they are |
 
-Text is UTF-8 with or without a byte order mark, UTF-16 with one, otherwise Latin-1 with a notice.
+Text is UTF-8 with or without a byte order mark, UTF-16 or UTF-32 with one, otherwise Latin-1 with
+a notice.
 Every cell stays the text that it is, so that observed cells are written back verbatim; what it
 means is the business of `Schema`. Blank lines are skipped, and so are lines of comment (`#`, `%`
 or `|`) above the first row. Quotes inside quoted text are doubled. A cell holds at most 131,072
@@ -79,7 +80,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise UserError(f"{path.name}: a damaged gzip file; fetch it again") from None
     except OSError as error:
-        raise UserError(f"{path.name}: {error.strerror or error}") from None
+        raise UserError(f"{path.name}: {error.strerror or error}; see the path") from None
 
 
 def _opener(path: Path) -> Any:
@@ -89,10 +90,15 @@ def _opener(path: Path) -> Any:
 def _encodings(path: Path) -> tuple[str, ...]:
     with _clear_errors(path), _opener(path)(path, "rb") as file:
         head = file.read(4096)
+    if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return ("utf-32",)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return ("utf-16",)
     if b"\0" in head:
-        raise UserError(f"{path.name}: a binary file, not a table of text; known: {_known()}")
+        raise UserError(
+            f"{path.name}: a binary file, not a table of text (UTF-16 without its mark is "
+            f"none either; save it as UTF-8); known: {_known()}"
+        )
     return ("utf-8-sig", "latin-1")
 
 
