@@ -43,6 +43,14 @@ def of_gaussian(loc, cov, x, seen, j):
     return -stats.norm.logpdf(x[j], mean, var**0.5), 0.5 * math.log(2 * math.pi * math.e * var)
 
 
+def test_rows_without_any_cell_have_nothing_to_tell():
+    model = factors()
+    data = rows(model, n=3, share=1.0)
+    found = attribution(model, data)
+    assert not found.mask.any()
+    assert found.values.eq(0).all()
+
+
 def rows(model, n=8, share=0.3):
     x = model.sample(n, seed=1)
     return replace(Data.from_array(x), mask=torch.rand(x.shape) > share)

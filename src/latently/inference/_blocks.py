@@ -84,6 +84,8 @@ def blocks(
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Blocks of rows (n, *X) with seeds, as `blocks_of` gives them, as they suit a model."""
     assert rows.mask is not None
+    if not keys:
+        return
     one = rows.part(slice(0, 1))
     exact, alone = is_exact(model, rows), not separable(model, one)
     if not exact:
