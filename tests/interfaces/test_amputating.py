@@ -128,3 +128,17 @@ def test_nothing_is_replaced_unasked(table, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
     assert run(table, "--mechanism", "MNAR", "--out", out, "--force") == 0
     assert run(tmp_path / "none.csv", "--mechanism", "MNAR", "--out", tmp_path / "b.csv") == 2
+
+
+def test_two_outputs_are_two_files_and_each_is_called_by_its_option(table, tmp_path, capsys):
+    out = tmp_path / "holes.csv"
+    for truth, said in (
+        (out, "--out is the same file; choose another name"),
+        (tmp_path / "truth.txt", "--truth"),
+        (table, "choose another --truth"),
+    ):
+        assert run(table, "--mechanism", "MCAR(0.3)", "--out", out, "--truth", truth) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert said in told
+        assert not out.exists()

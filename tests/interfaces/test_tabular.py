@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import Counter
 
 import numpy as np
@@ -267,3 +268,82 @@ def test_particles_of_given_cells_are_options(table, model, cli, rejected, tmp_p
     rejected(
         ("sample", model, "--sweeps", 3, "--out", tmp_path / "no.csv"), "--sweeps 3", "--given"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("age=40,age=50", "column 'age' is given twice"),
+        ("age=NA", "NA means a missing cell; leave it out"),
+        ("town=?", "? means a missing cell; leave it out"),
+        ("town=Pisa", "column 'town' has no value 'Pisa'; known: Bonn, Oslo, Rome"),
+        ("age=old", "--given: column 'age', row 0"),
+    ],
+)
+def test_given_cells_that_are_none_are_named(given, said, model, rejected, tmp_path):
+    rejected(("sample", model, "--given", given, "--out", tmp_path / "x.csv"), said)
+
+
+def test_a_column_has_one_kind(table, rejected):
+    rejected(("schema", table, "--kinds", "age=real,age=positive"), "'age' has two kinds")
+
+
+def edited(table, path, done, **fields):
+    """The schema of a table with fields of its column of ages changed."""
+    done("schema", table, "--out", path, "--force")
+    content = json.loads(path.read_text())
+    content["columns"][1] |= fields
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "said"),
+    [
+        ("Nrmal", "column 'age': unknown component 'Nrmal'; did you mean Normal"),
+        ("StudentT(df=3)", "column 'age': StudentT takes no option 'df'"),
+        ("Linear", "column 'age': unknown component 'Linear'"),
+    ],
+)
+def test_a_likelihood_of_no_family_is_named_by_column(
+    likelihood, said, table, done, rejected, tmp_path
+):
+    schema = edited(table, tmp_path / "s.json", done, likelihood=likelihood)
+    words = (
+        "fit",
+        "table",
+        "--data",
+        table,
+        "--schema",
+        schema,
+        "--out",
+        tmp_path / "m.safetensors",
+    )
+    rejected(words, f"--schema {schema}", said)
+
+
+def test_a_deep_model_takes_families_that_no_mixture_can_fit(table, done, rejected, tmp_path):
+    schema = edited(table, tmp_path / "s.json", done, likelihood="Laplace")
+    out = tmp_path / "m.safetensors"
+    words = ("--data", table, "--schema", schema, "--out", out)
+    rejected(("fit", "mixture", *words), "Laplace", "which EM cannot fit")
+    done("fit", "table", *words, *FIT.split())
+    assert "Laplace" in done("show", out)
+
+
+def test_a_schema_with_a_byte_order_mark_is_read(table, done, tmp_path):
+    schema = edited(table, tmp_path / "s.json", done)
+    schema.write_text(schema.read_text(), encoding="utf-8-sig")
+    words = ("--data", table, "--schema", schema, "--out", tmp_path / "m.safetensors")
+    done("fit", "mixture", *words, "--components", 1, "--quiet")
+
+
+def test_rows_without_any_cell_are_scored_and_reported(table, model, done, tmp_path):
+    bare = tmp_path / "bare.csv"
+    bare.write_text(table.read_text().split("\n")[0] + "\n" + ",,,,,\n" * 3)
+    out = tmp_path / "scores.csv"
+    done("score", model, "--data", bare, "--attribution", "--samples", 20, "--out", out)
+    names, rows = read(out)
+    assert len(rows) == 3
+    assert all(math.isfinite(float(row[names.index("log_prob")])) for row in rows)
+    done("report", model, "--data", bare, "--samples", 20, "--out", tmp_path / "r.html")

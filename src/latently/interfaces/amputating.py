@@ -49,7 +49,9 @@ def amputate_command(
     rule = parse(["--mechanism", mechanism], [_MECHANISM])["mechanism"]
     source = Path(path).expanduser()
     kind = source.suffix.lower()
-    known = None if truth is None else check_target(truth, (".npz", ".csv"), force)
+    known = None if truth is None else check_target(truth, (".npz", ".csv"), force, "--truth")
+    if known is not None and known.resolve() == Path(out).expanduser().resolve():
+        raise UserError(f"--truth {truth}: --out is the same file; choose another name for one")
     if kind in _ARRAYS:
         target = check_target(out, _ARRAYS, force)
         x, labels = read_npz(source) if kind == ".npz" else read_npy(source)

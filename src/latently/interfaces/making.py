@@ -76,9 +76,9 @@ def _from_data(recipe: str, data: Data) -> dict[str, Any]:
         known["sees_mask"] = True
     if data.context is not None:
         known["contexts"] = known["classes"] = data.context.shape[1]
-    if names_of(data):
-        known["family"] = Columns(known["likelihood"].keywords["columns"])
     parameters = inspect.signature(RECIPES[recipe]).parameters
+    if names_of(data) and "family" in parameters:  # refuses what EM cannot fit
+        known["family"] = Columns(known["likelihood"].keywords["columns"])
     if "likelihood" in parameters and parameters["likelihood"].default is None:
         del known["likelihood"]  # the recipe has a usual one, whatever the data
     return {name: value for name, value in known.items() if name in parameters}

@@ -25,8 +25,14 @@ __all__ = [
 ]
 
 
-def check_target(out: str, suffixes: Sequence[str], force: bool) -> Path:
+def check_target(out: str, suffixes: Sequence[str], force: bool, option: str = "--out") -> Path:
     """The path of an output, checked before any work is done.
+
+    Args:
+        out: the path as it was given.
+        suffixes: of which its name has one.
+        force: whether a file that is there is replaced.
+        option: what the path was given by.
 
     Raises:
         UserError: another suffix, a file that is there and not to be replaced, or a folder that
@@ -34,10 +40,10 @@ def check_target(out: str, suffixes: Sequence[str], force: bool) -> Path:
     """
     path = Path(out).expanduser()
     if path.suffix not in suffixes:
-        raise UserError(f"--out {out}: end the name in {', '.join(suffixes)}")
+        raise UserError(f"{option} {out}: end the name in {', '.join(suffixes)}")
     check_place(path)
     if path.exists() and not force:
-        raise UserError(f"{out} exists; choose another --out, or --force to replace it")
+        raise UserError(f"{out} exists; choose another {option}, or --force to replace it")
     return path
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from latently import expr
 from latently.data import Data
-from latently.data.tables import Frame, Schema, read_frame, write_frame
+from latently.data.tables import Column, Frame, Schema, read_frame, write_frame
 from latently.errors import UserError, closest
 from latently.inference import Imputation, draw_given
 from latently.inference.imputation import SWEEPS
 from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_target
 from latently.io import Saved
+from latently.registry import KINDS
 from latently.training.files import atomic_write
 
 __all__ = [
@@ -64,15 +66,28 @@ def read_schema(path: str) -> Schema:
 
     file = Path(path).expanduser()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UserError(f"--schema {path}: {error.strerror or error}") from None
+        raise UserError(
+            f"--schema {path}: {error.strerror or error}; name the file that latently schema wrote"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"--schema {path} is no JSON: {error}") from None
     try:
-        return Schema.from_json(content)
+        schema = Schema.from_json(content)
+        for column in schema.modelled:
+            _check_family(column)
     except UserError as error:
         raise UserError(f"--schema {path}: {error}") from None
+    return schema
+
+
+def _check_family(column: Column) -> None:
+    """Refuses a likelihood that is no family, or has options that it does not take."""
+    try:
+        expr.build(str(column.likelihood), KINDS["families"])
+    except UserError as error:
+        raise UserError(f"column {column.name!r}: {error}") from None
 
 
 def read_kinds(text: str | None) -> dict[str, str] | None:
@@ -88,6 +103,8 @@ def read_kinds(text: str | None) -> dict[str, str] | None:
         name, sign, kind = word.rpartition("=")
         if not sign or not name.strip() or not kind.strip():
             raise UserError(f"--kinds {word!r}: give column=kind, such as zip=categorical")
+        if name.strip() in found:
+            raise UserError(f"--kinds {text}: column {name.strip()!r} has two kinds; give one")
         found[name.strip()] = kind.strip()
     return found
 
@@ -178,13 +195,16 @@ def drawn_given(
             raise UserError(f"--given {word!r}: give column=value, such as age=40")
         if name.strip() not in held:
             raise UserError(f"--given {word!r}: {closest(name.strip(), held)}")
+        if held[name.strip()]:
+            raise UserError(
+                f"--given {text}: column {name.strip()!r} is given twice; once is enough"
+            )
+        if value.strip() in schema.missing:
+            raise UserError(
+                f"--given {word!r}: {value.strip()} means a missing cell; leave it out"
+            )
         held[name.strip()] = value.strip()
-    cells = tuple(np.array([value], dtype=object) for value in held.values())
-    row = Frame(tuple(held), cells, source="--given", types=("text",) * len(held))
-    data = Data.from_frame(row, schema, "--given")
-    if data.notices:
-        raise UserError(f"--given {text}: {data.notices[0]}")
-    mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
+    data, mask = _given_row(schema, held)
     saved.model.check(data.x, mask, "--given")
     found = draw_given(
         saved.model, data.x[0], mask[0], n, samples=samples, sweeps=sweeps, seed=seed
@@ -192,6 +212,27 @@ def drawn_given(
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return found.draws
+
+
+def _given_row(schema: Schema, held: Mapping[str, str]) -> tuple[Data, Tensor]:
+    """One row of a table from texts, "" where nothing is given, and its mask.
+
+    Raises:
+        UserError: a text that its column does not take.
+    """
+    cells = tuple(np.array([value], dtype=object) for value in held.values())
+    row = Frame(tuple(held), cells, source="--given", types=("text",) * len(held))
+    try:
+        data = Data.from_frame(row, schema, "--given")
+    except UserError as error:
+        raise UserError(f"--given: {error}") from None
+    mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
+    for column, known in zip(schema.modelled, mask[0].tolist(), strict=True):
+        value = held[column.name]
+        if value and not known:
+            near = closest(value, map(str, column.categories))
+            raise UserError(f"--given: column {column.name!r} has no value {value!r}; {near}")
+    return data, mask
 
 
 def write_frames(target: Path, frames: Sequence[Frame]) -> None:

@@ -378,3 +378,11 @@ def test_a_number_of_draws_that_is_none_is_named(refused):
 def test_rows_without_any_column_to_model_are_named(refused):
     with refused("no column can be modelled", "constant"):
         imputer().fit(np.ones((10, 2)))
+
+
+def test_masked_arrays_are_refused_as_their_masks_would_be_lost(refused):
+    masked = np.ma.masked_array(np.nan_to_num(HOLED), mask=np.isnan(HOLED))
+    with refused("a masked array; write NaN"):
+        imputer().fit(masked)
+    with refused("a masked array"):
+        fitted().transform(masked)

@@ -141,9 +141,18 @@ def test_a_pickle_draws_the_same(library, people):
         ({"city": "Paris"}, ["city", "Paris"]),
         ({"age": "old"}, ["age", "old"]),
         ({"height": np.nan}, ["height", "nan"]),
+        ({"height": [1, 2]}, ["height", "is one list", "give one value"]),
+        ({"height": {}}, ["height", "is one dict"]),
     ],
 )
 def test_given_cells_that_cannot_be_are_named(refused, library, people, given, words):
     sampler = fitted(library.DataFrame(people.columns), "table")
     with refused(*words):
         sampler.sample(2, given=given)
+
+
+def test_the_missing_value_of_pandas_is_no_given_cell(refused, people):
+    pandas = pytest.importorskip("pandas")
+    sampler = fitted(pandas.DataFrame(people.columns), "table")
+    with refused("'height' has no value, <NA>"):
+        sampler.sample(2, given={"height": pandas.NA})

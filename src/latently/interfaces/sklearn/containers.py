@@ -26,6 +26,8 @@ def as_table(X: Any) -> Any:
         isinstance(value, str) for row in X if isinstance(row, list | tuple) for value in row
     ):
         X = np.array(X, dtype=object)
+    if isinstance(X, np.ma.MaskedArray):  # `as_frame` refuses it; its mask would be lost
+        return X
     if isinstance(X, np.ndarray) and X.ndim == 2:
         if X.dtype.kind in "UMm":
             return X.astype(object) if X.dtype.kind == "U" else X

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latently.data import Data
 from latently.data.tables import MISSING, Frame, Schema
-from latently.data.tables.cells import cells
+from latently.data.tables.cells import cells, is_null
 from latently.errors import UserError, closest
 from latently.inference import impute
 from latently.inference.schedules import Schedule
@@ -299,8 +299,11 @@ class _TableEstimator(_Estimator):
                     f"given: column {name!r} takes no part in the model ({column.kind}); leave it "
                     "out"
                 )
-            if value is None or value != value:
+            if is_null(value):
                 raise UserError(f"given: column {name!r} has no value, {value!r}; leave it out")
+            if isinstance(value, Mapping) or np.ndim(value):
+                kind = type(value).__name__
+                raise UserError(f"given: column {name!r} is one {kind}; give one value")
             cells[name] = number(value)
         frame = Frame(tuple(cells), tuple(np.array([v], dtype=object) for v in cells.values()))
         return replace(frame, source="given")
