@@ -80,6 +80,8 @@ def _by_names(function: _Fitting) -> _Fitting:
         try:
             found = function(model, data, *others, **options)
         except UserError as error:
+            if not isinstance(data, Data):  # which is the error
+                raise
             raise UserError(data.told(str(error))).with_traceback(error.__traceback__) from None
         return replace(found, warnings=tuple(map(data.told, found.warnings)))
 
