@@ -316,3 +316,6 @@ def test_rows_are_read_like_other_rows_and_by_corrected_kinds(tmp_path, refused)
     for spec in (tmp_path / "plain.npy", "digits"):
         with refused("kinds={'zip': 'count'}", "no table"):
             load(spec, kinds={"zip": "count"})
+        for held in (None, tmp_path / "held.npy"):
+            with refused("a schema of columns is given", "no table; leave it out"):
+                splits(spec, validation=held, table=data.table)

@@ -142,8 +142,18 @@ def splits(
     if isinstance(share, str):
         _check_other(parsed, share)
         train = _encoded(_pair(parsed, data_dir, options, 0)[0], None, options)[0]
+        _check_columns(train, table)
         return _with_spec(train, share, data_dir, missing)
-    return _encoded(*_pair(parsed, data_dir, options, share), options)
+    train, held = _encoded(*_pair(parsed, data_dir, options, share), options)
+    _check_columns(train, table)
+    return train, held
+
+
+def _check_columns(data: Data, table: Schema | None) -> None:
+    if table is not None and data.table is None:
+        raise UserError(
+            f"a schema of columns is given, and {data.protocol} is no table; leave it out"
+        )
 
 
 def _parsed(spec: str | Path, split: str | None, binarise: str | None) -> Spec:

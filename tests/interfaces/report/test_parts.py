@@ -15,7 +15,7 @@ from latently.data import Data
 from latently.interfaces.report.axes import axis, leading, outward
 from latently.interfaces.report.between import interpolations
 from latently.interfaces.report.columns import columns
-from latently.interfaces.report.figures import marginal
+from latently.interfaces.report.figures import marginal, ordered_bars
 from latently.interfaces.report.frame import Frame
 from latently.interfaces.report.kinds import kind_of
 from latently.interfaces.report.latents import latent_layers
@@ -274,3 +274,12 @@ def test_histograms_of_any_size(values):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "<svg" in marginal("x", values, [(0, values)], None)
+
+
+def test_bars_of_what_is_not_finite_are_empty():
+    values = np.array([math.inf, math.nan, 2.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure, axes = ordered_bars(values, np.arange(3), np.ones(3, bool), "latent", 0)
+        figure.canvas.draw()
+    assert [bar.get_height() for bar in axes.patches] == [0, 0, 2]

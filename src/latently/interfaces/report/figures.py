@@ -139,7 +139,9 @@ def ordered_bars(
     figure, axes = panel()
     x = np.arange(1, len(values) + 1)
     width = 0.82 if len(x) <= 64 else 1.0
-    for bar, here in zip(axes.bar(x, values, width=width, color=series(index)), used, strict=True):
+    heights = np.where(np.isfinite(values), values, 0)  # KL of rows without a density
+    drawn = axes.bar(x, heights, width=width, color=series(index))
+    for bar, here in zip(drawn, used, strict=True):
         if not here:
             bar.set(color=MUTED, alpha=0.5)
     axes.set_xlim(0.3, len(x) + 0.7)
