@@ -343,6 +343,16 @@ def test_json_has_the_fixed_fields_and_no_nan():
             json.dumps(fields, allow_nan=False)
 
 
+def test_what_tells_no_error_is_shown_without_one():
+    for n in (1, 5):
+        for samples in (1, 100):
+            told = str(evaluate(bits_model(), rows(n), ImportanceSampling(samples)))
+            assert "nan" not in told
+            assert ("+- " in told) == (n > 1)
+            assert ("MC +-" in told) == (samples > 1)
+            assert ("one row" in told) == (n == 1)
+
+
 def test_paired_difference_is_by_row():
     data = rows(30)
     a, b = (evaluate(bits_model(), data, ImportanceSampling(20)) for _ in range(2))

@@ -19,7 +19,7 @@ from latently.inference.methods.importance import ImportanceSampling
 from latently.inference.pareto import K_HAT_LIMIT
 from latently.inference.rows import Rows
 
-__all__ = ["DataLike", "Evidence", "as_evaluated", "default_method", "evaluate"]
+__all__ = ["DataLike", "Evidence", "as_evaluated", "default_method", "evaluate", "with_error"]
 
 _SIGN = {"exact": "=", "lower_bound": ">=", "estimate": "~"}
 _NUMERICAL = (
@@ -199,12 +199,16 @@ class Evidence:
     def __str__(self) -> str:
         about = [_WORDS[self.kind]]
         if self.kind != "exact":
-            about += [self.method, f"MC +-{self.mc_stderr:.2g}"]
+            about.append(self.method)
+            if math.isfinite(self.mc_stderr):  # one draw tells no error
+                about.append(f"MC +-{self.mc_stderr:.2g}")
         if self.ess is not None:
             about.append(f"ESS {float(self.ess.median()):.0f}/{self.samples}")
+        if len(self) == 1:
+            about.append("one row, which tells no error")
         bits = self.bits_per_dim
         parts = [
-            f"log {self.what} {_SIGN[self.kind]} {self.nats:.2f} +- {self.nats_stderr:.2f} nats",
+            f"log {self.what} {_SIGN[self.kind]} {with_error(self.nats, self.nats_stderr)} nats",
             f"({', '.join(about)})",
             f"{bits:.3f} bits/dim" if bits is not None else "",
             self.protocol,
@@ -318,6 +322,16 @@ def as_evaluated(model: Any, data: DataLike) -> DataLike:
 
 def _listed(columns: set[int]) -> str:
     return ", ".join(map(str, sorted(columns)[:8])) + (", ..." if len(columns) > 8 else "")
+
+
+def with_error(value: float, error: float, form: str = ".2f") -> str:
+    """A number with its standard error, or alone where one row tells none.
+
+    >>> with_error(1.5, 0.25), with_error(1.5, math.nan, "+.1f")
+    ('1.50 +- 0.25', '+1.5')
+    """
+    told = f"{value:{form}}"
+    return told if math.isnan(error) else f"{told} +- {error:.2f}"
 
 
 def _stderr(values: Tensor) -> float:

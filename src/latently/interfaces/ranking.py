@@ -9,6 +9,7 @@ from typing import Any
 
 from latently.errors import UserError
 from latently.inference import Evidence
+from latently.inference.evidence import with_error
 from latently.inference.pareto import K_HAT_LIMIT
 
 __all__ = ["cautions", "print_ranking", "rank", "row_json"]
@@ -63,11 +64,11 @@ def print_ranking(rows: Sequence[dict[str, Any]]) -> None:
         kind = e.kind.replace("_", " ")
         if e.kind != "exact" and not shared:
             kind += f", {e.method}"
-        cells = [row["name"], f"{sign} {e.nats:.2f} +- {e.nats_stderr:.2f}", kind]
+        cells = [row["name"], f"{sign} {with_error(e.nats, e.nats_stderr)}", kind]
         if bits:
             cells.append(f"{e.bits_per_dim:.3f}" if e.bits_per_dim is not None else "")
         paired = row["paired"]
-        cells.append("best" if paired is None else f"{paired[0]:+.2f} +- {paired[1]:.2f}")
+        cells.append("best" if paired is None else with_error(*paired, "+.2f"))
         table.add_row(*cells)
     console = Console()
     console.print(table)
