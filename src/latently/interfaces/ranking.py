@@ -68,7 +68,7 @@ def print_ranking(rows: Sequence[dict[str, Any]]) -> None:
         if bits:
             cells.append(f"{e.bits_per_dim:.3f}" if e.bits_per_dim is not None else "")
         paired = row["paired"]
-        cells.append("best" if paired is None else with_error(*paired, "+.2f"))
+        cells.append("best" if paired is None else with_error(paired[0], paired[1], "+.2f"))
         table.add_row(*cells)
     console = Console()
     console.print(table)
