@@ -48,12 +48,12 @@ class Partial(dict[str, Any]):
     """Results of a long run by name, kept in a file after each, so that it may be stopped.
 
     Args:
-        name: of the benchmark; the file is `results/NAME.partial.json`.
+        name: of the benchmark; the file is `results/NAME.partial`.
         resume: go on with what the file holds.
     """
 
     def __init__(self, name: str, resume: bool) -> None:
-        self.file = HERE / "results" / f"{name}.partial.json"
+        self.file = HERE / "results" / f"{name}.partial"
         super().__init__(
             json.loads(self.file.read_text()) if resume and self.file.exists() else {}
         )
