@@ -110,7 +110,7 @@ def faults(words: Sequence[object], code: int, said: str, folder: Path) -> Itera
         if not isinstance(found["nats"], float) or not math.isfinite(found["nats"]):
             yield f"evidence {found['nats']}"
     out = Path(str(words[-1]))
-    if out.suffix == ".csv":
+    if words[0] == "score":
         with open(out) as file:
             values = [row["log_prob"] for row in csv.DictReader(file)]
         if not all(math.isfinite(float(value)) for value in values):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 
 import harness
-from sweep import run
+import sweep
 
 ROWS = 100  # that are scored, imputed, reported
 NAME = "sweep_tables"
@@ -91,29 +90,14 @@ def calls(whole: Path, few: Path, folder: Path, steps: int) -> Iterator[list[obj
 
 
 def faults(words: list[object], code: int, said: str, folder: Path) -> Iterator[str]:
-    """What is wrong with a call's outcome."""
-    verb = str(words[0])
-    if code != 0 or "Traceback" in said:
-        yield f"exit code {code}: {said.strip().splitlines()[-1] if said.strip() else ''}"
+    """What is wrong with a call's outcome, of any data and of tables."""
+    yield from sweep.faults(words, code, said, folder)
+    if code != 0:
         return
     if "not finite" in said or "nan" in said.lower().split():
         yield f"said {said.strip().splitlines()[-1]}"
-    out = Path(str(words[-1]))
-    if verb == "evaluate":
-        found = json.loads(said.strip().splitlines()[-1])
-        if not math.isfinite(found["nats"]):
-            yield f"evidence {found['nats']}"
-    if verb == "score":
-        with open(out) as file:
-            values = [row["log_prob"] for row in csv.DictReader(file)]
-        if not all(math.isfinite(float(value)) for value in values):
-            yield "a score that is not finite"
-    if verb == "impute":
-        yield from _holes(folder / "part.csv", out, folder / "schema.json")
-    if out.suffix == ".html":
-        page = out.read_text()
-        bad = [word for word in (">nan", ">inf", ">-inf", "NaN<") if word in page]
-        yield from (f"{word!r} in the report" for word in bad)
+    if words[0] == "impute":
+        yield from _holes(folder / "part.csv", Path(str(words[-1])), folder / "schema.json")
 
 
 def _holes(before: Path, after: Path, schema: Path) -> Iterator[str]:
@@ -132,7 +116,7 @@ def _holes(before: Path, after: Path, schema: Path) -> Iterator[str]:
                     return
 
 
-def sweep(header: list[str], rows: list[list[str]], steps: int) -> dict[str, Any]:
+def swept(header: list[str], rows: list[list[str]], steps: int) -> dict[str, Any]:
     """Every call on one table."""
     began, found, done = time.monotonic(), [], 0
     with tempfile.TemporaryDirectory() as name:
@@ -140,7 +124,7 @@ def sweep(header: list[str], rows: list[list[str]], steps: int) -> dict[str, Any
         whole = written(folder / "whole.csv", header, rows)
         few = written(folder / "few.csv", header, rows[:: max(1, len(rows) // ROWS)][:ROWS])
         for words in calls(whole, few, folder, steps):
-            code, said = run(*words)
+            code, said = sweep.run(*words)
             found += [f"{words[0]}: {fault}" for fault in faults(words, code, said, folder)]
             done += 1
     return {"calls": done, "faults": found, "seconds": round(time.monotonic() - began, 1)}
@@ -159,7 +143,7 @@ def main() -> None:
     results = harness.Partial(NAME, options.resume)
     for name, header, rows in tables(Path(options.data_dir)):
         if options.only in name and name not in results:
-            told = sweep(header, rows, options.steps)
+            told = swept(header, rows, options.steps)
             results.keep(name, told)
             print(name, f"{told['calls']} calls, {told['seconds']} s", *told["faults"], sep="\n  ")
     count = sum(len(found["faults"]) for found in results.values())
