@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 _SQUARED = functools.partial(FixedNormal, std=None)
-_SMOOTH = functools.partial(MLP, activation=nn.SiLU)
+_SMOOTH = functools.partial(MLP, activation=nn.SiLU, skip=True)
 Activation = Callable[[], nn.Module]
 R = TypeVar("R", bound=Callable[..., Model])
 RECIPES: dict[str, Callable[..., Model]] = {}

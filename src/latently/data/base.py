@@ -317,6 +317,13 @@ class Data:
             x = self.redraw(self.x.cpu()).to(self.x.device)
         return replace(self, x=x, redraw=None).once(seed)
 
+    def short(self) -> Data:
+        """The data with x in float32, if that tells its values apart; else as they are."""
+        x = self.x.flatten(1)
+        seen = torch.ones_like(x, dtype=torch.bool) if self.mask is None else self.mask.flatten(1)
+        narrow = _narrow(x.double().cpu().numpy(), seen.cpu().numpy())
+        return self.to(dtype=torch.float32) if narrow.dtype == np.float32 else self
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Data:

@@ -21,6 +21,7 @@ from latently.inference._population import (
     Population,
     block_rows,
     conditioned,
+    decoded_particles,
     first_particles,
     inside,
     moved_particles,
@@ -159,12 +160,12 @@ def _weighted(
             particles = first_particles(model, rows, samples)
             particles = moved_particles(model, rows, particles, sweeps)
             return found_of_row(model, rows, particles, wanted)
-    first = first_particles(model, rows, samples, noise)
+    first, likelihood = decoded_particles(model, rows, samples, noise)
     enough = settled(first.log_w).tolist()
     after = noise.copy()
     found = {}
     if any(enough[b] for b in places):
-        block = found_of_block(model, rows, first, wanted, noise)
+        block = found_of_block(model, rows, first, wanted, noise, likelihood)
         found = {b: block.rows([b]) for b in range(len(rows.x))}
     for b in places:
         if not enough[b]:

@@ -99,9 +99,14 @@ def found_of_row(model: Any, rows: Rows, population: Population, wanted: Wanted)
 
 
 def found_of_block(
-    model: Any, rows: Rows, population: Population, wanted: Wanted, noise: RowNoise
+    model: Any,
+    rows: Rows,
+    population: Population,
+    wanted: Wanted,
+    noise: RowNoise,
+    likelihood: Any = None,
 ) -> Found:
-    """Of rows whose weights are settled, each from its own generator."""
+    """Of rows whose weights are settled, each from its own generator; p(x|z), if it is known."""
     x, mask, _ = rows
     log_shares = shares(population.log_w)
     share = log_shares.exp()  # (B, K)
@@ -114,7 +119,7 @@ def found_of_block(
         return Found(draws, empty, empty, empty, empty, ess, k_hat)
     moments, drawn = _Moments(), []
     for part in parts(len(share.T), x):
-        d = conditioned(model, population.part(part), rows)
+        d = conditioned(model, population.part(part), rows, likelihood)
         moments.add(share.T[part], d)
         drawn.append(inside(model, noise.sample(d), x.dtype))
     lines, mode = _weighted(torch.cat(drawn), share, ~_of(mask, x), wanted)

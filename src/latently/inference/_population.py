@@ -28,12 +28,14 @@ from latently.errors import UserError, called
 from latently.inference._by_row import RowNoise
 from latently.inference.methods.base import BLOCK_VALUES, MAX_BLOCK
 from latently.inference.pareto import K_HAT_LIMIT, pareto_k, tail_length
+from latently.inference.particles import Particles
 from latently.inference.rows import Rows
 
 __all__ = [
     "Population",
     "block_rows",
     "conditioned",
+    "decoded_particles",
     "effective",
     "first_particles",
     "inside",
@@ -46,7 +48,7 @@ __all__ = [
 ]
 
 _MORE = 1.0  # nats of log p(x_o) by which one population beats another, whatever its ESS
-_ENOUGH = 100  # effective particles, or half of all, of a sweep that is the last if k-hat is low
+_ENOUGH = 30  # effective particles, or half of all, of a sweep that is the last if k-hat is low
 _MOST_ROWS = 32  # of a block
 _TOGETHER = 2**13  # latents of a block decoded at once: their hidden layers stay in the cache
 
@@ -105,10 +107,23 @@ def first_particles(
     how: dict[str, Any] = {} if noise is None else {"draw": noise.latents}
     for part in parts(samples, rows.x):
         count = part.stop - part.start
-        p = model.infer(rows.x, count, rows.mask, rows.context, **how)
-        log_w = (p.log_pi + p.log_w).double() + math.log(len(p.log_pi))  # parts differ in size
-        found.append(Population(p.z, p.noise, log_w))
+        found.append(_weighed(model.infer(rows.x, count, rows.mask, rows.context, **how)))
     return pooled(found)
+
+
+def decoded_particles(
+    model: Any, rows: Rows, samples: int, noise: RowNoise
+) -> tuple[Population, Any]:
+    """`first_particles` and p(x|z) of them; None where they are decoded in several parts."""
+    if len(list(parts(samples, rows.x))) > 1:
+        return first_particles(model, rows, samples, noise), None
+    p, likelihood = model.scored(rows.x, samples, rows.mask, rows.context, draw=noise.latents)
+    return _weighed(p), likelihood
+
+
+def _weighed(p: Particles) -> Population:
+    log_w = (p.log_pi + p.log_w).double() + math.log(len(p.log_pi))  # parts differ in size
+    return Population(p.z, p.noise, log_w)
 
 
 def pooled(sweeps: Sequence[Population]) -> Population:
@@ -197,13 +212,13 @@ def resampled(log_shares: Tensor, n: int) -> Tensor:
     return torch.multinomial(log_shares.exp(), n, replacement=True)
 
 
-def conditioned(model: Any, particles: Population, rows: Rows) -> Any:
-    """p(x_missing | x_observed, z) of the particles, of batch shape (K, B).
+def conditioned(model: Any, particles: Population, rows: Rows, d: Any = None) -> Any:
+    """p(x_missing | x_observed, z) of the particles, of batch shape (K, B); d: their p(x|z).
 
     Raises:
         UserError: the likelihood cannot be conditioned.
     """
-    d = model.likelihood(particles.z, rows.context)
+    d = model.likelihood(particles.z, rows.context) if d is None else d
     if not hasattr(d, "given"):
         raise UserError(
             f"{called(d)} cannot be conditioned on the observed cells of a row; use a "

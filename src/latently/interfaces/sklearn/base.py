@@ -1,9 +1,10 @@
 """What the estimators share: a recipe's model, built for X, fitted to it and asked by rows.
 
-Everything is in float64, whatever X is, and a row is treated by itself: what comes out of it does
-not depend on the rows beside it. Rows with missing cells (NaN) and complete ones go apart, and in
-blocks of one size, the last one filled up by repeating a row, so that torch multiplies matrices of
-the same shapes for one row and for many.
+Networks are trained in float32, where that tells the values of X apart, and asked in float64,
+whatever X is. A row is treated by itself: what comes out of it does not depend on the rows beside
+it. Rows with missing cells (NaN) and complete ones go apart, and in blocks of one size, the last
+one filled up by repeating a row, so that torch multiplies matrices of the same shapes for one row
+and for many.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class _Estimator(BaseEstimator):
     history_: list[dict[str, float]]
     n_iter_: int
     seed_: int
+    _trained: torch.dtype  # type of the numbers in training
 
     def __init__(
         self,
@@ -214,6 +216,10 @@ class _Estimator(BaseEstimator):
             rows = np.arange(len(data))
             kept, held = train_test_split(rows, test_size=_HELD_OUT, random_state=self.seed_)
             data, validation = data.rows(kept), data.rows(held)
+        if self.recipe not in CLOSED_FORM and (short := data.short()) is not data:
+            data = short
+            validation = None if validation is None else validation.to(dtype=torch.float32)
+            model.float()
         found = fit_model(
             model,
             data,
@@ -224,7 +230,8 @@ class _Estimator(BaseEstimator):
             progress=bool(self.verbose),
             **chosen,
         )
-        model.cpu().eval()
+        self._trained = model.dtype
+        model.cpu().double().eval()
         return found
 
     def _log_p(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from latently.training.objectives.variational import Variational
 
 __all__ = ["MIWAE"]
 
-_STEPS, _BATCH = 4000, 64
+_STEPS, _BATCH = 2000, 64
 _WAITS = (
     1000  # steps without a better validation value: a few hundred rows are soon known by heart
 )
@@ -64,7 +64,7 @@ class MIWAE(Objective):
         return {
             "steps": _STEPS,
             "batch_size": _BATCH,
-            "learning_rate": Cosine(1e-3),
+            "learning_rate": Cosine(2e-3),
             "patience": math.ceil(_WAITS / math.ceil(rows / _BATCH)),
         }
 
