@@ -1,6 +1,6 @@
 """Half of the cells missing: do our imputations beat chained equations and forests, by default?
 
-    python benchmarks/imputation_tables.py
+    python benchmarks/imputation_tables.py [--resume]
 
 Breast cancer (wdbc, 30 features without identifier and diagnosis), red and white wine (12 columns,
 quality among them) and banknote (4 features). Tables are standardised by the complete matrix, a
@@ -32,6 +32,7 @@ import harness
 import latently as lt
 from latently.models.components import Full
 
+NAME = "imputation_tables"
 SEEDS, SHARE, LIMIT, LESS = range(5), 0.5, 60.0, 0.9
 TABLES = {
     "wdbc": ("breast_cancer_wdbc.csv", 2),
@@ -113,17 +114,22 @@ def claims(runs: dict[str, list[dict[str, dict[str, float]]]]) -> list[dict[str,
 
 def main() -> None:
     """Imputes, measures and records."""
-    options = harness.parser(__doc__, repeats=1).parse_args()
+    parser = harness.parser(__doc__, repeats=1)
+    parser.add_argument("--resume", action="store_true", help="leave out what was done")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.data_dir is None:
         raise SystemExit("give --data-dir, a folder that holds uci/")
-    runs = {}
+    found = harness.Partial(NAME, options.resume)
     for table in TABLES:
         print(table, flush=True)
         x = standardised(table, Path(options.data_dir))
-        runs[table] = [told(x, seed, options.threads, seed < 2) for seed in SEEDS]
-    result = {"share": SHARE, "runs": runs, "claims": claims(runs)}
-    harness.save("imputation_tables", result, options)
+        for seed in SEEDS:
+            if f"{table} {seed}" not in found:
+                found.keep(f"{table} {seed}", told(x, seed, options.threads, seed < 2))
+    runs = {table: [found[f"{table} {seed}"] for seed in SEEDS] for table in TABLES}
+    harness.save(NAME, {"share": SHARE, "runs": runs, "claims": claims(runs)}, options)
+    found.close()
 
 
 if __name__ == "__main__":

