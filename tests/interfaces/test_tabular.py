@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from latently.data import load
-from latently.data.tables import Schema
+from latently.data.tables import MISSING, Schema, read_frame
 from latently.io import load_saved
 
 FIT = "--epochs 2 --quiet --net MLP(hidden=(8,)) --latents 2 --samples 2"
@@ -206,6 +206,25 @@ def test_a_schema_is_shown_written_edited_and_used(table, done, tmp_path):
     assert "StudentT" in family
     assert "Categorical(levels=5)" in family
     assert f"--schema {file}" in done("show", out, "--command")
+
+
+def test_codes_of_missing_cells_are_told(done, tmp_path):
+    file, schema, model = (tmp_path / name for name in ("t.csv", "s.json", "m.safetensors"))
+    names, rows = people(60)
+    coded = [[{"": "-9", "NA": "unknown"}.get(cell, cell) for cell in row] for row in rows]
+    holes = Counter(j for row in rows for j, cell in enumerate(row) if cell in ("", "NA"))
+    with file.open("w", newline="") as target:
+        csv.writer(target).writerows([names, *coded])
+    done("schema", file, "--na-values", "-9,unknown", "--out", schema)
+    plain = Schema.infer(read_frame(file), missing=(*MISSING, "-9", "unknown"))
+    assert Schema.from_json(json.loads(schema.read_text())) == plain
+    how = ("--data", file, "--schema", schema, "--components", 2, "--quiet", "--out", model)
+    done("fit", "mixture", *how)
+    assert load_saved(model).read(file).missing == sum(holes.values())
+    out = tmp_path / "filled.csv"
+    done("impute", model, "--data", file, "--out", out)
+    _, filled = read(out)
+    assert not {"-9", "unknown"} & {cell for row in filled for cell in row[1:]}
 
 
 def test_a_mixture_reads_names_and_fa_refuses_them(table, model, cli, done, tmp_path):

@@ -22,12 +22,16 @@ def schema(
     kinds: Annotated[
         str | None, typer.Option("--kinds", help="what some columns are, e.g. zip=categorical")
     ] = None,
+    na_values: Annotated[
+        str | None,
+        typer.Option("--na-values", help="what means missing beside ?, NA, ..., e.g. -9,unknown"),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Say what the columns of a table are taken for."""
     from latently.interfaces.tabular import schema_command
 
-    print(schema_command(table, out, kinds, force))
+    print(schema_command(table, out, kinds, na_values, force))
 
 
 def impute(

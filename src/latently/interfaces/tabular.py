@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latently import expr
 from latently.data import Data
-from latently.data.tables import Column, Frame, Schema, read_frame, write_frame
+from latently.data.tables import MISSING, Column, Frame, Schema, read_frame, write_frame
 from latently.errors import UserError, closest
 from latently.inference import Imputation, draw_given
 from latently.inference.imputation import SWEEPS
@@ -39,8 +39,12 @@ TABLES = (".csv", ".tsv", ".parquet", ".feather")  # suffixes
 _LEVELS = ("categorical", "binary")  # names: nothing lies between two of them
 
 
-def schema_command(path: str, out: str | None, kinds: str | None, force: bool) -> str:
+def schema_command(
+    path: str, out: str | None, kinds: str | None, na_values: str | None, force: bool
+) -> str:
     """What the columns of a table are taken for, as text, or as a JSON file to edit.
+
+    Cells that say one of `na_values`, texts with commas between them, count as missing, too.
 
     Raises:
         UserError: no table, or what `Schema` refuses.
@@ -48,7 +52,9 @@ def schema_command(path: str, out: str | None, kinds: str | None, force: bool) -
     import json
 
     target = None if out is None else check_target(out, (".json",), force)
-    schema = Schema.infer(read_frame(Path(path).expanduser()), kinds=read_kinds(kinds))
+    missing = None if na_values is None else (*MISSING, *na_values.split(","))
+    frame = read_frame(Path(path).expanduser())
+    schema = Schema.infer(frame, missing=missing, kinds=read_kinds(kinds))
     if target is None:
         return str(schema)
     text = json.dumps(schema.to_json(), indent=2, ensure_ascii=False) + "\n"

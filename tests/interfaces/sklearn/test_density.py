@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import latently as lt
 from latently.interfaces.sklearn import LatentDensity
+from latently.models.components import Full
 
 QUICK = {"epochs": 2, "samples": 5}
 IRIS, _ = load_iris(return_X_y=True)
@@ -64,6 +65,19 @@ def test_probabilities_of_all_rows_sum_to_one(library):
     rows = list(itertools.product(["a", "b", "c"], ["yes", "no"]))
     every = library.DataFrame({"first": [a for a, _ in rows], "second": [b for _, b in rows]})
     assert np.exp(density.score_samples(every)).sum() == pytest.approx(1, abs=0.02)
+
+
+def test_components_of_a_table_with_names_are_independent_columns(library, people):
+    """Exact: the sum over all names is one, and so it is given the other columns."""
+    table = library.DataFrame(people.columns)
+    density = LatentDensity("mixture", latents=3).fit(table)
+    assert type(density.model_.family).__name__ == "Columns"
+    rows = {name: [values[0]] * 3 for name, values in people.columns.items()}
+    every = library.DataFrame({**rows, "city": ["Bonn", "Oslo", "Rome"]})
+    without = library.DataFrame({**rows, "city": ["Bonn", None, None]})[1:]
+    whole = density.score_samples(without)[0]
+    assert np.logaddexp.reduce(density.score_samples(every)) == pytest.approx(whole, abs=1e-9)
+    assert set(density.sample(20)["city"]) <= {"Bonn", "Oslo", "Rome"}
 
 
 def test_the_density_of_a_column_integrates_to_one():
@@ -235,6 +249,10 @@ def test_global_state_is_as_before(library, people):
         ({"kinds": {9: "real"}}, ["9", "5 columns"]),
         ({"kinds": {"age": "reel"}}, ["reel", "real"]),
         ({"recipe": "fa", "latents": 1}, ["fa", "'city'", "table"]),
+        (
+            {"recipe": "mixture", "options": {"family": Full()}, "epochs": None},
+            ["Full()", "'city'", "Columns"],
+        ),
         ({"epochs": 0}, ["epochs=0"]),
     ],
 )

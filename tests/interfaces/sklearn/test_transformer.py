@@ -197,7 +197,7 @@ def test_an_autoencoder_is_scored_by_its_error():
     back = estimator.inverse_transform(estimator.transform(IRIS))
     errors = (np.square(back - IRIS) / IRIS.var(0)).mean(1)
     scores = estimator.score_samples(IRIS)
-    strange = estimator.model_.anomaly_score(torch.tensor(IRIS)).numpy()
+    strange = estimator.model_.anomaly_score(torch.tensor(IRIS)).detach().numpy()
     np.testing.assert_allclose(scores, -strange, rtol=1e-12)
     np.testing.assert_allclose(scores, -errors, rtol=1e-9)
     assert estimator.score(IRIS) == pytest.approx(scores.mean())

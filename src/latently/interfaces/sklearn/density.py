@@ -26,7 +26,7 @@ class LatentDensity(_TableEstimator):
 
     Args:
         recipe: name of a recipe with a density: "table", "vae", "fa", "ppca", "mixture", "flow" or
-            one of your own. Of these, "table" and "vae" hold categories.
+            one of your own. Of these, "table", "vae" and "mixture" hold categories.
         latents: latents, or components of a mixture; default: the recipe's own, of fa and ppca at
             most half the columns.
         kinds: of columns, by name or number, where they are not what the data look like: "real",

@@ -50,7 +50,8 @@ class LatentImputer(TransformerMixin, _TableEstimator):
 
     Args:
         recipe: name of a recipe with a density that can leave cells out: "table", "vae", "fa",
-            "ppca", "mixture" or one of your own. Of these, "table" and "vae" hold categories.
+            "ppca", "mixture" or one of your own. Of these, "table", "vae" and "mixture" hold
+            categories.
         strategy: what to fill in.
             "mean": the conditional mean, which has the least squared error.
             "median": the conditional median, which has the least absolute error.

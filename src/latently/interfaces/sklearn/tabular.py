@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from latently import expr
 from latently.data import Data
 from latently.data.tables import MISSING, Frame, Schema
 from latently.data.tables.cells import cells, is_null
@@ -24,8 +25,10 @@ from latently.inference import impute
 from latently.inference.schedules import Schedule
 from latently.interfaces.sklearn.base import NUMBERS, _Estimator, is_count, number
 from latently.interfaces.sklearn.containers import as_table, named
+from latently.models.components import Columns
 from latently.probability.families import Mixed
 from latently.recipes import RECIPES
+from latently.registry import components
 from latently.training import Objective
 
 __all__ = ["TABLE", "Table"]
@@ -221,15 +224,33 @@ class _TableEstimator(_Estimator):
         """Of the rows: plain numbers, unless recipe or kinds want a family for each column."""
         taken = inspect.signature(RECIPES[self.recipe]).parameters
         family = self.schema_.family  # refuses tables of which no column can be modelled
-        names = [column.name for column in self.schema_.modelled if column.kind == "categorical"]
-        if names and "likelihood" not in taken:
+        names = self._of_names()
+        if names and not {"likelihood", "family"} & taken.keys():
             raise UserError(
                 f"recipe={self.recipe!r} takes numbers alone, and column {names[0]!r} is "
-                "categorical; choose recipe='table', or encode it first"
+                "categorical; choose recipe='table' or 'mixture', or encode it first"
             )
         of_columns = "likelihood" in taken and taken["likelihood"].default is Mixed
         plain = all(column.kind == "real" for column in self.schema_.modelled)
         return NUMBERS if plain and not of_columns else family
+
+    def _of_names(self) -> list[str]:
+        """The columns whose values are names, without an order."""
+        return [column.name for column in self.schema_.modelled if column.kind == "categorical"]
+
+    def _arguments(self, data: Data) -> dict[str, Any]:
+        """Of the recipe; components of a table with names are independent columns (`Columns`)."""
+        found = super()._arguments(data)
+        if not hasattr(self, "schema_") or not self._of_names() or "likelihood" in found:
+            return found
+        own = expr.build(data.family, components()).keywords["columns"]
+        family = found.setdefault("family", Columns(own))
+        if not isinstance(family, Columns):
+            raise UserError(
+                f"options: family={expr.show(family)} takes numbers alone, and column "
+                f"{self._of_names()[0]!r} is categorical; leave it out, for Columns"
+            )
+        return found
 
     # ---- Rows out
 
