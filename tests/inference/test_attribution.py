@@ -13,7 +13,15 @@ from latently import Data, FactorAnalysis, Mixture, NormalizingFlow, vae
 from latently.inference import _cells
 from latently.inference.attribution import attribution
 from latently.inference.pareto import K_HAT_LIMIT
-from latently.models.components import Full
+from latently.models.components import (
+    Diagonal,
+    Factors,
+    Full,
+    Principal,
+    Spherical,
+    Student,
+    Tied,
+)
 from latently.nets import MLP
 from latently.probability.families import Bernoulli, MultivariateNormal
 from latently.probability.flows import NSF
@@ -132,6 +140,39 @@ def test_mixture_by_the_direct_formula():
             wanted = model.log_prob(data.x, mask) - model.log_prob(data.x)
         torch.testing.assert_close(found.values[:, j], wanted, rtol=1e-6, atol=1e-6)
     assert found.kind == "exact"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "family",
+    [Full(), Tied(), Diagonal(), Spherical(), Factors(2), Principal(1), Student(Full())],
+    ids=lambda family: type(family).__name__,
+)
+def test_every_kind_of_component_by_hiding_cells(family, share, monkeypatch):
+    """log p(x_others) - log p(x); all cells at once say what one after the other says."""
+    model = Mixture((2, 3), 3, family=family)
+    x = torch.randn(60, 2, 3, dtype=torch.float64)
+    x = x + x[:, :1] * torch.arange(3) + 50 * torch.arange(6).view(2, 3)
+    mask = torch.rand(x.shape) >= share
+    for _ in zip(range(4), model.em(x, mask), strict=False):
+        pass
+    data = replace(Data.from_array(x[:12]), mask=mask[:12])
+    found = attribution(model, data, draws=300)
+    for j in range(6):
+        others = data.mask.flatten(1).clone()
+        others[:, j] = False
+        with torch.no_grad():
+            wanted = model.log_prob(data.x, others.view(12, 2, 3)) - model.log_prob(
+                data.x, data.mask
+            )
+        own = found.values.flatten(1)[:, j]
+        wanted = torch.where(data.mask.flatten(1)[:, j], wanted, 0.0)
+        torch.testing.assert_close(own, wanted, rtol=1e-7, atol=1e-7)
+    monkeypatch.setattr(Mixture, "left_out", lambda *_: None)
+    apart = attribution(model, data, draws=300)
+    torch.testing.assert_close(found.values, apart.values, rtol=1e-7, atol=1e-7)
+    assert (found.usual - apart.usual).abs().max() < 0.3
+    assert found.k_hat.eq(0).all()
 
 
 def test_binary_cells_by_integration():

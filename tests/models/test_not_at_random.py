@@ -433,9 +433,8 @@ def test_what_cannot_be_is_refused(refused):
         NotAtRandom(flow((3,)))
     with refused("tilted", "nan"), not_random(plain).tilted(math.nan):
         pass
-    noisy = NotAtRandom(Dequantized(FactorAnalysis((3,), 1), levels=4))
     with refused("noise", "whole numbers"):
-        noisy.infer(torch.zeros(2, 3))
+        NotAtRandom(Dequantized(FactorAnalysis((3,), 1), levels=4))
     some = Data.from_array(torch.tensor([[1.0, math.nan, 0.0]]))
     with refused("sensitivity", "VAE"):
         sensitivity(plain, some)

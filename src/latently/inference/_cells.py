@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latently.errors import UserError, called
-from latently.inference._blocks import blocks, row_keys
+from latently.inference._blocks import blocks, blocks_of, exact_rows, row_keys
 from latently.inference._by_row import Inseparable, RowNoise
 from latently.inference._filled import weighted_index
 from latently.inference._population import (
@@ -34,7 +34,7 @@ from latently.inference._population import (
 from latently.inference.pareto import K_HAT_LIMIT
 from latently.inference.rows import Rows
 
-__all__ = ["Scored", "check_cells", "scored_pairs"]
+__all__ = ["Scored", "check_cells", "left_out_rows", "scored_pairs"]
 
 _VALUES = 2**18  # of rows that are held once for each of their cells
 _MORE = 4  # times K, for pairs whose weights are heavy
@@ -197,11 +197,43 @@ def _exact(
 
     usual = torch.zeros(len(cells), dtype=torch.float64, device=cells.device)
     if draws:
-        try:
-            usual = -known.base.entropy().flatten(1)[at].double()
-        except (AttributeError, NotImplementedError):
-            usual = log_prob(_of_known(known, noise, draws).flatten(2)[:, at[0], at[1]]).mean(0)
+        usual = _usual(known, noise, draws).flatten(1)[at]
     return Scored(log_prob(values), usual, torch.zeros_like(usual))
+
+
+def _usual(known: Any, noise: RowNoise, draws: int) -> Tensor:
+    """The mean of log p of every cell, (B, *X): minus its entropy, or over draws."""
+    try:
+        entropy: Tensor = known.base.entropy()
+    except (AttributeError, NotImplementedError):
+        drawn = _of_known(known, noise, draws)
+        return torch.stack([known.cell_log_prob(x) for x in drawn]).double().mean(0)
+    return -entropy.double()
+
+
+def left_out_rows(
+    model: Any, rows: Rows, *, draws: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]] | None:
+    """log p(x_j | the other observed cells) of all cells at once, in blocks; None: no model so.
+
+    Yields numbers of rows, log p of their cells (B, *X), and its mean over what could be there.
+    """
+    if model.density != "exact" or model.left_out(*rows.part(slice(0, 1))) is None:
+        return None
+    return _left_out(model, rows, draws, seed)
+
+
+@torch.no_grad()
+def _left_out(
+    model: Any, rows: Rows, draws: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    keys = row_keys(rows, torch.arange(len(rows.x), device=rows.x.device), seed)
+    for numbers, places in blocks_of(keys, exact_rows(rows.x)):
+        which = torch.tensor(numbers, device=rows.x.device)
+        some, noise = rows.part(which), RowNoise([keys[i] for i in numbers], rows.x.device)
+        known = model.left_out(*some)
+        log_p = known.cell_log_prob(some.x).double()
+        yield which[places], log_p[places], _usual(known, noise, draws)[places]
 
 
 def _of_known(known: Any, noise: RowNoise, draws: int) -> Tensor:

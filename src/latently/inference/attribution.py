@@ -25,7 +25,7 @@ from torch import Tensor
 
 from latently.errors import UserError
 from latently.inference._blocks import is_exact
-from latently.inference._cells import check_cells, scored_pairs
+from latently.inference._cells import check_cells, left_out_rows, scored_pairs
 from latently.inference._mode import evaluating
 from latently.inference.evidence import DataLike, as_evaluated
 from latently.inference.pareto import K_HAT_LIMIT
@@ -102,7 +102,7 @@ def attribution(
     """How strange every observed cell is, given the other observed cells of its row.
 
     For every cell the row is inferred anew without it, so the work is that of rows times columns
-    rows.
+    rows; models of normals and mixtures of them tell all cells of a row at once (`left_out`).
 
     Args:
         model: any model with a density that can leave cells out.
@@ -127,7 +127,16 @@ def attribution(
     values = torch.zeros(mask.shape, dtype=torch.float64)
     usual, k_hat = values.clone(), torch.zeros(len(mask), dtype=torch.float64)
     with evaluating(model):
+        known = left_out_rows(model, rows, draws=draws, seed=seed)
         pairs, done = mask.flatten(1).nonzero(), 0
+        for numbers, log_p, mean in known or ():
+            values[numbers.cpu()], usual[numbers.cpu()] = -log_p.cpu(), -mean.cpu()
+            done += int(mask[numbers].sum())
+            if progress:
+                progress(done, len(pairs))
+        if known is not None:
+            seen = mask.cpu()
+            values, usual, pairs = values.where(seen, 0), usual.where(seen, 0), pairs[:0]
         truth = rows.x.flatten(1)[pairs[:, 0], pairs[:, 1]][None]
         how = {"samples": samples, "draws": draws, "seed": seed}
         for which, found in scored_pairs(model, rows, pairs, truth, **how):

@@ -233,6 +233,16 @@ class Model(nn.Module, ABC):
         """
         return None
 
+    def left_out(
+        self, x: Tensor, mask: Tensor, context: Tensor | None = None
+    ) -> Distribution | None:
+        """p(x_j | the other observed cells) of every *observed* cell j, of batch shape (B,).
+
+        What `predictive` says of one cell after the other, hidden in turn, all at once. What it
+        says of missing cells has no meaning. None: there is no such shortcut.
+        """
+        return None
+
     def latent_states(self) -> int | None:
         """How many values the latents of one row have, all layers together.
 

@@ -156,6 +156,18 @@ class LinearGaussian(Model):
         base = Normal(mean.unflatten(-1, self.shape), log_scale.unflatten(-1, self.shape))
         return Factorized(base, len(self.shape))
 
+    def left_out(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Factorized:
+        """N(x_j - e_j / s_j, psi_j / s_j), e the residuals and s_j = 1 - (W V W')_jj / psi_j."""
+        q, seen = self.posterior(x, mask, context), mask.flatten(1)
+        noise = self.log_variance.exp()
+        share = 1 - ((self.weight @ q.covariance_matrix) * self.weight).sum(-1) / noise
+        share = torch.where(seen, share, 1.0)
+        mean = self._mean(context) + q.mean @ self.weight.T
+        rows = torch.where(seen, x.flatten(1).to(mean.dtype), mean)
+        loc, log_scale = rows - (rows - mean) / share, 0.5 * (noise / share).log()
+        base = Normal(loc.unflatten(-1, self.shape), log_scale.unflatten(-1, self.shape))
+        return Factorized(base, len(self.shape))
+
     def latents(
         self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
     ) -> tuple[Tensor, ...]:

@@ -144,6 +144,16 @@ class Mixture(Model):
         shares = self._shares(x, mask).log_probs
         return Factorized(self.parts.mixed(shares, rows, seen, self.shape), len(self.shape))
 
+    def left_out(
+        self, x: Tensor, mask: Tensor, context: Tensor | None = None
+    ) -> Factorized | None:
+        check_context(context, 0, type(self).__name__)
+        seen = mask.flatten(1)
+        rows = torch.where(seen, x.flatten(1).to(self.dtype), 0.0)
+        log_joint = self._log_parts(x, mask) + self._prior().log_probs
+        found = self.parts.left_out(log_joint, rows, seen, self.shape)
+        return None if found is None else Factorized(found, len(self.shape))
+
     def latents(
         self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
     ) -> tuple[Tensor, ...]:

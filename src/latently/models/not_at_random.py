@@ -36,6 +36,7 @@ from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles
 from latently.models._missing_cells import MissingCells, WeighedRows
 from latently.models.base import Model
+from latently.models.wrappers import Dequantized
 from latently.probability.conditional import Draw, draw
 from latently.probability.distributions.joint import as_joint
 from latently.probability.families._moments import moments
@@ -63,8 +64,8 @@ class NotAtRandom(Model):
         draws: M, draws of the missing cells for each draw of the latents.
 
     Raises:
-        UserError: `missingness` is no constructor, fewer than one draw, or a model without
-            latents or a density.
+        UserError: `missingness` is no constructor, fewer than one draw, a model without latents
+            or a density, or one that adds noise to integers.
     """
 
     density = "bound"
@@ -94,6 +95,11 @@ class NotAtRandom(Model):
                 f"NotAtRandom: {type(model).__name__} has no latents to draw missing cells by; "
                 "choose a vae, fa or ppca"
             )
+        if any(isinstance(part, Dequantized) for part in model.modules()):
+            raise UserError(
+                "NotAtRandom: Dequantized adds noise to whole numbers, which leaves no place for "
+                "missing cells; choose a likelihood of integers"
+            )
         self.model, self.shape, self.samples = model, model.shape, draws
         self.discrete, self.contexts = model.discrete, model.contexts
         self.missingness = built(missingness, self.shape, tuple(categories))
@@ -121,11 +127,6 @@ class NotAtRandom(Model):
     ) -> Particles:
         how: dict[str, Any] = {"gradient": gradient, "z": z, "draw": draw, "local": local}
         p, likelihood = self.model.scored(x, samples, mask, context, **how)
-        if p.noise is not None:
-            raise UserError(
-                f"NotAtRandom: {type(self.model).__name__} adds noise to whole numbers, which "
-                "leaves no place for missing cells; choose a likelihood of integers"
-            )
         if mask is None:
             log_s, kept = self._log_s(self._unit(x), torch.ones_like(x, dtype=torch.bool)), None
             log_s = log_s.flatten(1).sum(1)

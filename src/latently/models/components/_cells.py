@@ -87,6 +87,9 @@ class Cells(Scatter):
         variance = (2 * self.log_scale).exp().expand_as(self.loc)
         return self.loc.expand(shape), variance.expand(shape)
 
+    def others(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.given(x, mask)
+
     def normal(self, k: int, shape: tuple[int, ...]) -> Factorized:
         scale = self.log_scale[k].expand_as(self.loc[k])
         return Factorized(Normal(self.loc[k].view(shape), scale.view(shape)), len(shape))

@@ -156,6 +156,23 @@ class Covariance(Scatter):
         place = places(rows, len(x))
         return torch.cat(means)[place], torch.cat(variances)[place]
 
+    def others(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        means, variances = [], []
+        rows, root = self.blocks(x, mask), self.root
+        for block in rows:
+            if block.mask is None:
+                within = inverse_lower(root)
+                white = within @ (block.x - self.loc[:, None]).mT  # (C, D, R)
+                solved, precision = within.mT @ white, within.square().sum(-2)
+                apart = (solved / precision[..., None]).permute(2, 0, 1)
+                left = (1 / precision).expand(len(apart), *self.loc.shape)
+            else:
+                apart, left = Patterns(self.loc, root, block).others()
+            means.append(block.x.reshape(-1, x.shape[1])[:, None] - apart)
+            variances.append(left)
+        place = places(rows, len(x))
+        return torch.cat(means)[place], torch.cat(variances)[place]
+
     def normal(self, k: int, shape: tuple[int, ...]) -> MultivariateNormal:
         root = self.root[k if len(self.lower) > 1 else 0]
         made = MultivariateNormal(self.loc[k].view(shape), inverse_lower(root))

@@ -75,6 +75,13 @@ class Scatter(nn.Module):
         """Mean and variance of every cell given the observed ones, (B, C, D)."""
 
     @abstractmethod
+    def others(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every observed cell given the *other* observed ones, (B, C, D).
+
+        With the precision L of the observed cells, `x_j - (L (x - mu))_j / L_jj` and `1 / L_jj`.
+        """
+
+    @abstractmethod
     def normal(self, k: int, shape: tuple[int, ...]) -> Joint:
         """The normal of component k over rows of a shape."""
 
@@ -219,6 +226,18 @@ class Normals(Elliptical):
 
     def cells(self, mean: Tensor, variance: Tensor, x: Tensor, mask: Tensor) -> Distribution:
         return Normal(mean, 0.5 * variance.log())
+
+    def left_out(
+        self, log_joint: Tensor, x: Tensor, mask: Tensor, shape: tuple[int, ...]
+    ) -> Distribution:
+        mean, variance = self.scatter.others(x, mask)
+        cells = Normal(mean, 0.5 * torch.where(mask[:, None], variance, 1.0).log())
+        own = torch.where(mask[:, None], cells.log_prob(x[:, None]), 0.0)
+        shares = log_joint[:, :, None] - own  # p(k, x_o without j)
+        shares, loc, log_scale = (
+            t.mT.unflatten(1, shape) for t in (shares, cells.loc, cells.log_scale)
+        )
+        return Mixture(shares, Normal(loc, log_scale))
 
 
 class Structured(Component):

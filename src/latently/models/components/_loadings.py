@@ -108,6 +108,15 @@ class Loadings(Scatter):
         variance = shared.sum(-2) + self.log_variance.exp()[:, None]
         return mean.transpose(0, 1), variance.transpose(0, 1)
 
+    def others(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        found = self._posterior(x - self.loc[:, None], mask)
+        roots = torch.linalg.solve_triangular(found.root, self.weight.mT[:, None], upper=False)
+        noise = self.log_variance.exp()[:, None]
+        share = 1 - roots.square().sum(-2) / noise  # of the variance given the others: the noise
+        share = torch.where(mask, share, 1.0)
+        left = x - self.loc[:, None] - found.a @ self.weight.mT
+        return (x - left / share).transpose(0, 1), (noise / share).transpose(0, 1)
+
     def normal(self, k: int, shape: tuple[int, ...]) -> LowRankMultivariateNormal:
         log_std = self._log_std()[k].view(shape)
         return LowRankMultivariateNormal(self.loc[k].view(shape), self.weight[k], log_std)

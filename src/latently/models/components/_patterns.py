@@ -42,6 +42,16 @@ class Patterns:
         solved = torch.linalg.solve_triangular(self.root.mT, self.white, upper=True)
         return self.sigma @ solved
 
+    def others(self) -> tuple[Tensor, Tensor]:
+        """Each observed cell less its mean given the others, and its variance, (P R, C, D)."""
+        eye = torch.eye(self.root.shape[-1], dtype=self.root.dtype, device=self.root.device)
+        inverse = torch.linalg.solve_triangular(self.root, eye, upper=False)
+        precision = inverse.square().sum(-2)  # (P, F, D)
+        solved = torch.linalg.solve_triangular(self.root.mT, self.white, upper=True)
+        apart = (solved / precision[..., None]).permute(0, 3, 1, 2)
+        left = (1 / precision)[:, None].expand_as(apart)
+        return apart.flatten(0, 1), left.flatten(0, 1)
+
     def explained(self) -> Tensor:
         """B, (P, F, D, D)."""
         rows = (self._seen[..., None] * self.sigma).expand_as(self.root)

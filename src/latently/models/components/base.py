@@ -68,6 +68,22 @@ class Components(nn.Module, ABC):
             shape: of a row; the batch shape is (B, *shape).
         """
 
+    def left_out(
+        self, log_joint: Tensor, x: Tensor, mask: Tensor, shape: tuple[int, ...]
+    ) -> Distribution | None:
+        """`p(x_j | the other observed cells)` of every observed cell, elementwise, all at once.
+
+        Args:
+            log_joint: log p(k, x_o), (B, C).
+            x: rows (B, D).
+            mask: True where observed, (B, D).
+            shape: of a row; the batch shape is (B, *shape).
+
+        Returns:
+            None where no algebra makes it cheaper than hiding one cell after the other.
+        """
+        return None
+
     @abstractmethod
     def degrees(self) -> int:
         """Free parameters."""
