@@ -145,7 +145,16 @@ def test_mixture_by_the_direct_formula():
 @pytest.mark.parametrize("share", [0.0, 0.3])
 @pytest.mark.parametrize(
     "family",
-    [Full(), Tied(), Diagonal(), Spherical(), Factors(2), Principal(1), Student(Full())],
+    [
+        Full(),
+        *(
+            pytest.param(family, marks=pytest.mark.slow)
+            for family in (
+                *(Tied(), Diagonal(), Spherical()),
+                *(Factors(2), Principal(1), Student(Full())),
+            )
+        ),
+    ],
     ids=lambda family: type(family).__name__,
 )
 def test_every_kind_of_component_by_hiding_cells(family, share, monkeypatch):
