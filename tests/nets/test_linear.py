@@ -52,6 +52,16 @@ def test_activations_without_gradients(activation):
     torch.testing.assert_close(fast.double(), wide.detach(), atol=1e-5, rtol=1e-5)
 
 
+def test_a_skip_adds_a_linear_map(refused):
+    torch.manual_seed(0)
+    net = MLP((2, 3), (4,), hidden=(9,), activation=nn.SiLU, skip=True)
+    x = torch.randn(5, 2, 3)
+    bent = net.layers[2](nn.functional.silu(net.layers[0](x.flatten(1))))
+    torch.testing.assert_close(net(x), bent + x.flatten(1) @ net.skip.weight.T)
+    with refused("hidden=()", "leave out skip"):
+        MLP((2,), (3,), hidden=(), skip=True)
+
+
 def test_dropout_still_drops():
     torch.manual_seed(0)
     net = MLP((7,), (3,), hidden=(64,), dropout=0.5)

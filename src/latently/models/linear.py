@@ -161,7 +161,7 @@ class LinearGaussian(Model):
         q, seen = self.posterior(x, mask, context), mask.flatten(1)
         noise = self.log_variance.exp()
         share = 1 - ((self.weight @ q.covariance_matrix) * self.weight).sum(-1) / noise
-        share = torch.where(seen, share, 1.0)
+        share = torch.where(seen, share, 1.0).clamp(min=torch.finfo(share.dtype).eps)
         mean = self._mean(context) + q.mean @ self.weight.T
         rows = torch.where(seen, x.flatten(1).to(mean.dtype), mean)
         loc, log_scale = rows - (rows - mean) / share, 0.5 * (noise / share).log()

@@ -113,7 +113,7 @@ class Loadings(Scatter):
         roots = torch.linalg.solve_triangular(found.root, self.weight.mT[:, None], upper=False)
         noise = self.log_variance.exp()[:, None]
         share = 1 - roots.square().sum(-2) / noise  # of the variance given the others: the noise
-        share = torch.where(mask, share, 1.0)
+        share = torch.where(mask, share, 1.0).clamp(min=torch.finfo(share.dtype).eps)
         left = x - self.loc[:, None] - found.a @ self.weight.mT
         return (x - left / share).transpose(0, 1), (noise / share).transpose(0, 1)
 
