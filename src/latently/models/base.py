@@ -63,6 +63,7 @@ class Model(nn.Module, ABC):
         holes: whether rows may lack cells, because the model knows log p(x_observed).
         numerical: log p(x) holds an integral that is found numerically: evidence calls it an
             estimate, where others are exact.
+        noisy: rows are scored with noise of their own added, integers x as x + u.
         tolerance: nats that a pass of `em` gains at least, or the fit ends: of complete rows, and
             of rows with holes, where EM creeps.
         evidence_of: what log p is of: "x", or "x, s" for the observed values together with which
@@ -79,6 +80,7 @@ class Model(nn.Module, ABC):
     invertible: bool = False
     holes: bool = True
     numerical: bool = False
+    noisy: bool = False
     evidence_of: str = "x"
     tolerance: tuple[float, float] = (1e-8, 1e-6)
     call: Any = None

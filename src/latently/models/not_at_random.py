@@ -36,7 +36,6 @@ from latently.inference.estimators import Gradient
 from latently.inference.particles import Particles
 from latently.models._missing_cells import MissingCells, WeighedRows
 from latently.models.base import Model
-from latently.models.wrappers import Dequantized
 from latently.probability.conditional import Draw, draw
 from latently.probability.distributions.joint import as_joint
 from latently.probability.families._moments import moments
@@ -95,10 +94,10 @@ class NotAtRandom(Model):
                 f"NotAtRandom: {type(model).__name__} has no latents to draw missing cells by; "
                 "choose a vae, fa or ppca"
             )
-        if any(isinstance(part, Dequantized) for part in model.modules()):
+        if any(getattr(part, "noisy", False) for part in model.modules()):
             raise UserError(
-                "NotAtRandom: Dequantized adds noise to whole numbers, which leaves no place for "
-                "missing cells; choose a likelihood of integers"
+                f"NotAtRandom: {type(model).__name__} adds noise to whole numbers, which leaves "
+                "no place for missing cells; choose a likelihood of integers"
             )
         self.model, self.shape, self.samples = model, model.shape, draws
         self.discrete, self.contexts = model.discrete, model.contexts

@@ -84,6 +84,7 @@ class Dequantized(Model):
 
     density = "bound"
     discrete = True
+    noisy = True
 
     def __init__(
         self,
