@@ -102,6 +102,20 @@ def test_resampling_agrees_with_the_closed_form(kind):
     assert lines[:, hole].abs().max() < 2.5 * error  # 5 % quantiles are twice as noisy
 
 
+@pytest.mark.parametrize("kind", ["exact", "settled", "moving"])
+def test_without_quantiles_all_else_is_the_same(kind):
+    model, data = fitted() if kind == "exact" else (table_model(torch.float64), None)
+    if data is None:
+        x = model.sample(20, seed=3)
+        data = replace(Data.from_array(x), mask=torch.rand(x.shape) > 0.4)
+    samples = 20 if kind == "moving" else 300
+    whole, lean = (impute(model, data, samples=samples, quantiles=q) for q in ((0.5,), ()))
+    assert lean.quantiles.shape == (0, *data.x.shape)
+    for name in ("draws", "mean", "std", "k_hat", "ess"):
+        one, other = getattr(whole, name), getattr(lean, name)
+        assert one is other is None or torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))
+
+
 def test_discrete_mixture_by_enumeration():
     """Binary columns given z: the mean is the weighted mean of probabilities, to Monte Carlo."""
     model = vae((6,), latents=1, net=partial(MLP, hidden=(8,)), likelihood=Bernoulli).double()

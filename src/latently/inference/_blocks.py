@@ -187,8 +187,10 @@ def _exact(
     if wanted.levels is None:
         return Found(draws, empty, empty, empty, empty, none, none)
     known = _known(model, rows)
-    levels = torch.tensor(wanted.levels, dtype=known.mean.dtype, device=x.device)
-    lines = known.icdf(levels.view(-1, *(1,) * x.dim()))
+    lines = x.new_empty(0, *x.shape)
+    if wanted.levels:
+        levels = torch.tensor(wanted.levels, dtype=known.mean.dtype, device=x.device)
+        lines = known.icdf(levels.view(-1, *(1,) * x.dim()))
     mode = known.mode if wanted.counted else empty
     mean, std = narrowed(known.mean, x.dtype), narrowed(known.variance.sqrt(), x.dtype)
     lines = narrowed(lines, x.dtype)
@@ -270,7 +272,7 @@ def separable(model: Any, row: Rows) -> bool:
 def _joined(found: Sequence[Found]) -> Found:
     """Rows that were found one by one."""
     draws, mean, std, lines, mode, ess, k_hat = zip(*found, strict=True)
-    quantiles = torch.cat(lines, 1) if len(lines[0]) else lines[0]
+    quantiles = torch.cat(lines, 1) if lines[0].dim() > 1 else lines[0]
     return Found(
         torch.cat(draws, 1),
         torch.cat(mean),

@@ -36,13 +36,18 @@ class Wanted(NamedTuple):
 
     Attributes:
         draws: per row.
-        levels: probabilities of quantiles; None: draws alone.
+        levels: probabilities of quantiles, () for none; None: draws alone.
         counted: whether the likeliest value of cells is asked for.
     """
 
     draws: int
     levels: tuple[float, ...] | None
     counted: bool
+
+    @property
+    def lines(self) -> bool:
+        """Whether a draw of every particle is needed, of which quantiles and modes are told."""
+        return self.counted or bool(self.levels)
 
 
 class Found(NamedTuple):
@@ -70,7 +75,7 @@ class Found(NamedTuple):
         """Some of the rows."""
         own = (self.mean, self.std, self.mode, self.ess, self.k_hat)
         mean, std, mode, ess, k_hat = (t[which] if len(t) else t for t in own)
-        lines = self.quantiles[:, which] if len(self.quantiles) else self.quantiles
+        lines = self.quantiles[:, which] if self.quantiles.dim() > 1 else self.quantiles
         return Found(self.draws[:, which], mean, std, lines, mode, ess, k_hat)
 
 
@@ -88,12 +93,14 @@ def found_of_row(model: Any, rows: Rows, population: Population, wanted: Wanted)
     total = log_shares[0][order].exp().cumsum(0)
     heavy = population.part(order[: int((total < 1 - _NEGLECTED).sum()) + 1])
     mean, variance = _Moments.of(model, heavy, rows)
-    count = len(population.log_w)
-    drawn = draws_of_row(model, rows, population, log_shares[0], count)
-    ordered = drawn.sort(0).values
-    levels = torch.tensor(wanted.levels, dtype=torch.float64, device=x.device)
-    lines = ordered[(levels * count).ceil().long().sub(1).clamp(0, count - 1)]
-    mode = drawn.mode(0).values if wanted.counted else empty
+    lines, mode = x.new_empty(0, *x.shape), empty
+    if wanted.lines:
+        count = len(population.log_w)
+        drawn = draws_of_row(model, rows, population, log_shares[0], count)
+        ordered = drawn.sort(0).values
+        levels = torch.tensor(wanted.levels, dtype=torch.float64, device=x.device)
+        lines = ordered[(levels * count).ceil().long().sub(1).clamp(0, count - 1)]
+        mode = drawn.mode(0).values if wanted.counted else empty
     mean, std = (narrowed(values, x.dtype) for values in (mean, variance.sqrt()))
     return Found(draws, mean, std, lines, mode, ess, k_hat)
 
@@ -121,8 +128,11 @@ def found_of_block(
     for part in parts(len(share.T), x):
         d = conditioned(model, population.part(part), rows, likelihood)
         moments.add(share.T[part], d)
-        drawn.append(inside(model, noise.sample(d), x.dtype))
-    lines, mode = _weighted(torch.cat(drawn), share, ~_of(mask, x), wanted)
+        if wanted.lines:
+            drawn.append(inside(model, noise.sample(d), x.dtype))
+    lines, mode = x.new_empty(0, *x.shape), empty
+    if wanted.lines:
+        lines, mode = _weighted(torch.cat(drawn), share, ~_of(mask, x), wanted)
     mean, std = narrowed(moments.mean, x.dtype), narrowed(moments.variance.sqrt(), x.dtype)
     return Found(draws, mean, std, lines, mode, ess, k_hat)
 

@@ -137,7 +137,8 @@ def impute(
     kept = torch.where(mask, data.x, 0.0)
     counted = _counted(model)
     levels = tuple(float(level) for level in quantiles)
-    wanted = Wanted(draws, (*levels, 0.5), counted is not None)
+    middle = () if counted is None else (0.5,)  # the mode of cells that are not counted
+    wanted = Wanted(draws, (*levels, *middle), counted is not None)
     filled, n = _Filled(kept, wanted, samples), len(kept)
     rows, lacking = Rows(kept, mask, data.context), _lacking(mask)
     keys = row_keys(rows, lacking, seed)
@@ -160,7 +161,7 @@ def impute(
         filled.draws,
         filled.mean,
         filled.std,
-        filled.quantiles[:-1],
+        filled.quantiles[: len(levels)],
         tuple(quantiles),
         mode,
         mask,

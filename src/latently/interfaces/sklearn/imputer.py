@@ -275,8 +275,10 @@ class LatentImputer(TransformerMixin, _TableEstimator):
         """One value for every cell, (n, modelled columns)."""
         if self.strategy == "draw":
             return self._drawn(data, 1)[0]
-        found = self._impute(data, draws=1)
-        median = found.quantiles[0]
+        levels = any(column.kind in (*_NAMES, "ordinal") for column in self.schema_.modelled)
+        lines = levels or self.strategy != "mean"
+        found = self._impute(data, 1, quantiles=(0.5,) if lines else ())
+        median = found.quantiles[0] if lines else found.mean
         named = median if found.mode is None else found.mode
         chosen = {"mean": found.mean, "median": median}.get(self.strategy, named).clone()
         for j, column in enumerate(self.schema_.modelled):
@@ -286,7 +288,7 @@ class LatentImputer(TransformerMixin, _TableEstimator):
                 chosen[:, j] = median[:, j]
         return chosen
 
-    def _impute(self, data: Data, draws: int) -> Imputation:
+    def _impute(self, data: Data, draws: int, quantiles: tuple[float, ...] = ()) -> Imputation:
         """In the type of the training: blocks of rows are as alike in it, and networks faster."""
         model = self.model_
         if self._trained is not model.dtype:
@@ -297,7 +299,7 @@ class LatentImputer(TransformerMixin, _TableEstimator):
             draws=draws,
             samples=number(self.samples),
             sweeps=number(self.sweeps),
-            quantiles=(0.5,),
+            quantiles=quantiles,
             seed=self.seed_,
         )
 
