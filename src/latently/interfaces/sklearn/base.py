@@ -9,6 +9,7 @@ and for many.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import warnings
@@ -52,7 +53,7 @@ class _Estimator(BaseEstimator):
     history_: list[dict[str, float]]
     n_iter_: int
     seed_: int
-    _trained: torch.dtype  # type of the numbers in training
+    _types: dict[str, torch.dtype]  # of parameters and buffers in training
 
     def __init__(
         self,
@@ -181,10 +182,10 @@ class _Estimator(BaseEstimator):
             assert_all_finite(x, estimator_name=type(self).__name__, input_name="X")
 
     def _built(self, data: Data, seed: int) -> Model:
-        """The recipe's model for data, in float64."""
+        """The recipe's model for data."""
         try:
             with seeded(seed):  # flows draw permutations while their size is found out, too
-                return make_model(self.recipe, self._arguments(data), data, seed).double()
+                return make_model(self.recipe, self._arguments(data), data, seed)
         except UserError as error:
             raise UserError(f"{error} (X has n_features={data.shape[0]})") from None
 
@@ -216,10 +217,12 @@ class _Estimator(BaseEstimator):
             rows = np.arange(len(data))
             kept, held = train_test_split(rows, test_size=_HELD_OUT, random_state=self.seed_)
             data, validation = data.rows(kept), data.rows(held)
-        if self.recipe not in CLOSED_FORM and (short := data.short()) is not data:
+        short = data if self.recipe in CLOSED_FORM else data.short()
+        if short is data:
+            model.double()
+        else:
             data = short
             validation = None if validation is None else validation.to(dtype=torch.float32)
-            model.float()
         found = fit_model(
             model,
             data,
@@ -230,9 +233,20 @@ class _Estimator(BaseEstimator):
             progress=bool(self.verbose),
             **chosen,
         )
-        self._trained = model.dtype
-        model.cpu().double().eval()
+        self._keep(model)
         return found
+
+    def _keep(self, model: Model) -> None:
+        """Notes the types of a trained model, which is then in float64."""
+        self._types = {name: tensor.dtype for name, tensor in _tensors(model)}
+        model.cpu().double().eval()
+
+    def _as_trained(self) -> Model:
+        """A copy of the model in the types of its training; units of columns stay in float64."""
+        model = copy.deepcopy(self.model_)
+        for name, tensor in _tensors(model):
+            tensor.data = tensor.data.to(self._types[name])
+        return model
 
     def _log_p(self, x: Tensor, mask: Tensor | None) -> Tensor:
         method = default_method(self.model_)
@@ -263,6 +277,10 @@ class _Estimator(BaseEstimator):
             return self._built(Data(torch.zeros(2, width), NUMBERS, "X"), 0).holes
         except (UserError, TypeError, ValueError, RuntimeError):  # fit will say what is wrong
             return False
+
+
+def _tensors(model: Model) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def number(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -290,12 +289,10 @@ class LatentImputer(TransformerMixin, _TableEstimator):
 
     def _impute(self, data: Data, draws: int, quantiles: tuple[float, ...] = ()) -> Imputation:
         """In the type of the training: blocks of rows are as alike in it, and networks faster."""
-        model = self.model_
-        if self._trained is not model.dtype:
-            model = copy.deepcopy(model).to(self._trained)
+        model = self._as_trained()
         return impute(
             model,
-            data.to(dtype=self._trained),
+            data.to(dtype=model.dtype),
             draws=draws,
             samples=number(self.samples),
             sweeps=number(self.sweeps),

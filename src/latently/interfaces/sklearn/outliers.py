@@ -253,8 +253,7 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
             seed=self.seed_,
             progress=bool(self.verbose),
         )
-        self._trained = model.dtype
-        model.eval()
+        self._keep(model)
         idle = {} if self._names_components() else set(model.complaints())
         kept = (n for n in found.warnings if n not in idle and not n.startswith("stopped after"))
         return replace(found, warnings=tuple(kept))
