@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-SECONDS = 120  # of a call on a busy machine, a tenth of it in a processor; most take milliseconds
+SECONDS = 30  # of a call on a busy machine, three in a processor; most take some milliseconds
 FIT = "fit vae --latents 2 --net MLP(hidden=(4,)) --epochs 1 --quiet"
 VERBS = {
     "evaluate": "evaluate {m} --samples 2",
