@@ -1,6 +1,6 @@
 """Rows that the fit has not seen: how much of what is missing do imputations explain?
 
-    python benchmarks/imputation_new_rows.py
+    python benchmarks/imputation_new_rows.py [--resume]
 
 After Gorla et al., "CACTI", 2025 (table 1): letter, spam, default of credit cards and adult, 80 %
 of the rows for the fit and 20 % to be imputed, 30 % of the cells of both hidden completely at
@@ -29,6 +29,7 @@ from sklearn.impute import IterativeImputer
 import harness
 import latently as lt
 
+NAME = "imputation_new_rows"
 SHARE, BAR, SEEDS = 0.3, 0.40, (0, 1, 2)
 FILES = {
     "letter": ("letter.csv.gz", 16),
@@ -80,7 +81,9 @@ def rivals(seed: int, jobs: int) -> dict[str, Any]:
     }
 
 
-def told(name: str, x: np.ndarray, seed: int, jobs: int) -> dict[str, dict[str, float]]:
+def told(
+    name: str, x: np.ndarray, seed: int, jobs: int, kept: harness.Partial
+) -> dict[str, dict[str, float]]:
     """R2 and seconds of every method on one split."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
@@ -90,12 +93,16 @@ def told(name: str, x: np.ndarray, seed: int, jobs: int) -> dict[str, dict[str, 
     for method, imputer in rivals(seed, jobs).items():
         if method == "forests" and seed:
             continue
+        if (key := f"{name} {seed} {method}") in kept:
+            found[method] = kept[key]
+            continue
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of chains that have not converged
             filled = imputer.fit(holes[train]).transform(holes[test])
         seconds = time.perf_counter() - began
         found[method] = {"r2": r2(x[test], filled, hidden[test]), "seconds": seconds}
+        kept.keep(key, found[method])
         print(f"{name} {seed} {method}: {found[method]['r2']:.3f}, {seconds:.0f} s", flush=True)
     return found
 
@@ -119,17 +126,18 @@ def claims(runs: dict[str, list[dict[str, dict[str, float]]]]) -> list[dict[str,
 
 def main() -> None:
     """Imputes, measures and records."""
-    options = harness.parser(__doc__, repeats=1).parse_args()
+    parser = harness.parser(__doc__, repeats=1)
+    parser.add_argument("--resume", action="store_true", help="leave out what was done")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.data_dir is None:
         raise SystemExit("give --data-dir, a folder that holds uci/")
-    runs = {}
+    runs, kept = {}, harness.Partial(NAME, options.resume)
     for name in FILES:
         x = table(name, Path(options.data_dir))
-        runs[name] = [told(name, x, seed, options.threads) for seed in SEEDS]
-    harness.save(
-        "imputation_new_rows", {"share": SHARE, "runs": runs, "claims": claims(runs)}, options
-    )
+        runs[name] = [told(name, x, seed, options.threads, kept) for seed in SEEDS]
+    harness.save(NAME, {"share": SHARE, "runs": runs, "claims": claims(runs)}, options)
+    kept.close()
 
 
 if __name__ == "__main__":

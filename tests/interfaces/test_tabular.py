@@ -227,6 +227,36 @@ def test_codes_of_missing_cells_are_told(done, tmp_path):
     assert not {"-9", "unknown"} & {cell for row in filled for cell in row[1:]}
 
 
+def test_a_code_means_missing_in_one_column_alone(done, cli, tmp_path):
+    file, schema, model = (tmp_path / name for name in ("t.csv", "s.json", "m.safetensors"))
+    names, rows = people(60)
+    age, visits = names.index("age"), names.index("visits")
+    for k, row in enumerate(rows):
+        row[visits] = row[visits] or "0"
+        row[age] = "0.0" if k < 5 else row[age] or "41.5"
+    zeros = sum(row[visits] == "0" for row in rows)
+    assert zeros
+    with file.open("w", newline="") as target:
+        csv.writer(target).writerows([names, *rows])
+    done("schema", file, "--na-values", "NaN!,age=0", "--out", schema)
+    content = json.loads(schema.read_text())
+    assert content["missing"][-1] == "NaN!"
+    assert {c["name"]: c.get("na_values") for c in content["columns"]} == {
+        **dict.fromkeys(names),
+        "age": ["0"],
+    }
+    how = ("--data", file, "--schema", schema, "--components", 2, "--quiet", "--out", model)
+    done("fit", "mixture", *how)
+    out = tmp_path / "filled.csv"
+    done("impute", model, "--data", file, "--out", out)
+    _, filled = read(out)
+    assert all(float(row[age]) > 0 for row in filled)
+    assert sum(row[visits] == "0" for row in filled) == zeros
+    ran = cli("schema", file, "--na-values", "aeg=0")
+    assert ran.code == 2
+    assert "na_values: no column 'aeg'; did you mean age" in ran.err
+
+
 def test_a_mixture_reads_names_and_fa_refuses_them(table, model, cli, done, tmp_path):
     out = tmp_path / "mixture.safetensors"
     done("fit", "mixture", "--data", table, "--components", 2, "--quiet", "--out", out)

@@ -24,7 +24,10 @@ def schema(
     ] = None,
     na_values: Annotated[
         str | None,
-        typer.Option("--na-values", help="what means missing beside ?, NA, ..., e.g. -9,unknown"),
+        typer.Option(
+            "--na-values",
+            help="what means missing beside ?, NA, ...: -9,unknown, or for one column insulin=0",
+        ),
     ] = None,
     force: Force = False,
 ) -> None:

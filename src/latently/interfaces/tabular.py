@@ -44,7 +44,8 @@ def schema_command(
 ) -> str:
     """What the columns of a table are taken for, as text, or as a JSON file to edit.
 
-    Cells that say one of `na_values`, texts with commas between them, count as missing, too.
+    Cells that say one of `na_values`, texts with commas between them, count as missing, too;
+    `insulin=0` is for one column.
 
     Raises:
         UserError: no table, or what `Schema` refuses.
@@ -52,14 +53,28 @@ def schema_command(
     import json
 
     target = None if out is None else check_target(out, (".json",), force)
-    missing = None if na_values is None else (*MISSING, *na_values.split(","))
+    everywhere, by_column = _read_na_values(na_values)
     frame = read_frame(Path(path).expanduser())
-    schema = Schema.infer(frame, missing=missing, kinds=read_kinds(kinds))
+    schema = Schema.infer(
+        frame, missing=(*MISSING, *everywhere), kinds=read_kinds(kinds), na_values=by_column
+    )
     if target is None:
         return str(schema)
     text = json.dumps(schema.to_json(), indent=2, ensure_ascii=False) + "\n"
     atomic_write(target, lambda place: place.write_text(text, encoding="utf-8"))
     return f"wrote what {len(schema.columns)} columns are to {target}; edit it, then fit --schema"
+
+
+def _read_na_values(text: str | None) -> tuple[list[str], dict[str, list[str]]]:
+    """Texts that mean missing in every column, and by column, from `-9,insulin=0`."""
+    everywhere, by_column = [], {}
+    for word in () if text is None else text.split(","):
+        name, sign, code = word.rpartition("=")
+        if sign and name.strip():
+            by_column.setdefault(name.strip(), []).append(code)
+        else:
+            everywhere.append(word)
+    return everywhere, by_column
 
 
 def read_schema(path: str) -> Schema:

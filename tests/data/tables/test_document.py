@@ -101,6 +101,8 @@ LEVELS = {"kind": "categorical", "categories": ["x", "y", "z"]}
         (one(missing=2), "missing is 2; a share of 0 to 1"),
         (one(missing=None), "missing is None; a number"),
         (one(other=3), "other is 3; true or false"),
+        (one(na_values="0"), "column 'a': na_values is '0'; write a list of texts"),
+        (one(na_values=[0]), r"na_values is \(0,\); a list of at most 1,000 short texts"),
         (one(dtype=3), "dtype is 3; text"),
         (one(note="x" * 10**6), "note is 'x+'...; text of at most 500"),
         (one(likelihood=5), "likelihood is 5; write a family"),
@@ -121,7 +123,7 @@ LEVELS = {"kind": "categorical", "categories": ["x", "y", "z"]}
         ({"columns": [{"name": "a" * 501, "kind": "real"}]}, "1 to 500 characters; rename it"),
         (one() | {"columns": [{"name": "a", "kind": "real"}] * 2}, "two columns 'a'"),
     ],
-    ids=range(45),
+    ids=range(47),
 )
 def test_every_field_is_checked_in_one_line(content, message):
     with pytest.raises(UserError, match=message) as caught:

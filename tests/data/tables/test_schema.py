@@ -380,6 +380,23 @@ def test_missing_texts_may_be_chosen():
         Schema.infer(frame, missing=[-9])
 
 
+def test_texts_may_be_missing_in_one_column_alone():
+    frame = as_frame({"a": [0, 2, 3, 0, 5.5] * 4, "b": [0, 1, 2, 3, 4] * 4})
+    schema = Schema.infer(frame, na_values={"a": ["0"]})
+    a, b = schema.columns
+    assert (a.missing, a.low, a.na_values, b.missing, b.low) == (0.4, 2.0, ("0",), 0.0, 0.0)
+    x, mask, *_ = schema.encode(frame)
+    assert mask[:4].tolist() == [[False, True], [True, True], [True, True], [False, True]]
+    rows = schema.decode(x + 9.0 * ~mask, like=frame, kept=mask)
+    assert rows["a"].tolist()[:5] == [5.5, 2.0, 3.0, 5.5, 5.5]  # clipped to what was seen
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    assert schema.with_kinds({"a": "identifier"}).columns[0].na_values == ("0",)
+    with pytest.raises(UserError, match="na_values: no column 'c'"):
+        Schema.infer(frame, na_values={"c": ["0"]})
+    with pytest.raises(UserError, match="na_values: 0 is no text"):
+        Schema.infer(frame, na_values={"a": [0]})
+
+
 def test_a_schema_has_columns_of_different_names():
     with pytest.raises(UserError, match="two columns 'a'"):
         Schema((Column("a", "real", "Normal"), Column("a", "real", "Normal")))

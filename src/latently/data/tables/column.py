@@ -35,6 +35,7 @@ OTHER = "other"  # what the code of rare and unseen values is written back as
 EMBEDDED = 33  # levels from which a category is embedded
 MOST_LEVELS = 100_000
 _LONGEST = 500  # characters of any text of a column
+_MOST_CODES = 1000  # of missing cells
 _LEVELS = re.compile(r"levels=(\d{1,9})")
 _FITTING = {  # kinds of the families that are commonly confused; others are the reader's choice
     **dict.fromkeys(("Bernoulli",), ("binary",)),
@@ -65,6 +66,7 @@ class Column:
         high: greatest one.
         missing: share of missing cells, 0 to 1.
         note: what was decided, such as why the column is left out.
+        na_values: texts that mean a missing cell in this column, beside those of the schema.
 
     Raises:
         UserError: fields that contradict each other, by the column's name.
@@ -85,6 +87,7 @@ class Column:
     high: float | None = None
     missing: float = 0.0
     note: str = ""
+    na_values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= _LONGEST:
@@ -100,6 +103,9 @@ class Column:
                 raise self._wrong(field, "text of at most 500 characters")
         if not isinstance(self.other, bool):
             raise self._wrong("other", "true or false")
+        texts = self.na_values
+        if not isinstance(texts, tuple) or len(texts) > _MOST_CODES or any(map(_no_code, texts)):
+            raise self._wrong("na_values", f"a list of at most {_MOST_CODES:,} short texts")
         self._check_numbers()
         self._check_categories()
         self._check_likelihood()
@@ -181,6 +187,10 @@ class Column:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.kind}"
+
+
+def _no_code(text: Any) -> bool:
+    return not isinstance(text, str) or len(text) > _LONGEST
 
 
 def usual(kind: str, levels: int = 0, low: float | None = None) -> str | None:

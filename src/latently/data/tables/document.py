@@ -124,6 +124,10 @@ def _column(content: Any, place: int) -> Column:
     if not isinstance(categories, list | tuple):
         raise UserError(f"column {called}: categories is {_what(categories)}; write a list")
     values["categories"] = tuple(categories)
+    codes = values.get("na_values", ())
+    if not isinstance(codes, list | tuple):
+        raise UserError(f"column {called}: na_values is {_what(codes)}; write a list of texts")
+    values["na_values"] = tuple(codes)
     for key in ("low", "high"):
         values[key] = _read_bound(values.get(key), called, key, values["kind"])
     if values.get("likelihood") is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,11 @@ _MOST_WIDE = 1000  # levels of an ordinal column of whole numbers, those that do
 
 
 def infer_column(
-    frame: Frame, place: int, missing: Sequence[str] = MISSING, kind: str | None = None
+    frame: Frame,
+    place: int,
+    missing: Sequence[str] = MISSING,
+    kind: str | None = None,
+    na_values: Sequence[str] = (),
 ) -> Column:
     """What a column is.
 
@@ -40,6 +45,7 @@ def infer_column(
         place: where the column stands, counted from 0.
         missing: texts that mean a missing cell.
         kind: what it is declared as; None finds out.
+        na_values: more such texts, of this column alone.
 
     Raises:
         UserError: cells that the kind does not take, by column and row.
@@ -47,13 +53,14 @@ def infer_column(
     >>> infer_column(Frame(("smoker",), (np.array(["no", "yes", "no"]),)), 0).likelihood
     'Bernoulli'
     """
-    raw = cells(frame, place, missing)
+    raw = cells(frame, place, (*missing, *na_values))
     levels, ordered = frame.levels[place], frame.ordered[place]
     if kind is None:
         found = kinds.find(raw, levels, ordered)
     else:
         found = _declared(raw, kind)
-    return _build(found, raw, frame.types[place], levels, ordered)
+    column = _build(found, raw, frame.types[place], levels, ordered)
+    return replace(column, na_values=tuple(na_values))
 
 
 def _build(

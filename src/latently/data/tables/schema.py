@@ -87,6 +87,7 @@ class Schema:
         *,
         missing: Sequence[str] | None = None,
         kinds: Mapping[str, str] | None = None,
+        na_values: Mapping[str, Sequence[str]] | None = None,
     ) -> Schema:
         """What the columns of a frame are, by the rules at the top of `kinds`.
 
@@ -95,19 +96,22 @@ class Schema:
             missing: texts that mean a missing cell; None for "", "?", "NA" and the like
                 (`MISSING`), which they replace.
             kinds: kinds of columns by name, where the rules would find another one.
+            na_values: texts that mean a missing cell in some columns, by name, beside `missing`:
+                `{"insulin": ["0"]}` where a zero was written for what was not measured.
 
         Raises:
             UserError: a cell that cannot be read, by column and row; a name that is no column.
         """
         texts = _checked_missing(missing)
-        kinds = dict(kinds or {})
-        for name in kinds:
-            if name not in frame.names:
-                raise UserError(
-                    f"kinds: no column {shown(name)}; {closest(str(name), frame.names)}"
-                )
+        kinds, own = dict(kinds or {}), dict(na_values or {})
+        for option, names in (("kinds", kinds), ("na_values", own)):
+            for name in names:
+                if name not in frame.names:
+                    near = closest(str(name), frame.names)
+                    raise UserError(f"{option}: no column {shown(name)}; {near}")
+        codes = {name: _checked_missing(own.get(name, ()), "na_values") for name in frame.names}
         columns = [
-            infer_column(frame, place, texts, kinds.get(name))
+            infer_column(frame, place, texts, kinds.get(name), codes[name])
             for place, name in enumerate(frame.names)
         ]
         return cls(tuple(columns), texts)
@@ -157,7 +161,7 @@ class Schema:
         self._check_names(frame)
         places = {name: place for place, name in enumerate(frame.names)}
         coded = [
-            encode_column(column, frame, places[column.name], self.missing)
+            encode_column(column, frame, places[column.name], self._codes(column))
             for column in self.modelled
         ]
         n = len(frame)
@@ -167,6 +171,10 @@ class Schema:
         present = np.column_stack([c.present for c in coded]) if coded else empty
         notices = [c.notice for c in coded if c.notice] + self._strange(frame)
         return Encoded(x, mask, present, tuple(notices))
+
+    def _codes(self, column: Column) -> tuple[str, ...]:
+        """The texts that mean a missing cell in a column."""
+        return (*self.missing, *column.na_values)
 
     def _check_names(self, frame: Frame) -> None:
         there = set(frame.names)
@@ -191,7 +199,7 @@ class Schema:
         for place, name in enumerate(frame.names):
             column = known.get(name)
             if column and column.kind == "constant":
-                if constant_differs(column, frame, place, self.missing):
+                if constant_differs(column, frame, place, self._codes(column)):
                     notices.append(
                         f"column {shown(name)}: was constant {shown(column.categories[0])} when "
                         "the schema was made and is not any more; it stays left out"
@@ -235,7 +243,7 @@ class Schema:
             elif column is not None and (column.kind == "constant" or not same):
                 new[place] = fill_constant(column, len(x), old, dtype)
                 if same and like is not None:
-                    stay[place] = cells(like, place, self.missing).present
+                    stay[place] = cells(like, place, self._codes(column)).present
         return _assembled(names, len(x), new, stay, like)
 
     def unfilled(
@@ -245,15 +253,15 @@ class Schema:
 
         Nothing tells the missing name of a row; constants are filled with themselves.
         """
-        kinds = {column.name: column.kind for column in self.columns if column.kind in of}
+        left = {column.name: column for column in self.columns if column.kind in of}
         lacking = {
-            name: int((~cells(frame, place, self.missing).present).sum())
+            name: int((~cells(frame, place, self._codes(left[name])).present).sum())
             for place, name in enumerate(frame.names)
-            if name in kinds
+            if name in left
         }
         return tuple(
-            f"column {shown(name)} is left out ({kinds[name]}) and lacks {plural(count, 'cell')}, "
-            f"which {'stays' if count == 1 else 'stay'} missing"
+            f"column {shown(name)} is left out ({left[name].kind}) and lacks "
+            f"{plural(count, 'cell')}, which {'stays' if count == 1 else 'stay'} missing"
             for name, count in lacking.items()
             if count
         )
@@ -322,13 +330,13 @@ class Schema:
         return self.table()
 
 
-def _checked_missing(missing: Sequence[str] | None) -> tuple[str, ...]:
+def _checked_missing(missing: Sequence[str] | None, option: str = "missing") -> tuple[str, ...]:
     if missing is None:
         return MISSING
     texts = (missing,) if isinstance(missing, str) else tuple(missing)
     for text in texts:
         if not isinstance(text, str):
-            raise UserError(f"missing: {shown(text)} is no text; write it as {str(text)[:40]!r}")
+            raise UserError(f"{option}: {shown(text)} is no text; write it as {str(text)[:40]!r}")
     return tuple(dict.fromkeys(text.strip() for text in texts))
 
 
@@ -342,7 +350,14 @@ def _with_kind(column: Column, kind: str) -> Column:
         )
     if kind == "identifier":
         note = "left out: declared an identifier"
-        return Column(column.name, kind, dtype=column.dtype, missing=column.missing, note=note)
+        return Column(
+            column.name,
+            kind,
+            dtype=column.dtype,
+            missing=column.missing,
+            note=note,
+            na_values=column.na_values,
+        )
     low = column.low
     allowed = kind == "real"
     if low is not None and low >= 0:
