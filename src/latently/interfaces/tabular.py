@@ -67,7 +67,8 @@ def schema_command(
 
 def _read_na_values(text: str | None) -> tuple[list[str], dict[str, list[str]]]:
     """Texts that mean missing in every column, and by column, from `-9,insulin=0`."""
-    everywhere, by_column = [], {}
+    everywhere: list[str] = []
+    by_column: dict[str, list[str]] = {}
     for word in () if text is None else text.split(","):
         name, sign, code = word.rpartition("=")
         if sign and name.strip():
