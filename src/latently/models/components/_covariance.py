@@ -12,6 +12,7 @@ eigenvectors of A and its eigenvalues, the small ones raised to the floor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -140,36 +141,38 @@ class Covariance(Scatter):
         return Expected(energy, half_log_det(root).expand_as(energy))
 
     def given(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        rows, root = self.blocks(x, mask), self.root
-        means, variances = [], []
-        for block in rows:
-            if block.mask is None:
-                means.append(block.x[:, None].expand(-1, *self.loc.shape))
-                variances.append(torch.ones_like(means[-1]))
-                continue
-            found = Patterns(self.loc, root, block)
-            means.append((self.loc[:, None] + found.moved().mT).transpose(1, 2).flatten(0, 1))
-            left = found.left()
-            tall = block.x.shape[1]
-            shape = len(left), tall, *self.loc.shape
-            variances.append(left[:, None].expand(shape).flatten(0, 1))
-        place = places(rows, len(x))
-        return torch.cat(means)[place], torch.cat(variances)[place]
+        return self._by_block(x, mask, self._given)
+
+    def _given(self, block: Block, root: Tensor) -> tuple[Tensor, Tensor]:
+        if block.mask is None:
+            means = block.x[:, None].expand(-1, *self.loc.shape)
+            return means, torch.ones_like(means)
+        found = Patterns(self.loc, root, block)
+        means = (self.loc[:, None] + found.moved().mT).transpose(1, 2).flatten(0, 1)
+        left = found.left()
+        shape = len(left), block.x.shape[1], *self.loc.shape
+        return means, left[:, None].expand(shape).flatten(0, 1)
 
     def others(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        means, variances = [], []
+        return self._by_block(x, mask, self._others)
+
+    def _others(self, block: Block, root: Tensor) -> tuple[Tensor, Tensor]:
+        if block.mask is None:
+            within = inverse_lower(root)
+            white = within @ (block.x - self.loc[:, None]).mT  # (C, D, R)
+            solved, precision = within.mT @ white, within.square().sum(-2)
+            apart = (solved / precision[..., None]).permute(2, 0, 1)
+            left = (1 / precision).expand(len(apart), *self.loc.shape)
+        else:
+            apart, left = Patterns(self.loc, root, block).others()
+        return block.x.reshape(-1, block.x.shape[-1])[:, None] - apart, left
+
+    def _by_block(
+        self, x: Tensor, mask: Tensor, told: Callable[[Block, Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Means and variances (n, C, D), of blocks of rows with their factors."""
         rows, root = self.blocks(x, mask), self.root
-        for block in rows:
-            if block.mask is None:
-                within = inverse_lower(root)
-                white = within @ (block.x - self.loc[:, None]).mT  # (C, D, R)
-                solved, precision = within.mT @ white, within.square().sum(-2)
-                apart = (solved / precision[..., None]).permute(2, 0, 1)
-                left = (1 / precision).expand(len(apart), *self.loc.shape)
-            else:
-                apart, left = Patterns(self.loc, root, block).others()
-            means.append(block.x.reshape(-1, x.shape[1])[:, None] - apart)
-            variances.append(left)
+        means, variances = zip(*(told(block, root) for block in rows), strict=True)
         place = places(rows, len(x))
         return torch.cat(means)[place], torch.cat(variances)[place]
 

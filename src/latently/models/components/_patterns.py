@@ -39,18 +39,20 @@ class Patterns:
 
     def moved(self) -> Tensor:
         """`E[x | x_o] - mu`, (P, C, D, R)."""
-        solved = torch.linalg.solve_triangular(self.root.mT, self.white, upper=True)
-        return self.sigma @ solved
+        return self.sigma @ self._solved()
 
     def others(self) -> tuple[Tensor, Tensor]:
         """Each observed cell less its mean given the others, and its variance, (P R, C, D)."""
         eye = torch.eye(self.root.shape[-1], dtype=self.root.dtype, device=self.root.device)
         inverse = torch.linalg.solve_triangular(self.root, eye, upper=False)
         precision = inverse.square().sum(-2)  # (P, F, D)
-        solved = torch.linalg.solve_triangular(self.root.mT, self.white, upper=True)
-        apart = (solved / precision[..., None]).permute(0, 3, 1, 2)
+        apart = (self._solved() / precision[..., None]).permute(0, 3, 1, 2)
         left = (1 / precision)[:, None].expand_as(apart)
         return apart.flatten(0, 1), left.flatten(0, 1)
+
+    def _solved(self) -> Tensor:
+        """a, (P, C, D, R), 0 in missing cells."""
+        return torch.linalg.solve_triangular(self.root.mT, self.white, upper=True)
 
     def explained(self) -> Tensor:
         """B, (P, F, D, D)."""
