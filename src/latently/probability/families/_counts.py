@@ -146,7 +146,8 @@ def _remainder(x: Tensor) -> Tensor:
     for c in _PAIRS:
         pairs = pairs * (product + c)
     moved = (near + 0.5) * torch.log1p(SERIES_FROM / near) - SERIES_FROM
-    return series + small * (moved - (pairs / after.pow(6)).log())
+    third = after * after * after
+    return series + small * (moved - (pairs / (third * third)).log())
 
 
 def deviance(weight: Tensor, d: Tensor, log_ratio: Tensor) -> Tensor:

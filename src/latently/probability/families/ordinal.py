@@ -60,8 +60,8 @@ class Ordinal(Family):
                 "read from the network"
             )
         self.levels, self.scale = levels, scale
-        shares = torch.full((levels, *self.shape), 1 / levels)
-        self.raw_cuts = nn.Parameter(_raw_cuts(shares))
+        below = torch.arange(1.0, levels).view(-1, *(1,) * len(self.shape)).expand(-1, *self.shape)
+        self.raw_cuts = nn.Parameter(_raw(below.log() - (levels - below).log()))  # equal shares
 
     @property
     def param_shape(self) -> tuple[int, ...]:
@@ -97,7 +97,10 @@ class Ordinal(Family):
 
 def _raw_cuts(shares: Tensor) -> Tensor:
     """Raw cut points (levels - 1, ...) at which h = 0 has these shares (levels, ...)."""
-    cuts = torch.log(shares.cumsum(0)[:-1]) - torch.log(shares.flip(0).cumsum(0).flip(0)[1:])
+    return _raw(shares.cumsum(0)[:-1].log() - shares.flip(0).cumsum(0).flip(0)[1:].log())
+
+
+def _raw(cuts: Tensor) -> Tensor:
     steps = (cuts.diff(dim=0) - _LEAST_STEP).clamp(min=_LEAST_STEP)
     return torch.cat([cuts[:1], steps + torch.log(-torch.expm1(-steps))])
 
