@@ -153,32 +153,6 @@ def test_stirlings_remainder_is_the_same_on_both_sides_of_its_join():
     assert (stirling(x).diff() < 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_stirlings_remainder_and_its_slope_are_right_from_tiny_to_huge(dtype):
-    small = torch.logspace(-9, 0, 40, dtype=torch.float64)
-    x = torch.cat([small, torch.linspace(1, 11.9, 50, dtype=torch.float64)])
-    wanted = torch.lgamma(x + 1) - (x + 0.5) * x.log() + x - 0.5 * math.log(2 * math.pi)
-    slope = torch.digamma(x) - x.log() + 0.5 / x
-    far = torch.logspace(3, 9, 30, dtype=torch.float64)
-    wanted = torch.cat([wanted, 1 / (12 * far) - 1 / (360 * far**3)])
-    slope = torch.cat([slope, -1 / (12 * far**2) + 1 / (120 * far**4)])
-    x = torch.cat([x, far]).to(dtype).requires_grad_()
-    digits = 20 * torch.finfo(dtype).eps
-    torch.testing.assert_close(stirling(x).double(), wanted, rtol=digits, atol=digits)
-    (found,) = torch.autograd.grad(stirling(x).sum(), x)
-    torch.testing.assert_close(found.double(), slope, rtol=digits, atol=digits)
-
-
-def test_stirlings_remainder_has_slopes_of_every_kind():
-    x = torch.tensor([1e-3, 0.7, 5.0, 11.9, 12.1, 300.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(stirling, x, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(stirling, x)
-    curvature = torch.func.hessian(lambda v: stirling(v).sum())(x.detach()).diagonal()
-    trigamma = torch.polygamma(1, x.detach())
-    wanted = trigamma - 1 / x.detach() - 0.5 / x.detach().square()
-    torch.testing.assert_close(curvature, wanted, rtol=1e-8, atol=1e-10)
-
-
 # Limits and identities.
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "SERIES_FROM",
     "bent",
     "digamma_remainder",
     "excess",
@@ -19,8 +18,7 @@ __all__ = [
     "unbent",
 ]
 
-SERIES_FROM = 12.0  # here six terms of the asymptotic series have every digit of float64
-_PAIRS = [i * (11 - i) for i in range(1, 6)]
+_SERIES_FROM = 12.0  # here six terms of the asymptotic series have every digit of float64
 _MARGIN = 0.99  # how near to a bound a start may lie: beyond, no gradient is left
 
 
@@ -44,21 +42,14 @@ def excess(v: Tensor) -> Tensor:
 
 
 def digamma_remainder(x: Tensor) -> Tensor:
-    """`R'(x) = psi(x) - log x + 1 / (2 x)`, the slope of Stirling's remainder, for positive x.
-
-    Small x are moved to where the series holds, `psi(x) = psi(x + 12) - sum_{i<12} 1 / (x + i)`;
-    of the sum, `1 / (x + i) + 1 / (x + 11 - i) = (2 x + 11) / (x (x + 11) + i (11 - i))`.
-    """
-    small, near = (x < SERIES_FROM).to(x.dtype), x.clamp(max=SERIES_FROM)
-    square = (x + SERIES_FROM * small).square().reciprocal()
+    """`R'(x) = psi(x) - log x + 1 / (2 x)`, the slope of Stirling's remainder, for positive x."""
+    small = x < _SERIES_FROM
+    near = torch.where(small, x, 1.0)
+    square = (1 / torch.where(small, _SERIES_FROM, x)).square()
     series = 1 / 252 - square * (1 / 240 - square * (1 / 132 - square * 691 / 32760))
     series = square * (-1 / 12 + square * (1 / 120 - square * series))
-    product, inverse, after = near * (near + 11), near.reciprocal(), near + SERIES_FROM
-    pairs = product.reciprocal()
-    for c in _PAIRS:
-        pairs = pairs + (product + c).reciprocal()
-    moved = torch.log1p(SERIES_FROM * inverse) + 0.5 * (inverse - after.reciprocal())
-    return series + small * (moved - (2 * near + 11) * pairs)
+    exact = torch.digamma(near) - near.log() + 0.5 / near
+    return torch.where(small, exact, series)
 
 
 def exp_inside(y: Tensor) -> Tensor:

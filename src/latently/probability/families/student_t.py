@@ -25,7 +25,6 @@ from latently.probability.families._special import (
 
 __all__ = ["StudentT"]
 
-_FAR = 1e18  # whose square every type holds
 _EXCESS = 10.0  # degrees of freedom above 2 at raw parameter 0
 _LIMIT = math.log(1000.0)
 _QUARTILE_OF_NORMAL = 0.6744897501960817
@@ -116,7 +115,7 @@ class _StudentT(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density, in nats."""
         u = (value - self.loc) / self.scale / self.df.sqrt()
-        return self._log_peak() - self.log_scale - (self.df + 1) / 2 * _Log1pSquare.apply(u)
+        return self._log_peak() - self.log_scale - (self.df + 1) / 2 * _log1p_square(u)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws `mu + sigma eps / sqrt(2 g / nu)` with g from Gamma(nu / 2), differentiable."""
@@ -170,31 +169,10 @@ class _StudentT(Distribution):
 register_kl(_StudentT, Normal)(kl_to_normal)
 
 
-class _Log1pSquare(torch.autograd.Function):
-    """`log(1 + u^2)` and its slope `2 u / (1 + u^2)`, also where the square is no number."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(u: Tensor) -> Tensor:
-        size = u.abs()
-        beyond = (size / _FAR).clamp(min=1)
-        return size.clamp(max=_FAR).square().log1p() + 2 * beyond.log()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        return _slope(*ctx.saved_tensors) * tangents[0]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _slope(*ctx.saved_tensors) * gradients[0]
-
-
-def _slope(u: Tensor) -> Tensor:
-    inverse = torch.hypot(u, torch.ones_like(u)).reciprocal()
-    return 2 * (u * inverse) * inverse
+def _log1p_square(u: Tensor) -> Tensor:
+    """`log(1 + u^2)`, also where the square is no number of its type."""
+    size = u.abs()
+    far = size > 1
+    near = torch.where(far, 0.0, size)
+    size = torch.where(far, size, 1.0)
+    return torch.where(far, 2 * size.log() + (1 / size).square().log1p(), near.square().log1p())
