@@ -104,18 +104,8 @@ def stirling(x: Tensor) -> Tensor:
     square = inverse.square()
     series = 1 / 1260 - square * (1 / 1680 - square / 1188)
     series = inverse * (1 / 12 - square * (1 / 360 - square * series))
-<<<<<<< HEAD
-    product, after = near * (near + 13), (near + SERIES_FROM).square()
-    pairs = product + 12
-    for c in _PAIRS:
-        pairs = pairs * (product + c)
-    moved = (near + 0.5) * torch.log1p(SERIES_FROM / near) - SERIES_FROM
-    third = after * after * after
-    return series + small * (moved - (pairs / (third * third)).log())
-=======
     exact = torch.lgamma(near + 1) - (near + 0.5) * near.log() + near - HALF_LOG_2PI
     return torch.where(x < _SERIES_FROM, exact, series)
->>>>>>> parent of 1c427eb (Stirling's remainder and log(1 + u^2) have their slope in one piece: a step of counts and heavy tails costs less, with more digits)
 
 
 def deviance(weight: Tensor, d: Tensor, log_ratio: Tensor) -> Tensor:
