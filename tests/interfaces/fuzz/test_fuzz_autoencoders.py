@@ -424,7 +424,7 @@ def test_autoencoders(start, cli, tmp_path, outcomes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(1000, 1080, 10))
+@pytest.mark.parametrize("start", range(1000, 1040, 10))
 def test_more_autoencoders(start, cli, tmp_path, outcomes):
     for seed in range(start, start + 10):
         folder = tmp_path / str(seed)

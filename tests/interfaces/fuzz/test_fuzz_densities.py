@@ -271,7 +271,7 @@ def test_densities(start, cli, tmp_path, outcomes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(1000, 1200, 20))
+@pytest.mark.parametrize("start", range(1000, 1100, 20))
 def test_more_densities(start, cli, tmp_path, outcomes):
     for seed in range(start, start + 20):
         folder = tmp_path / str(seed)
