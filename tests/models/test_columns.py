@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
 
@@ -11,7 +12,10 @@ import torch
 from scipy import optimize, stats
 
 from latently import Bits, Data, Diagonal, Mixture, evaluate, fit, impute, load, mixture, save
-from latently.models.components import Columns, _coded
+from latently.inference import attribution
+from latently.inference._blocks import blocks
+from latently.inference.rows import Rows
+from latently.models.components import Columns, _coded, columns
 from latently.probability.families import (
     Bernoulli,
     Beta,
@@ -294,6 +298,54 @@ def test_cells_that_are_missing_have_the_mixture_of_the_components(exactly):
             each = torch.stack([p.cell_log_prob(rows)[:, j].exp() for p in parts], 1)
             exactly(known.mode[:, j], (shares @ each.T).argmax(1), 0)
         assert not model.misfit(known.mode)[0].any()
+
+
+def test_every_cell_given_the_others_by_hiding_it(exactly):
+    model, x, mask = drawn_mixture(list(FAMILIES))
+    x, mask = x[:40], mask[:40]
+    with torch.no_grad():
+        known = model.left_out(x, mask)
+        whole, found = model.log_prob(x, mask), known.cell_log_prob(x)
+        for j in range(len(FAMILIES)):
+            others = mask.clone()
+            others[:, j] = False
+            here = mask[:, j]
+            exactly(found[here, j], (whole - model.log_prob(x, others))[here], 1e-8)
+            exactly(known.mean[here, j], model.predictive(x, others).mean[here, j], 1e-8)
+    told = attribution(model, replace(Data.from_array(x), mask=mask), draws=2)
+    assert told.kind == "exact"
+    exactly(told.values[mask], -found[mask], 1e-8)
+
+
+def test_rows_are_imputed_in_blocks_whatever_their_company():
+    model, x, mask = drawn_mixture([name for name in FAMILIES if name != "StudentT"])
+    data = replace(Data.from_array(x[:150]), mask=mask[:150])
+    _, sizes = zip(*blocks(model, Rows(data.x, data.mask), range(150), 10), strict=True)
+    assert max(map(len, sizes)) > 16  # of no one pattern
+    at = torch.randperm(150)[:20]
+    whole = impute(model, data, draws=100, seed=1)
+    part = impute(model, data.rows(at), draws=100, seed=1)
+    assert torch.equal(part.mean, whole.mean[at])
+    assert torch.equal(part.draws, whole.draws[:, at])
+    assert not model.misfit(whole.draws.flatten(0, 1))[0].any()
+    holes = ~data.mask & (whole.std > 0)
+    apart = ((whole.draws.mean(0) - whole.mean) / whole.std)[holes]
+    assert float(apart.square().mean()) == pytest.approx(1 / 100, rel=0.3)
+
+
+def test_many_chosen_rows_are_drawn_without_a_copy_of_their_parameters(monkeypatch):
+    names = ["Normal", "Categorical", "Poisson"]
+    model, _, _ = drawn_mixture(names)
+    index = torch.randint(3, (5000,))
+    z = (torch.nn.functional.one_hot(index, 3).double()[None],)
+    together = model.likelihood(z)
+    monkeypatch.setattr(columns, "_AT_ONCE", 100)
+    apart = model.likelihood(z)
+    assert type(together) is not type(apart)
+    torch.testing.assert_close(together.mean, apart.mean)
+    x = apart.sample()
+    torch.testing.assert_close(together.log_prob(x), apart.log_prob(x))
+    assert x.shape == (1, 5000, 3)
 
 
 def test_draws_of_what_is_missing_have_those_moments():

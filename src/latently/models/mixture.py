@@ -27,7 +27,6 @@ from latently.inference.particles import Particles, equal_shares
 from latently.models._columns import moments, standardised
 from latently.models.base import Model
 from latently.models.components import Component, Full
-from latently.models.components._chosen import Chosen
 from latently.models.components._rows import Block, Clusters
 from latently.models.components._starts import nearest_clusters
 from latently.models.components.base import as_component
@@ -163,7 +162,7 @@ class Mixture(Model):
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Joint:
         """p(x|k), k the place of the largest of z: only what is drawn or asked for is computed."""
         check_context(context, 0, type(self).__name__)
-        return Chosen(lambda k: self.parts.member(k, self.shape), z[0].argmax(-1), self.shape)
+        return self.parts.chosen(z[0].argmax(-1), self.shape)
 
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         return self.parts.misfit(x)

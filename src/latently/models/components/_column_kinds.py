@@ -60,9 +60,9 @@ class Kind(nn.Module, ABC):
         return None
 
     def blend(self, family: Family, raw: Tensor, shares: Tensor) -> Distribution:
-        """Cells of the mixture, of batch shape (B, w), by log shares (B, C)."""
+        """Cells of the mixture, of batch shape (B, w), by log shares (B, C, w) or (B, C, 1)."""
         components = Turned(factors(family, raw).base)
-        return Mixture(shares[:, None], components, discrete=family.discrete)
+        return Mixture(shares.mT, components, discrete=family.discrete)
 
 
 class Turned(Distribution):

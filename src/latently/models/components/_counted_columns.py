@@ -72,8 +72,8 @@ class Bernoullis(Kind):
         return self.pseudo * terms.sum()
 
     def blend(self, family: Family, raw: Tensor, shares: Tensor) -> Distribution:
-        one = torch.logsumexp(shares[..., None] + F.logsigmoid(raw), 1)
-        other = torch.logsumexp(shares[..., None] + F.logsigmoid(-raw), 1)
+        one = torch.logsumexp(shares + F.logsigmoid(raw), 1)
+        other = torch.logsumexp(shares + F.logsigmoid(-raw), 1)
         return Bernoulli(one - other)
 
 
@@ -116,7 +116,7 @@ class Levels(Kind):
 
     def blend(self, family: Family, raw: Tensor, shares: Tensor) -> Distribution:
         each = raw.view(len(raw), *self.overall.shape).softmax(1)
-        mixed = torch.einsum("bc,clw->bwl", shares.exp(), each)
+        mixed = torch.einsum("bcw,clw->bwl", shares.exp().expand(-1, -1, each.shape[-1]), each)
         return Categorical(mixed.clamp(min=1e-300).log())
 
 
@@ -232,8 +232,8 @@ class ZeroInflates(Kind):
         """A mixture of such counts is one again: of the mixtures of their excess and counts."""
         counted = factors(family.family, raw[:, family.shape[0] :]).base
         logits = raw[:, : family.shape[0]]
-        extra = shares[..., None] + F.logsigmoid(logits)
-        other = shares[..., None] + F.logsigmoid(-logits)
+        extra = shares + F.logsigmoid(logits)
+        other = shares + F.logsigmoid(-logits)
         base = Mixture(other.mT, Turned(counted), discrete=True)
         return _ZeroInflated(extra.logsumexp(1) - other.logsumexp(1), base)
 

@@ -250,8 +250,8 @@ class Hurdles(Kind):
         size = self.overall.shape[0]
         inner = cast(Family, family.family)
         above = factors(inner, raw[:, size:])
-        zero = shares[..., None] + F.logsigmoid(raw[:, :size])
-        other = shares[..., None] + F.logsigmoid(-raw[:, :size])
+        zero = shares + F.logsigmoid(raw[:, :size])
+        other = shares + F.logsigmoid(-raw[:, :size])
         logits = zero.logsumexp(1) - other.logsumexp(1)
         return _Hurdle(logits, Mixture(other.mT, Turned(above.base)), above.fill)
 

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.models._columns import moments, standardised
+from latently.models.components._chosen import Chosen
 from latently.models.components._rows import Block, Clusters, plain_blocks
 from latently.probability.distributions import Joint
 
@@ -54,6 +55,10 @@ class Components(nn.Module, ABC):
     @abstractmethod
     def member(self, k: int, shape: tuple[int, ...]) -> Joint:
         """Component k alone: a distribution of rows of a shape, without batch."""
+
+    def chosen(self, index: Tensor, shape: tuple[int, ...]) -> Joint:
+        """Rows of one component each, index[n] of row n; its batch shape is that of the index."""
+        return Chosen(lambda k: self.member(k, shape), index, shape)
 
     @abstractmethod
     def mixed(

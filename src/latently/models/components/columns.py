@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -57,6 +57,7 @@ from latently.probability.families.mixed import _Cells
 __all__ = ["Columns"]
 
 _BEFORE = 5.0  # rows of the whole table that every starting cluster has beside its own
+_AT_ONCE = 2**24  # parameters of rows of one component each that are held at once
 _WORDS = (
     "Normal, LogNormal, StudentT, Gamma, Hurdle, Bernoulli, Categorical, Embedded, Ordinal, "
     "Poisson, NegativeBinomial, ZeroInflated(Poisson) and ZeroInflated(NegativeBinomial)"
@@ -177,10 +178,30 @@ class _Columns(Components):
     def member(self, k: int, shape: tuple[int, ...]) -> Joint:
         return self.family(self.raw[k])
 
+    def chosen(self, index: Tensor, shape: tuple[int, ...]) -> Joint:
+        if index.numel() * self.raw.shape[1] > _AT_ONCE:
+            return super().chosen(index, shape)
+        return self.family(self.raw[index])
+
     def mixed(
         self, shares: Tensor, x: Tensor, mask: Tensor, shape: tuple[int, ...]
     ) -> Distribution:
-        parts = [kind.blend(family, raw, shares) for kind, family, raw in self._each()]
+        return self._blended([shares[..., None]] * len(self.groups))
+
+    def left_out(
+        self, log_joint: Tensor, x: Tensor, mask: Tensor, shape: tuple[int, ...]
+    ) -> Distribution:
+        own = self.family(self.raw).cell_log_prob(x[:, None])
+        shares = log_joint[..., None] - torch.where(mask[:, None], own, 0.0)  # (B, C, D)
+        shares = shares.log_softmax(1)  # p(k | x_o without j)
+        return self._blended([shares[..., at] for at in self.groups])
+
+    def _blended(self, shares: Sequence[Tensor]) -> Distribution:
+        """Cells of the mixture by log shares of every group of columns."""
+        parts = [
+            kind.blend(family, raw, own)
+            for (kind, family, raw), own in zip(self._each(), shares, strict=True)
+        ]
         return _Cells(parts, self.groups, self.family._back)
 
     def degrees(self) -> int:

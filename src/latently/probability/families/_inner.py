@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.probability.families.base import Family
@@ -29,6 +31,19 @@ def inner(who: str, family: Any, shape: Sequence[int], wanted: str = _ANY) -> Fa
     if not isinstance(made, Family):
         raise refusal(who, family, wanted)
     return made
+
+
+def tried(
+    who: str, family: Any, shape: Sequence[int], wanted: str = _ANY
+) -> tuple[Family, Distribution]:
+    """The same, and the distribution it makes of h = 0, to ask what they are; neither is kept.
+
+    They hold numbers where the default device has none: there torch imports its compiler, which
+    takes a second or more, for the simplest operation.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        made = inner(who, family, shape, wanted)
+        return made, made(torch.zeros(made.param_shape))
 
 
 def refusal(who: str, family: Any, wanted: str) -> UserError:

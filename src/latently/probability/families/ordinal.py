@@ -60,8 +60,9 @@ class Ordinal(Family):
                 "read from the network"
             )
         self.levels, self.scale = levels, scale
-        below = torch.arange(1.0, levels).view(-1, *(1,) * len(self.shape)).expand(-1, *self.shape)
-        self.raw_cuts = nn.Parameter(_raw(below.log() - (levels - below).log()))  # equal shares
+        with torch.device("cpu"):  # on one without data this would import torch's compiler
+            equal = _raw_cuts(torch.full((levels, *(1,) * len(self.shape)), 1 / levels))
+        self.raw_cuts = nn.Parameter(torch.empty(levels - 1, *self.shape).copy_(equal))
 
     @property
     def param_shape(self) -> tuple[int, ...]:
@@ -97,10 +98,7 @@ class Ordinal(Family):
 
 def _raw_cuts(shares: Tensor) -> Tensor:
     """Raw cut points (levels - 1, ...) at which h = 0 has these shares (levels, ...)."""
-    return _raw(shares.cumsum(0)[:-1].log() - shares.flip(0).cumsum(0).flip(0)[1:].log())
-
-
-def _raw(cuts: Tensor) -> Tensor:
+    cuts = torch.log(shares.cumsum(0)[:-1]) - torch.log(shares.flip(0).cumsum(0).flip(0)[1:])
     steps = (cuts.diff(dim=0) - _LEAST_STEP).clamp(min=_LEAST_STEP)
     return torch.cat([cuts[:1], steps + torch.log(-torch.expm1(-steps))])
 
