@@ -2,7 +2,7 @@
 
 python docs/update.py             what follows from cards and benchmarks only
 python docs/update.py --demo      runs the demo, too: its output and docs/demo.png
-python docs/update.py --pages     runs every page: the numbers it shows
+python docs/update.py --pages     runs every page, or those named (tables.md): the numbers it shows
 python docs/update.py --pictures  runs docs/missing-data.md: docs/imputation.png; docs/pictures.py
 """
 
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -166,11 +167,13 @@ def draw_picture(folder: Path) -> None:
     picture.save(PICTURE, optimize=True)
 
 
-def run_pages() -> None:
-    """Runs every page; refreshes the numbers of what it shows."""
+def run_pages(names: Sequence[str]) -> None:
+    """Runs pages, all without names; refreshes the numbers of what they show."""
     pages = script(ROOT / "docs" / "pages.py")
     os.environ["COLUMNS"] = "80"
     for page in filter(pages.runs, pages.PAGES):
+        if names and page.name not in names:
+            continue
         text = page.read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             for shown in pages.run(page):
@@ -195,13 +198,13 @@ def main() -> None:
     """Writes what is asked for, and what follows from cards and benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo", action="store_true", help="run the demo, too")
-    parser.add_argument("--pages", action="store_true", help="run every page, too")
+    parser.add_argument("--pages", nargs="*", help="run every page, or those of these names, too")
     parser.add_argument("--pictures", action="store_true", help="draw the pages' pictures, too")
     asked = parser.parse_args()
     if asked.demo:
         run_demo()
-    if asked.pages:
-        run_pages()
+    if asked.pages is not None:
+        run_pages(asked.pages)
     if asked.pictures:
         draw_imputation()
         script(ROOT / "docs" / "pictures.py").main()
