@@ -483,6 +483,23 @@ def test_degrees_of_freedom_start_near_those_of_the_column(nu):
     assert float(d.scale * d.base.scale) == pytest.approx(3, rel=0.01)
 
 
+def test_held_sizes_have_no_mean_beyond_all_numbers():
+    x = (1.3 * torch.randn(500, 1, dtype=torch.float64) + 4).exp()
+    held, free = LogNormal((1,)), LogNormal((1,))
+    held.hold(0.1)
+    for family in (held, free):
+        family.initialise(x)
+    h = torch.stack([torch.zeros(9), torch.linspace(-9, 9, 9)], 1).double()
+    width = float(x.log().std(correction=0))
+    deviation = held(h).base.base.variance.sqrt() / width
+    close(deviation[:2], torch.full((2, 1), 0.1).double(), rtol=1e-3, atol=0)
+    assert (deviation.diff(dim=0) > -1e-12).all()
+    close(deviation[4], torch.ones(1).double(), rtol=0.01, atol=0)
+    assert float(deviation.max()) <= 1.5
+    assert float(held(h).mean.max()) <= math.exp(float(x.log().mean()) + 1.125 * width**2) * 1.001
+    assert float(free(h).mean.max()) > 1e100
+
+
 def test_outliers_do_not_squash_the_others():
     x = torch.randn(300, 1, dtype=torch.float64)
     x[:6] = torch.tensor([1e9, -1e9, 1e8, -1e7, 1e12, -1e12]).double()[:, None]

@@ -29,11 +29,13 @@ class Columns(Family):
     Attributes:
         floor: least deviation given the parameters, in units of `scale`; 0: none but that of
             `bounded`. Families with a deviation of every cell respect it.
+        ceiling: of a family, the greatest one where there is a floor.
     """
 
     loc: Tensor | None
     scale: Tensor | None
     floor: float = 0.0
+    ceiling: float = math.inf
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape)
@@ -68,11 +70,17 @@ class Columns(Family):
         self.floor = floor
 
     def log_deviation(self, raw: Tensor) -> Tensor:
-        """Log deviation of cells from raw parameters, `log sqrt(exp(2 t) + floor^2)`."""
+        """Log deviation s of cells from raw parameters, `log sqrt(exp(2 t) + floor^2)`.
+
+        Under a ceiling c, `-log(exp(-8 s) + c^-8) / 8`, within 1 % of s up to two thirds of c.
+        """
         t = bounded(raw)
         if not self.floor:
             return t
-        return 0.5 * torch.logaddexp(2 * t, t.new_tensor(2 * math.log(self.floor)))
+        t = 0.5 * torch.logaddexp(2 * t, t.new_tensor(2 * math.log(self.floor)))
+        if math.isinf(self.ceiling):
+            return t
+        return -torch.logaddexp(-8 * t, t.new_tensor(-8 * math.log(self.ceiling))) / 8
 
     def columns(self, base: Distribution) -> Factorized:
         """Independent cells `loc + scale u`, u from an elementwise base."""
