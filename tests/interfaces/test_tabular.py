@@ -274,6 +274,20 @@ def test_a_mixture_reads_names_and_fa_refuses_them(table, model, cli, done, tmp_
     assert ran.code == 2
 
 
+@pytest.mark.parametrize("family", ["Columns", "Columns(pseudo=0.5)"])
+def test_columns_of_a_mixture_are_those_of_the_table_unless_they_are_named(
+    table, model, done, tmp_path, family
+):
+    numbers, named = tmp_path / "numbers.safetensors", tmp_path / "named.safetensors"
+    how = ("fit", "mixture", "--data", table, "--components", 2, "--quiet", "--family", family)
+    done(*how, "--out", named)
+    assert "exact" in done("compare", named, model, "--data", table, "--samples", 20)
+    done(*how, "--kinds", "town=identifier", "--out", numbers)
+    shown = done("show", numbers)
+    assert "Columns(columns=(Normal, Bernoulli" in shown
+    assert ("pseudo=0.5" in shown) == ("pseudo" in family)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

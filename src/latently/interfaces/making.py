@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def make_model(
     """
     _check_conditional(recipe, data)
     options = {**_from_data(recipe, data), **(init or {}), **arguments}
+    options = _with_columns(options, data)
     _check_names(recipe, options, data)
     call = partial(RECIPES[recipe], **_with_levels(options, data))
     with torch.device("meta"):
@@ -106,6 +108,17 @@ def _check_names(recipe: str, options: Mapping[str, Any], data: Data) -> None:
         f"numbers; leave it out by --kinds {names[0]}=identifier, or fit table or mixture, which "
         "read names"
     )
+
+
+def _with_columns(options: Mapping[str, Any], data: Data) -> dict[str, Any]:
+    """Options whose `Columns`, if they name no families, have those of the data's columns."""
+    family: Any = options.get("family")
+    if family is Columns:
+        family = Columns()
+    own = getattr(expr.build(data.family, components()), "keywords", {}).get("columns", ())
+    if not isinstance(family, Columns) or family.columns or not own:
+        return dict(options)
+    return {**options, "family": replace(family, columns=own)}
 
 
 def _with_levels(options: Mapping[str, Any], data: Data) -> dict[str, Any]:

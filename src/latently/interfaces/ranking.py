@@ -31,7 +31,7 @@ def rank(results: dict[str, Evidence]) -> list[dict[str, Any]]:
         raise UserError(
             f"{', '.join(results)}: they take unlike columns as counted, where one has a "
             "probability and another a density; compare models fitted with one schema and a "
-            "recipe that reads it, such as table and mixture"
+            "recipe that reads it: table, or mixture with --family Columns"
         )
     order = sorted(results, key=lambda name: -results[name].nats)
     best = results[order[0]]

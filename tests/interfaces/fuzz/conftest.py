@@ -6,10 +6,12 @@ cases, and a case is the same in every run.
 
 import contextlib
 import faulthandler
+import functools
 import random
 import shutil
 import signal
 import sys
+import time
 import warnings
 import zlib
 from collections import Counter
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 
 SECONDS = 30  # of a call on a busy machine, three in a processor; most take some milliseconds
+MILLION = 0.05  # seconds in which the processor that is meant adds up a million squares
 FIT = "fit vae --latents 2 --net MLP(hidden=(4,)) --epochs 1 --quiet"
 VERBS = {
     "evaluate": "evaluate {m} --samples 2",
@@ -49,16 +52,28 @@ class Hung(BaseException):
     """The clock rang; no `except Exception` swallows it."""
 
 
+@functools.cache
+def slowness():
+    """How many times as long this processor takes for a piece of work as the one that is meant."""
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        sum(i * i for i in range(1_000_000))
+        took.append(time.process_time() - began)
+    return max(1.0, max(took) / MILLION)
+
+
 @contextlib.contextmanager
 def in_time():
     """Ends a block that waits or works too long; the process, if it is deaf to signals."""
+    work = SECONDS / 10 * slowness()
 
     def ring(*_):
-        raise Hung(f"no end after {SECONDS} s, or {SECONDS / 10} of work")
+        raise Hung(f"no end after {SECONDS} s, or {work:.1f} of work")
 
     before = [(number, signal.signal(number, ring)) for number in (signal.SIGALRM, signal.SIGPROF)]
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS / 10)
+    signal.setitimer(signal.ITIMER_PROF, work)
     faulthandler.dump_traceback_later(5 * SECONDS, exit=True, file=sys.__stderr__)
     try:
         yield

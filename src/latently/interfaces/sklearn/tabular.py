@@ -245,7 +245,7 @@ class _TableEstimator(_Estimator):
             return found
         own = expr.build(data.family, components()).keywords["columns"]
         family = found.setdefault("family", Columns(own))
-        if not isinstance(family, Columns):
+        if family is not Columns and not isinstance(family, Columns):
             raise UserError(
                 f"options: family={expr.show(family)} takes numbers alone, and column "
                 f"{self._of_names()[0]!r} is categorical; leave it out, for Columns"

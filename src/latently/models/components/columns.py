@@ -84,7 +84,7 @@ class Columns(Component):
 
     Args:
         columns: constructor of the family of each column, e.g. (Normal, Categorical(levels=3)) in
-            text; () for normal ones.
+            text; () for normal ones, or in a recipe for those that a table's columns have.
         pseudo: rows of the overall shares, 0 or more; 0: maximum likelihood.
 
     Raises:
