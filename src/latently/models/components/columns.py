@@ -57,7 +57,7 @@ from latently.probability.families.mixed import _Cells
 __all__ = ["Columns"]
 
 _BEFORE = 5.0  # rows of the whole table that every starting cluster has beside its own
-_AT_ONCE = 2**24  # parameters of rows of one component each that are held at once
+_AT_ONCE = 2**21  # parameters of rows of one component each that are held at once
 _WORDS = (
     "Normal, LogNormal, StudentT, Gamma, Hurdle, Bernoulli, Categorical, Embedded, Ordinal, "
     "Poisson, NegativeBinomial, ZeroInflated(Poisson) and ZeroInflated(NegativeBinomial)"

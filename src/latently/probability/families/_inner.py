@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
-from torch.distributions import Distribution
 
 from latently.errors import UserError
 from latently.probability.families.base import Family
@@ -31,19 +29,6 @@ def inner(who: str, family: Any, shape: Sequence[int], wanted: str = _ANY) -> Fa
     if not isinstance(made, Family):
         raise refusal(who, family, wanted)
     return made
-
-
-def tried(
-    who: str, family: Any, shape: Sequence[int], wanted: str = _ANY
-) -> tuple[Family, Distribution]:
-    """The same over two cells an axis, and what it makes of h = 0, to ask what they are.
-
-    Both hold numbers, also where the default device has none: there torch imports its compiler,
-    which takes a second or more, for the simplest operation.
-    """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        made = inner(who, family, [min(n, 2) for n in shape], wanted)
-        return made, made(torch.zeros(made.param_shape))
 
 
 def refusal(who: str, family: Any, wanted: str) -> UserError:

@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 from latently import expr
 from latently.errors import UserError
 from latently.probability.distributions import Factorized
-from latently.probability.families._inner import inner, tried
+from latently.probability.families._inner import inner
 from latently.probability.families.base import Family
 from latently.probability.families.normal import Normal
 
@@ -70,9 +70,8 @@ class Mixed(Family):
             )
         self._at = _grouped(columns)
         groups = [inner("Mixed", columns[at[0]], (len(at),)) for at in self._at]
-        for at in self._at:
-            family, made = tried("Mixed", columns[at[0]], (len(at),))
-            if not isinstance(made, Factorized):
+        for family in groups:
+            if not isinstance(family(torch.zeros(family.param_shape)), Factorized):
                 raise UserError(
                     f"Mixed: {type(family).__name__} is a family of columns that depend on each "
                     "other; choose one of independent cells, such as Normal or Categorical"

@@ -60,9 +60,8 @@ class Ordinal(Family):
                 "read from the network"
             )
         self.levels, self.scale = levels, scale
-        with torch.device("cpu"):  # on one without data this would import torch's compiler
-            equal = _raw_cuts(torch.full((levels, *(1,) * len(self.shape)), 1 / levels))
-        self.raw_cuts = nn.Parameter(torch.empty(levels - 1, *self.shape).copy_(equal))
+        shares = torch.full((levels, *self.shape), 1 / levels)
+        self.raw_cuts = nn.Parameter(_raw_cuts(shares))
 
     @property
     def param_shape(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, register_kl
 
 from latently.probability.distributions import Factorized
 from latently.probability.distributions.discrete import kl_of_levels
-from latently.probability.families._inner import inner, refusal, tried
+from latently.probability.families._inner import inner, refusal
 from latently.probability.families.base import Family
 from latently.probability.families.negative_binomial import NegativeBinomial
 from latently.probability.families.poisson import _Poisson
@@ -60,7 +60,7 @@ class ZeroInflated(Family):
     ) -> None:
         super().__init__(shape)
         self.family = inner("ZeroInflated", family, self.shape, _WANTED)
-        if not _counts_from_zero(*tried("ZeroInflated", family, self.shape, _WANTED)):
+        if not _counts_from_zero(self.family):
             raise refusal("ZeroInflated", family, _WANTED)
 
     @property
@@ -137,12 +137,13 @@ def _raw(family: Family, x: Tensor, mask: Tensor | None, excess: Tensor) -> Tens
     return torch.cat([logits, x.new_zeros(family.param_shape) if h is None else h])
 
 
-def _counts_from_zero(family: Family, made: Distribution) -> bool:
+def _counts_from_zero(family: Family) -> bool:
     """Whether cells are independent whole numbers that may be 0 and not less."""
     zero = torch.zeros(1, *family.shape, device="cpu")
+    h = torch.zeros(family.param_shape)
     return (
         family.discrete
-        and isinstance(made, Factorized)
+        and isinstance(family(h), Factorized)
         and not bool(family.misfit(zero).any())
         and bool(family.misfit(zero - 1).all())
     )
