@@ -8,7 +8,6 @@ matrix for each pattern of missing cells get rows of one pattern in a block.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -207,10 +206,10 @@ def _exact_draws(
         try:
             together = noise.copy()
             particles = first_particles(model, rows, draws, together)
-            chosen = conditioned(model, particles, rows)
-            states = model.latent_states() or math.inf
-            if states <= _STATES and not hasattr(chosen, "cell_log_prob"):
+            d, states = model.likelihood(particles.z, rows.context), model.latent_states()
+            if states is not None and states <= _STATES and not hasattr(d, "cell_log_prob"):
                 return _of_states(model, rows, particles, together)
+            chosen = conditioned(model, particles, rows, d)
             return inside(model, together.sample(chosen), x.dtype)
         except Inseparable:
             pass
