@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -158,11 +159,17 @@ class _CumulativeLogit(Levels):
         below = torch.sigmoid((self.cuts - self.eta.unsqueeze(-1)) * self.rate.unsqueeze(-1))
         return (q.unsqueeze(-1) > below).sum(-1).to(self.eta.dtype)
 
-    @property
+    @cached_property
     def probs(self) -> Tensor:
-        """Probability of each level, (*batch, levels)."""
-        rows = self.values.view(-1, *(1,) * self.eta.dim())
-        return self.log_prob(rows.expand(-1, *self._batch_shape)).exp().movedim(0, -1)
+        """Probability of each level, (*batch, levels): as in `log_prob`, every cut taken once."""
+        rate = self.rate.unsqueeze(-1)
+        apart = (self.cuts - self.eta.unsqueeze(-1)) * rate
+        ends = torch.ones_like(apart[..., :1])
+        below = torch.cat([apart.sigmoid(), ends], -1)
+        above = torch.cat([ends, (-apart).sigmoid()], -1)
+        inner = -torch.expm1(-self.steps[..., 1:] * rate)
+        between = torch.cat([ends, inner.expand(*ends.shape[:-1], -1), ends], -1)
+        return below * above * between
 
     @property
     def mean(self) -> Tensor:
