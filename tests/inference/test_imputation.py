@@ -20,6 +20,8 @@ from latently.probability.families import (
     Gamma,
     Mixed,
     Normal,
+    Ordinal,
+    Poisson,
 )
 
 
@@ -197,8 +199,8 @@ def test_few_effective_particles_are_said():
 
 def test_bad_options(refused):
     model, data = little(), holey()
-    with refused("draws=0"):
-        impute(model, data, draws=0)
+    with refused("draws=-1", "at least 0"):
+        impute(model, data, draws=-1)
     with refused("samples=1.5"):
         impute(model, data, samples=1.5)
     with refused("quantiles: 1.2", "between 0 and 1"):
@@ -350,14 +352,83 @@ def test_mixed_columns_have_their_likeliest_level_or_their_median():
 
 
 def test_weighted_quantiles_and_modes_by_hand():
-    from latently.inference._filled import Wanted, _weighted
+    from latently.inference._filled import _weigh
 
-    drawn = torch.tensor([[1.0], [3.0], [1.0], [2.0]])[:, None]  # (K, B, *X)
+    drawn = torch.tensor([[1.0], [3.0], [1.0], [2.0]])[:, None]  # (K, B, D)
     share = torch.tensor([[0.2, 0.4, 0.3, 0.1]], dtype=torch.float64)
-    hole = torch.ones(1, 1, dtype=torch.bool)
-    lines, mode = _weighted(drawn, share, hole, Wanted(1, (0.1, 0.45, 0.55, 0.65), True))
+    levels = torch.tensor([0.1, 0.45, 0.55, 0.65], dtype=torch.float64)
+    lines, mode = torch.zeros(4, 1, 1), torch.zeros(1, 1)
+    _weigh(drawn, share, (torch.tensor([0]), torch.tensor([0])), levels, lines, mode)
     assert lines[:, 0, 0].tolist() == [1.0, 1.0, 2.0, 3.0]
     assert mode.item() == 1.0
+
+
+def barely_told():
+    """Cells that ignore z: 51 and 49 % of two values, and a number and a count beside them."""
+    columns = (
+        Bernoulli,
+        Normal,
+        partial(Categorical, levels=4),
+        partial(Ordinal, levels=3),
+        Poisson,
+    )
+    model = vae(
+        (5,), latents=2, net=partial(MLP, hidden=(4,)), likelihood=partial(Mixed, columns=columns)
+    ).double()
+    with torch.no_grad():
+        for p in model.decoder.net.parameters():
+            p.zero_()
+    more = (torch.arange(10000) < 5100).double()
+    x = torch.stack([more, torch.randn(10000), 3 * more, 1 + more, 2 + more], 1).double()
+    model.decoder.family.initialise(x)
+    model.decoder.initialise(model.decoder.family.marginal(x))
+    return model
+
+
+@pytest.mark.parametrize("sweeps", [0, 3])
+def test_names_and_grades_are_told_by_probabilities_not_by_draws(sweeps):
+    """Of 50 draws, 49 % of a value would often be the more frequent."""
+    model = barely_told()
+    data = replace(
+        Data.from_array(torch.tensor([[0.0, 1.0, 0.0, 1.0, 2.0]]).repeat(40, 1).double()),
+        mask=torch.rand(40, 5) < 0.5,
+    )
+    lines = (0.3, 0.485, 0.495)
+    found = impute(model, data, samples=50, sweeps=sweeps, quantiles=lines)
+    at = ~data.mask
+    for j, (low, high) in {0: (0, 1), 2: (0, 3), 3: (1, 2)}.items():
+        assert at[:, j].sum() > 5
+        assert set(found.mode[at[:, j], j].tolist()) == {high}
+        told = [set(found.quantiles[i, at[:, j], j].tolist()) for i in range(3)]
+        assert told == [{low}, {low}, {high}]
+
+
+def test_cells_that_do_not_matter_are_not_drawn():
+    model = table_model(torch.float64)
+    x = torch.randn(40, 5, dtype=torch.float64)
+    data = replace(Data.from_array(x), mask=torch.rand(40, 5) < 0.6)
+    cells = torch.tensor([True, False, True, False, False])
+    whole, part = (impute(model, data, samples=100, cells=c) for c in (None, cells))
+    assert torch.equal(part.draws, whole.draws)
+    torch.testing.assert_close(part.mean, whole.mean)
+    assert torch.equal(part.quantiles[..., cells], whole.quantiles[..., cells])
+    without = impute(model, data, samples=100, draws=0, sweeps=0)
+    assert without.draws.shape == (0, 40, 5)
+    assert without.warnings == ()
+    torch.testing.assert_close(without.mean, impute(model, data, samples=100, sweeps=0).mean)
+    none = impute(model, data, samples=100, cells=torch.zeros(5, dtype=torch.bool))
+    assert torch.equal(none.quantiles, none.mean.expand(3, 40, 5))
+    assert not torch.equal(whole.quantiles[0], whole.mean)
+    few = barely_told()
+    x = torch.tensor([[0.0, 1.0, 0.0, 1.0, 2.0]]).repeat(40, 1).double()
+    data = replace(Data.from_array(x), mask=torch.rand(40, 5) < 0.6)
+    cells = torch.tensor([True, False, True, True, False])
+    found = impute(few, data, samples=100, cells=cells)
+    at = ~data.mask[:, 1]
+    assert torch.equal(found.mode[at, 1], found.mean[at, 1])
+    alone = impute(few, data.rows([3, 17]), samples=100, cells=cells)
+    assert torch.equal(alone.draws, found.draws[:, [3, 17]])
+    assert torch.equal(alone.quantiles, found.quantiles[:, [3, 17]])
 
 
 @pytest.mark.parametrize("kind", [FactorAnalysis, PPCA])

@@ -202,6 +202,8 @@ def _exact_draws(
 ) -> Tensor:
     """(draws, B, *X): together where rows can be told apart, else one by one those that count."""
     x = rows.x
+    if not draws:
+        return x.new_empty(0, *x.shape)
     if len(x) > 1:
         try:
             together = noise.copy()

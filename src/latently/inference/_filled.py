@@ -1,8 +1,9 @@
 """What weighted particles say of missing cells: draws, moments, quantiles, modes.
 
-The moments are those of the mixture sum_k v_k p(x_m | z_k). Its quantiles are taken of one draw
-x_k ~ p(x_m | z_k) for every particle, weighted by v_k; where few particles count, of draws that
-were resampled in proportion to v.
+The moments are those of the mixture sum_k v_k p(x_m | z_k), and so are the quantiles and modes of
+cells of few values, such as names and grades: of their probabilities. Of all others quantiles
+and modes are taken of one draw x_k ~ p(x_m | z_k) for every particle, weighted by v_k; where few
+particles count, of draws that were resampled in proportion to v.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from latently.inference.rows import Rows
 
 __all__ = ["Found", "Wanted", "draws_of_row", "found_of_block", "found_of_row", "weighted_index"]
 
+_FEW = 64  # values of a cell, at most, whose probabilities are told one by one
 _NEGLECTED = 1e-4  # total weight of the particles that moments of a single row leave out
 
 
@@ -35,18 +37,21 @@ class Wanted(NamedTuple):
     """What to find out.
 
     Attributes:
-        draws: per row.
+        draws: per row, 0 for none.
         levels: probabilities of quantiles, () for none; None: draws alone.
         counted: whether the likeliest value of cells is asked for.
+        cells: those whose quantiles and modes matter, (*X); None: all. Where others would need
+            draws, their mean stands in.
     """
 
     draws: int
     levels: tuple[float, ...] | None
     counted: bool
+    cells: Tensor | None = None
 
     @property
     def lines(self) -> bool:
-        """Whether a draw of every particle is needed, of which quantiles and modes are told."""
+        """Whether quantiles or modes are asked for."""
         return self.counted or bool(self.levels)
 
 
@@ -92,17 +97,18 @@ def found_of_row(model: Any, rows: Rows, population: Population, wanted: Wanted)
     order = log_shares[0].argsort(descending=True)
     total = log_shares[0][order].exp().cumsum(0)
     heavy = population.part(order[: int((total < 1 - _NEGLECTED).sum()) + 1])
-    mean, variance = _Moments.of(model, heavy, rows)
-    lines, mode = x.new_empty(0, *x.shape), empty
-    if wanted.lines:
+    share, moments, lines = shares(heavy.log_w).exp().T, _Moments(), _Lines(x, wanted)
+    for part in parts(len(share), x):
+        d = conditioned(model, heavy.part(part), rows)
+        moments.add(share[part], d)
+        lines.add(share[part], d)
+    if lines.of_draws:
         count = len(population.log_w)
-        drawn = draws_of_row(model, rows, population, log_shares[0], count)
-        ordered = drawn.sort(0).values
-        levels = torch.tensor(wanted.levels, dtype=torch.float64, device=x.device)
-        lines = ordered[(levels * count).ceil().long().sub(1).clamp(0, count - 1)]
-        mode = drawn.mode(0).values if wanted.counted else empty
-    mean, std = (narrowed(values, x.dtype) for values in (mean, variance.sqrt()))
-    return Found(draws, mean, std, lines, mode, ess, k_hat)
+        lines.put(draws_of_row(model, rows, population, log_shares[0], count))
+    mean, std = narrowed(moments.mean, x.dtype), narrowed(moments.variance.sqrt(), x.dtype)
+    alike = torch.full_like(log_shares, 1 / len(population.log_w))
+    quantiles, mode = lines.told(alike, ~_of(mask, x), mean)
+    return Found(draws, mean, std, quantiles, mode, ess, k_hat)
 
 
 def found_of_block(
@@ -118,23 +124,23 @@ def found_of_block(
     log_shares = shares(population.log_w)
     share = log_shares.exp()  # (B, K)
     ess, k_hat = effective(log_shares).cpu(), shapes(log_shares).cpu()
-    index = weighted_index(share, noise.rand(wanted.draws, torch.float64, x.device))
-    chosen = conditioned(model, population.picked(index), rows)
-    draws = inside(model, noise.sample(chosen), x.dtype)
-    empty = x.new_empty(0)
+    empty, draws = x.new_empty(0), x.new_empty(0, *x.shape)
+    if wanted.draws:
+        index = weighted_index(share, noise.rand(wanted.draws, torch.float64, x.device))
+        chosen = conditioned(model, population.picked(index), rows)
+        draws = inside(model, noise.sample(chosen), x.dtype)
     if wanted.levels is None:
         return Found(draws, empty, empty, empty, empty, ess, k_hat)
-    moments, drawn = _Moments(), []
+    moments, lines = _Moments(), _Lines(x, wanted)
     for part in parts(len(share.T), x):
         d = conditioned(model, population.part(part), rows, likelihood)
         moments.add(share.T[part], d)
-        if wanted.lines:
-            drawn.append(inside(model, noise.sample(d), x.dtype))
-    lines, mode = x.new_empty(0, *x.shape), empty
-    if wanted.lines:
-        lines, mode = _weighted(torch.cat(drawn), share, ~_of(mask, x), wanted)
+        lines.add(share.T[part], d)
+        if lines.of_draws:
+            lines.put(inside(model, lines.drawn(d, noise), x.dtype))
     mean, std = narrowed(moments.mean, x.dtype), narrowed(moments.variance.sqrt(), x.dtype)
-    return Found(draws, mean, std, lines, mode, ess, k_hat)
+    quantiles, mode = lines.told(share, ~_of(mask, x), mean)
+    return Found(draws, mean, std, quantiles, mode, ess, k_hat)
 
 
 def weighted_index(share: Tensor, u: Tensor) -> Tensor:
@@ -148,6 +154,8 @@ def draws_of_row(
     model: Any, rows: Rows, population: Population, log_shares: Tensor, count: int
 ) -> Tensor:
     """Draws (count, 1, *X) of one row, of particles that are resampled by weight."""
+    if not count:
+        return rows.x.new_empty(0, *rows.x.shape)
     index = resampled(log_shares, count)
     drawn = [
         conditioned(model, population.part(index[part]), rows).sample()
@@ -165,14 +173,6 @@ class _Moments:
 
     def __init__(self) -> None:
         self._started = False
-
-    @classmethod
-    def of(cls, model: Any, population: Population, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Of all particles of rows, (B, *X)."""
-        share, found = shares(population.log_w).exp().T, cls()
-        for part in parts(len(share), rows.x):
-            found.add(share[part], conditioned(model, population.part(part), rows))
-        return found.mean, found.variance
 
     def add(self, share: Tensor, d: Any) -> None:
         """Adds components d of batch shape (K, B) with weights (K, B)."""
@@ -206,26 +206,106 @@ def _of(mask: Tensor | None, x: Tensor) -> Tensor:
     return torch.ones_like(x, dtype=torch.bool) if mask is None else mask
 
 
-def _weighted(drawn: Tensor, share: Tensor, hole: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor]:
-    """Quantiles (levels, B, *X) and modes (B, *X) of weighted draws (K, B, *X) in the holes.
+class _Lines:
+    """Quantiles and modes of the cells of rows x (B, *X), gathered part by part of the particles.
 
-    A quantile is the smallest draw up to which the weights reach its level: integers stay
-    integers.
+    Where nothing is asked for, it gathers nothing.
     """
-    assert wanted.levels is not None
-    at = hole.nonzero(as_tuple=True)
+
+    def __init__(self, x: Tensor, wanted: Wanted) -> None:
+        self._x, self._wanted = x, wanted
+        width = x[0].numel()
+        matters = torch.ones(width, dtype=torch.bool, device=x.device)
+        self._matters = matters if wanted.cells is None else wanted.cells.flatten().to(x.device)
+        self._few: list[tuple[Tensor, Tensor]] = []  # places, probabilities (B, cells, values)
+        self._many = torch.zeros_like(matters)
+        self._drawn: list[Tensor] = []
+
+    @property
+    def of_draws(self) -> bool:
+        """Whether some of the cells have many values, so that draws must tell; after `add`."""
+        return bool(self._many.any())
+
+    def add(self, share: Tensor, d: Any) -> None:
+        """Adds components d of batch shape (K, B) with weights (K, B)."""
+        if not self._wanted.lines:
+            return
+        found = []
+        for places, own in _cells(d, self._x):
+            levels = getattr(own, "levels", None)
+            if levels is not None and levels <= _FEW:
+                probs = own.level_probs
+                sums = torch.einsum("kb,kbjl->bjl", share.to(probs.dtype), probs)
+                found.append((places, sums.double()))
+            else:
+                self._many[places] = self._matters[places]
+        if self._few:
+            found = [(at, a + b) for (at, a), (_, b) in zip(self._few, found, strict=True)]
+        self._few = found
+
+    def drawn(self, d: Any, noise: RowNoise) -> Tensor:
+        """A draw of every component (K, B) in the cells of many values, (K, B, *X)."""
+        found = [
+            (at, noise.sample(own)) for at, own in _cells(d, self._x) if bool(self._many[at].any())
+        ]
+        if len(found) == 1 and len(found[0][0]) == len(self._many):
+            return found[0][1]
+        whole = found[0][1].new_zeros(*d.batch_shape, len(self._many))
+        for at, own in found:
+            whole[..., at] = own.to(whole.dtype)
+        return whole.view(*d.batch_shape, *self._x.shape[1:])
+
+    def put(self, drawn: Tensor) -> None:
+        """Takes draws (K, B, *X) in."""
+        self._drawn.append(drawn)
+
+    def told(self, share: Tensor, hole: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantiles (levels, B, *X) and modes (B, *X) in the holes, by weights (B, K) of draws.
+
+        A quantile is the smallest value up to which the weights reach its level: integers stay
+        integers.
+        """
+        assert self._wanted.levels is not None
+        levels = torch.tensor(self._wanted.levels, dtype=torch.float64, device=hole.device)
+        lines = mean.flatten(1).repeat(len(levels), 1, 1)
+        mode = mean.flatten(1).clone() if self._wanted.counted else mean.new_empty(0)
+        if self._drawn:
+            at = (hole.flatten(1) & self._many).nonzero(as_tuple=True)
+            _weigh(torch.cat(self._drawn).flatten(2), share, at, levels, lines, mode)
+        for places, probs in self._few:
+            reached = probs.cumsum(-1) / probs.sum(-1, keepdim=True)
+            below = levels.view(-1, 1, 1, 1) > reached[..., :-1]
+            lines[:, :, places] = below.sum(-1).to(lines.dtype)
+            if self._wanted.counted:
+                mode[:, places] = probs.argmax(-1).to(mode.dtype)
+        return lines.view(-1, *hole.shape), mode.view(hole.shape) if len(mode) else mode
+
+
+def _cells(d: Any, x: Tensor) -> list[tuple[Tensor, Any]]:
+    """The distributions that d is made of, with the places of their cells in a flat row of x."""
+    parts = d.cells() if hasattr(d, "cells") else [(torch.arange(x[0].numel()), d)]
+    return [(at.to(x.device), own) for at, own in parts]
+
+
+def _weigh(
+    drawn: Tensor,
+    share: Tensor,
+    at: tuple[Tensor, ...],
+    levels: Tensor,
+    lines: Tensor,
+    mode: Tensor,
+) -> None:
+    """Puts quantiles of weighted draws (K, B, D) at some cells into `lines`, (levels, B, D).
+
+    So their modes into `mode`, (B, D), unless it is empty.
+    """
     cells: tuple[Any, ...] = (slice(None), *at)
     ordered, order = drawn[cells].T.contiguous().sort(1)
     total = share[at[0]].gather(1, order).cumsum(1)
-    levels = torch.tensor(wanted.levels, dtype=total.dtype, device=total.device)
     places = torch.searchsorted(total, (levels * total[:, -1:]).contiguous())
-    lines = drawn.new_zeros(len(levels), *hole.shape)
     lines[cells] = ordered.gather(1, places.clamp(max=ordered.shape[1] - 1)).T
-    mode = drawn.new_empty(0)
-    if wanted.counted:
-        mode = drawn.new_zeros(hole.shape)
+    if len(mode):
         mode[at] = _likeliest(ordered, total)
-    return lines, mode
 
 
 def _likeliest(ordered: Tensor, total: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ r"""Imputation: what missing entries may have been, given the observed ones.
 
 with draws z_k and v_k their normalised importance weights. Moments are taken of this mixture in
 closed form, draws by resampling it (sampling importance resampling; Rubin, "Using the SIR
-algorithm to simulate posterior distributions", 1988), quantiles of weighted draws. Where a model
-knows the distribution of every cell (factor analysis, PPCA, mixtures) it is used as it is.
+algorithm to simulate posterior distributions", 1988), quantiles and modes of weighted draws, but
+of probabilities in cells that have few values, such as names and grades. Where a model knows the
+distribution of every cell (factor analysis, PPCA, mixtures) it is used as it is.
 
 Rows of a table are treated in blocks of a size that their shape and K fix, the last one filled up
 by repeating a row; each row has a generator of its own. Rows whose first draws are not enough go
@@ -113,6 +114,7 @@ def impute(
     samples: int = 1000,
     sweeps: int = SWEEPS,
     quantiles: Sequence[float] = QUANTILES,
+    cells: Tensor | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imputation:
@@ -121,24 +123,26 @@ def impute(
     Args:
         model: any model with a density.
         data: rows with their mask and context.
-        draws: imputations per row.
+        draws: imputations per row; 0: none, where means, quantiles and modes are enough.
         samples: K, particles per row and sweep; exact models need none.
         sweeps: most moves of the population, for rows with few effective particles.
         quantiles: probabilities between 0 and 1.
+        cells: those whose quantiles and modes matter, (*shape); None: all. Where others would
+            need draws, their mean stands in, which is faster.
         seed: a row's draws depend on it, the row and how many equal rows stand above it.
         progress: called with (rows done, rows).
 
     Raises:
         UserError: no density, options out of range, or rows that are none of the model's.
     """
-    check_options(model, draws, samples, sweeps, quantiles)
+    check_options(model, draws, samples, sweeps, quantiles, least=0)
     data = as_evaluated(model, data)
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
     kept = torch.where(mask, data.x, 0.0)
     counted = _counted(model)
     levels = tuple(float(level) for level in quantiles)
     middle = () if counted is None else (0.5,)  # the mode of cells that are not counted
-    wanted = Wanted(draws, (*levels, *middle), counted is not None)
+    wanted = Wanted(draws, (*levels, *middle), counted is not None, cells)
     filled, n = _Filled(kept, wanted, samples), len(kept)
     rows, lacking = Rows(kept, mask, data.context), _lacking(mask)
     keys = row_keys(rows, lacking, seed)
@@ -254,17 +258,18 @@ def check_options(
     quantiles: Sequence[float],
     *,
     draws_name: str = "draws",
+    least: int = 1,
 ) -> None:
-    """Refuses what no imputation can be made with.
+    """Refuses what no imputation can be made with, fewer draws than `least` among it.
 
     Raises:
         UserError: no density, or numbers out of range.
     """
     if model.density is None:
         raise UserError(f"imputation draws missing cells given the others: {model.no_density}")
-    for name, value in ((draws_name, draws), ("samples", samples)):
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{name}={value!r} must be a whole number of at least 1")
+    for name, value, low in ((draws_name, draws, least), ("samples", samples, 1)):
+        if not isinstance(value, int) or value < low:
+            raise UserError(f"{name}={value!r} must be a whole number of at least {low}")
     if not isinstance(sweeps, int) or sweeps < 0:
         raise UserError(f"sweeps={sweeps!r} must be a whole number of at least 0")
     for level in quantiles:

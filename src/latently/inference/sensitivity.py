@@ -84,11 +84,18 @@ def sensitivity(
         raise UserError(f"sensitivity: tilts={tuple(tilts)} must hold two numbers or more")
     if data.mask is None or bool(data.mask.all()):
         raise UserError(f"sensitivity: {data.protocol} has no missing value, nothing can move")
-    means = []
+    means, none = [], torch.zeros(model.shape, dtype=torch.bool)
     for by in tilts:
         with model.tilted(by):
             found = impute(
-                model, data, draws=1, samples=samples, sweeps=0, quantiles=(), seed=seed
+                model,
+                data,
+                draws=0,
+                samples=samples,
+                sweeps=0,
+                quantiles=(),
+                cells=none,
+                seed=seed,
             )
         lost = ~found.mask
         total = torch.where(lost, found.mean.double(), 0.0).sum(0)

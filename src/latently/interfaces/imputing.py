@@ -14,10 +14,11 @@ from torch import Tensor
 from latently.data import Data
 from latently.errors import UserError, closest
 from latently.inference import Imputation, impute
+from latently.interfaces.filling import filled, sought
 from latently.interfaces.memory import check_memory
 from latently.interfaces.opening import Rows, open_model, ticker
 from latently.interfaces.output import check_target, write_arrays, write_table
-from latently.interfaces.tabular import TABLES, check_suffix, filled, write_frames
+from latently.interfaces.tabular import TABLES, check_suffix, write_frames
 from latently.training.progress import Bar
 
 __all__ = ["FILLS", "impute_command"]
@@ -75,10 +76,11 @@ def impute_command(
         found = impute(
             saved.model,
             data,
-            draws=draws,
+            draws=draws if fill == "draws" else 0,
             samples=samples,
             sweeps=sweeps,
             quantiles=(*levels, 0.5),
+            cells=_sought(data, target.suffix, fill),
             seed=rows.seed,
             progress=ticker(bar),
         )
@@ -87,6 +89,15 @@ def impute_command(
         print(f"warning: {warning}", file=sys.stderr)
     _write(target, found, whole, data, fill)
     return f"wrote {_what(target, found, fill)} of {data.missing} values to {target}"
+
+
+def _sought(data: Data, suffix: str, fill: str) -> Tensor | None:
+    """The cells whose quantiles or modes are written, (*shape); None: all of them."""
+    if suffix == ".npz" or fill in ("median", "mode"):
+        return None
+    if data.table is not None and suffix in TABLES:
+        return sought(data.table, fill)
+    return torch.zeros(data.shape, dtype=torch.bool)
 
 
 def _check_image(data: Data) -> None:

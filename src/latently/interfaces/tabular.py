@@ -14,7 +14,7 @@ from latently import expr
 from latently.data import Data
 from latently.data.tables import MISSING, Column, Frame, Schema, read_frame, write_frame
 from latently.errors import UserError, closest
-from latently.inference import Imputation, draw_given
+from latently.inference import draw_given
 from latently.inference.imputation import SWEEPS
 from latently.interfaces.memory import check_memory
 from latently.interfaces.output import check_target
@@ -27,7 +27,6 @@ __all__ = [
     "check_suffix",
     "column_names",
     "drawn_given",
-    "filled",
     "read_kinds",
     "read_schema",
     "schema_command",
@@ -36,7 +35,6 @@ __all__ = [
 ]
 
 TABLES = (".csv", ".tsv", ".parquet", ".feather")  # suffixes
-_LEVELS = ("categorical", "binary")  # names: nothing lies between two of them
 
 
 def schema_command(
@@ -152,38 +150,6 @@ def column_names(saved: Saved, width: int) -> list[str]:
     """Names of a row's cells: those of the table, or x0, x1, ..."""
     schema = saved.table
     return [f"x{j}" for j in range(width)] if schema is None else list(schema.names)
-
-
-def filled(found: Imputation, data: Data, fill: str) -> list[Frame]:
-    """The table with its holes filled, once or for every draw; observed cells as they came.
-
-    Args:
-        found: imputations of the rows.
-        data: the rows, with schema and table.
-        fill: "draws"; or "mean", "median", "mode": of names always the mode, and of ordered levels
-            the median in place of the mean, which is no level.
-    """
-    schema, kept = data.table, found.mask.cpu()
-    assert schema is not None
-    if data.unknown is not None:
-        kept = kept | data.unknown.cpu()
-    rows = list(found.draws) if fill == "draws" else [_chosen(found, schema, fill)]
-    return [
-        schema.decode(x.cpu().double().numpy(), like=data.frame, kept=kept.numpy()) for x in rows
-    ]
-
-
-def _chosen(found: Imputation, schema: Schema, fill: str) -> Tensor:
-    """One value for every cell."""
-    median = found.quantiles[-1]
-    named = found.mode if found.mode is not None else median
-    single = {"mean": found.mean, "median": median, "mode": named}[fill].clone()
-    for j, column in enumerate(schema.modelled):
-        if column.kind in _LEVELS:
-            single[:, j] = named[:, j]
-        elif column.kind == "ordinal" and fill == "mean":
-            single[:, j] = median[:, j]
-    return single
 
 
 def drawn_given(

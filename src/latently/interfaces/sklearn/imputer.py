@@ -20,6 +20,7 @@ from latently.errors import UserError, closest
 from latently.inference import Imputation, impute
 from latently.inference.imputation import SWEEPS
 from latently.inference.schedules import Schedule
+from latently.interfaces.filling import chosen, sought
 from latently.interfaces.sklearn.base import is_count, number
 from latently.interfaces.sklearn.containers import beside, converted, select
 from latently.interfaces.sklearn.tabular import TABLE, Table, _TableEstimator
@@ -29,7 +30,6 @@ from latently.training import Objective
 __all__ = ["LatentImputer"]
 
 _STRATEGIES = ("mean", "median", "mode", "most_frequent", "draw")
-_NAMES = ("binary", "categorical")  # kinds of which nothing lies between two values
 
 
 class LatentImputer(TransformerMixin, _TableEstimator):
@@ -274,20 +274,17 @@ class LatentImputer(TransformerMixin, _TableEstimator):
         """One value for every cell, (n, modelled columns)."""
         if self.strategy == "draw":
             return self._drawn(data, 1)[0]
-        levels = any(column.kind in (*_NAMES, "ordinal") for column in self.schema_.modelled)
-        lines = levels or self.strategy != "mean"
-        found = self._impute(data, 1, quantiles=(0.5,) if lines else ())
-        median = found.quantiles[0] if lines else found.mean
-        named = median if found.mode is None else found.mode
-        chosen = {"mean": found.mean, "median": median}.get(self.strategy, named).clone()
-        for j, column in enumerate(self.schema_.modelled):
-            if column.kind in _NAMES:
-                chosen[:, j] = named[:, j]
-            elif column.kind == "ordinal" and self.strategy == "mean":
-                chosen[:, j] = median[:, j]
-        return chosen
+        fill = "mode" if self.strategy == "most_frequent" else self.strategy
+        cells = sought(self.schema_, fill)
+        return chosen(self._impute(data, 0, (0.5,), cells), self.schema_, fill)
 
-    def _impute(self, data: Data, draws: int, quantiles: tuple[float, ...] = ()) -> Imputation:
+    def _impute(
+        self,
+        data: Data,
+        draws: int,
+        quantiles: tuple[float, ...] = (),
+        cells: Tensor | None = None,
+    ) -> Imputation:
         """In the type of the training: blocks of rows are as alike in it, and networks faster."""
         model = self._as_trained()
         return impute(
@@ -297,6 +294,7 @@ class LatentImputer(TransformerMixin, _TableEstimator):
             samples=number(self.samples),
             sweeps=number(self.sweeps),
             quantiles=quantiles,
+            cells=cells,
             seed=self.seed_,
         )
 

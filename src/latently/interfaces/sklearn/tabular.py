@@ -291,7 +291,10 @@ class _TableEstimator(_Estimator):
         data = self._encoded(Table(self._row(given), None))
         self._check_given(data, given)
         particles = max(number(self.samples), _PARTICLES)
-        found = impute(self.model_, data, draws=n, samples=particles, quantiles=(), seed=seed)
+        none = torch.zeros(self.model_.shape, dtype=torch.bool)
+        found = impute(
+            self.model_, data, draws=n, samples=particles, quantiles=(), cells=none, seed=seed
+        )
         return found.draws[:, 0]
 
     def _check_given(self, data: Data, given: Mapping[str | int, Any]) -> None:

@@ -68,6 +68,12 @@ class Levels(Distribution):
     def values(self) -> Tensor:
         """The n numbers."""
 
+    @property
+    def level_probs(self) -> Tensor:
+        """Probability of each number, (*batch, n)."""
+        rows = self.values.view(-1, *(1,) * len(self.batch_shape))
+        return self.log_prob(rows.expand(-1, *self.batch_shape)).exp().movedim(0, -1)
+
 
 def kl_of_levels(q: Any, p: Any) -> Tensor:
     """`sum_k q(k) (log q(k) - log p(k))` over the levels; infinite where p lacks some of q's."""
@@ -194,6 +200,11 @@ class Categorical(Levels):
     def probs(self) -> Tensor:
         """Probability of each category, (*batch, L)."""
         return self.log_probs.exp()
+
+    @property
+    def level_probs(self) -> Tensor:
+        """The same."""
+        return self.probs
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of integers in 0 .. L - 1, in nats."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, kl_divergence, register_kl
 
 from latently.errors import UserError, called
-from latently.probability.distributions.discrete import Bernoulli, Relaxed, combinations
+from latently.probability.distributions.discrete import (
+    Bernoulli,
+    Levels,
+    Relaxed,
+    combinations,
+)
 
 __all__ = ["Factorized", "Joint", "analytic_kl", "as_joint", "kl_and_cells", "observed_log_prob"]
 
@@ -74,6 +79,22 @@ class Factorized(Joint):
     def given(self, value: Tensor, mask: Tensor) -> Factorized:
         """This one: observed cells say nothing of the others."""
         return self
+
+    def cells(self) -> list[tuple[Tensor, Factorized]]:
+        """The parts of cells of one kind that it is made of, with their places in a flat row."""
+        if hasattr(self.base, "parts"):
+            return [(torch.tensor(at), Factorized(own, 1)) for at, own in self.base.parts()]
+        return [(torch.arange(math.prod(self.event_shape)), self)]
+
+    @property
+    def levels(self) -> int | None:
+        """How many values every cell has, 0 .. levels - 1; None: too many to tell, or unlike."""
+        return len(self.base.values) if isinstance(self.base, Levels) else None
+
+    @property
+    def level_probs(self) -> Tensor:
+        """Probability of every value, (*batch, cells, levels), where there are `levels`."""
+        return cast("Levels", self.base).level_probs.flatten(-1 - self.ndim, -2)
 
     def states(self) -> Tensor:
         """Every value of a row of finitely many, (states, *event).

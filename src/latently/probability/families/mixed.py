@@ -180,6 +180,10 @@ class _Cells(Distribution):
         lead = groups[0].batch_shape[:-1]
         super().__init__(Size((*lead, len(back))), validate_args=False)
 
+    def parts(self) -> Iterator[tuple[list[int], Distribution]]:
+        """The columns of every distribution, with that distribution."""
+        return zip(self.at, self.groups, strict=True)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of continuous cells, log-probability of counted ones, in nats."""
         return self._of(value, lambda group, own: group.log_prob(own))
@@ -226,8 +230,7 @@ class _Cells(Distribution):
 
     def _of(self, value: Tensor, function: Callable[[Any, Tensor], Tensor]) -> Tensor:
         value = value.expand(*value.shape[:-1], len(self.back))
-        parts = zip(self.groups, self.at, strict=True)
-        return self._ordered([function(group, value[..., at]) for group, at in parts])
+        return self._ordered([function(group, value[..., at]) for at, group in self.parts()])
 
     def _all(self, function: Callable[[Any], Tensor]) -> Tensor:
         return self._ordered([function(group) for group in self.groups])

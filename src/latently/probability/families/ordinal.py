@@ -160,7 +160,7 @@ class _CumulativeLogit(Levels):
         return (q.unsqueeze(-1) > below).sum(-1).to(self.eta.dtype)
 
     @cached_property
-    def probs(self) -> Tensor:
+    def level_probs(self) -> Tensor:
         """Probability of each level, (*batch, levels): as in `log_prob`, every cut taken once."""
         rate = self.rate.unsqueeze(-1)
         apart = (self.cuts - self.eta.unsqueeze(-1)) * rate
@@ -174,17 +174,17 @@ class _CumulativeLogit(Levels):
     @property
     def mean(self) -> Tensor:
         """Mean of the levels."""
-        return self.probs @ self.values
+        return self.level_probs @ self.values
 
     @property
     def mode(self) -> Tensor:
         """The likeliest level; the lowest on a tie."""
-        return self.probs.argmax(-1).to(self.eta.dtype)
+        return self.level_probs.argmax(-1).to(self.eta.dtype)
 
     @property
     def variance(self) -> Tensor:
         """Variance of the levels."""
-        return (self.probs * (self.values - self.mean.unsqueeze(-1)).square()).sum(-1)
+        return (self.level_probs * (self.values - self.mean.unsqueeze(-1)).square()).sum(-1)
 
     @property
     def values(self) -> Tensor:
