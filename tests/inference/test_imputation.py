@@ -414,7 +414,7 @@ def test_cells_that_do_not_matter_are_not_drawn():
     assert torch.equal(part.quantiles[..., cells], whole.quantiles[..., cells])
     without = impute(model, data, samples=100, draws=0, sweeps=0)
     assert without.draws.shape == (0, 40, 5)
-    assert without.warnings == ()
+    assert not any("fewer effective particles" in note for note in without.warnings)
     torch.testing.assert_close(without.mean, impute(model, data, samples=100, sweeps=0).mean)
     none = impute(model, data, samples=100, cells=torch.zeros(5, dtype=torch.bool))
     assert torch.equal(none.quantiles, none.mean.expand(3, 40, 5))
