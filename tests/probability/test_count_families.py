@@ -478,7 +478,7 @@ def test_a_start_is_the_marginal_of_greatest_likelihood():
     torch.testing.assert_close(Poisson((1,))(Poisson((1,)).marginal(x)).mean, x.mean(0))
     family = Ordinal((1,), levels=3).double()
     family.initialise(double(0, 0, 1, 2, 2, 2)[:, None])
-    shares = family(torch.zeros(1).double()).base.probs.detach()
+    shares = family(torch.zeros(1).double()).base.level_probs.detach()
     torch.testing.assert_close(shares, (double(2, 1, 3) + 0.5)[None] / 7.5, rtol=1e-5, atol=0)
     h = Binomial((1,), levels=4).marginal(double(0, 3, 3, 1)[:, None])
     assert float(h.sigmoid()) == pytest.approx(7.5 / 13)

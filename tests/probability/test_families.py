@@ -8,10 +8,12 @@ import torch
 from latently.probability.choice import families_for
 from latently.probability.families import (
     Bernoulli,
+    Binomial,
     Categorical,
     DiscretizedLogistic,
     Embedded,
     FixedNormal,
+    Mixed,
     Normal,
     Ordinal,
     SharedNormal,
@@ -155,12 +157,48 @@ def test_levels_start_at_their_smoothed_shares(holes, kind):
     family = kind((2,), levels=3).double()
     family.initialise(spoiled, mask if holes else None)
     h = family.marginal(spoiled, mask if holes else None)
-    found = family(torch.zeros(family.param_shape).double() if h is None else h).base.probs
+    found = family(torch.zeros(family.param_shape).double() if h is None else h).base.level_probs
     for j in range(2):
         seen = x[mask[:, j], j] if holes else x[:, j]
         counts = torch.bincount(seen.long(), minlength=3).double() + 0.5
         torch.testing.assert_close(found[j], counts / counts.sum(), rtol=1e-5, atol=0)
     assert (found > 0).all()  # never seen is not impossible
+
+
+LEVELLED = {
+    "Bernoulli": Bernoulli((3,)),
+    "Categorical": Categorical((3,), levels=4),
+    "Embedded": Embedded((3,), levels=5),
+    "Ordinal": Ordinal((3,), levels=4),
+    "Ordinal, two": Ordinal((3,), levels=2),
+    "Ordinal, cell": Ordinal((3,), levels=4, scale="cell"),
+    "Binomial": Binomial((3,), levels=6),
+    "DiscretizedLogistic": DiscretizedLogistic((3,), levels=8),
+    "images": Categorical((3, 2, 2), levels=4),
+}
+
+
+@pytest.mark.parametrize("family", LEVELLED.values(), ids=LEVELLED)
+def test_probabilities_of_levels_are_those_of_log_prob(family):
+    family.double()
+    d = family(4 * torch.randn(5, 2, *family.param_shape, dtype=torch.float64))
+    (places, own), *rest = d.cells()
+    width = math.prod(family.shape)
+    assert not rest
+    assert places.tolist() == list(range(width))
+    found = own.level_probs
+    assert found.shape == (5, 2, width, own.levels)
+    torch.testing.assert_close(found.sum(-1), torch.ones(5, 2, width).double())
+    for k in range(own.levels):
+        wanted = d.cell_log_prob(torch.full(family.shape, float(k)).double()).exp()
+        torch.testing.assert_close(found[..., k], wanted.flatten(2), rtol=1e-9, atol=1e-300)
+
+
+def test_cells_without_few_values_have_no_levels():
+    assert Normal((3,))(torch.zeros(6)).levels is None
+    mixed = Mixed((3,), columns=(Normal, Bernoulli, Normal))
+    found = mixed(torch.zeros(mixed.param_shape)).cells()
+    assert [(at.tolist(), own.levels) for at, own in found] == [([0, 2], None), ([1], 2)]
 
 
 @pytest.mark.parametrize(

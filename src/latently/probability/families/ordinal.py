@@ -117,7 +117,7 @@ class _CumulativeLogit(Levels):
 
     def __init__(self, eta: Tensor, log_scale: Tensor | None, steps: Tensor) -> None:
         self.eta, self.steps, self.cuts = eta, steps, steps.cumsum(-1)
-        self.rate = torch.ones_like(eta) if log_scale is None else (-log_scale).exp()
+        self.rate = eta.new_ones(()) if log_scale is None else (-log_scale).exp()
         super().__init__(eta.shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -164,12 +164,9 @@ class _CumulativeLogit(Levels):
         """Probability of each level, (*batch, levels): as in `log_prob`, every cut taken once."""
         rate = self.rate.unsqueeze(-1)
         apart = (self.cuts - self.eta.unsqueeze(-1)) * rate
-        ends = torch.ones_like(apart[..., :1])
-        below = torch.cat([apart.sigmoid(), ends], -1)
-        above = torch.cat([ends, (-apart).sigmoid()], -1)
-        inner = -torch.expm1(-self.steps[..., 1:] * rate)
-        between = torch.cat([ends, inner.expand(*ends.shape[:-1], -1), ends], -1)
-        return below * above * between
+        below, above = apart.sigmoid(), (-apart).sigmoid()
+        between = below[..., 1:] * above[..., :-1] * -torch.expm1(-self.steps[..., 1:] * rate)
+        return torch.cat([below[..., :1], between, above[..., -1:]], -1)
 
     @property
     def mean(self) -> Tensor:
