@@ -125,6 +125,29 @@ def test_miwae_waits_a_thousand_steps(rows, epochs):
     assert MIWAE().habits(rows)["patience"] == epochs
 
 
+def test_miwae_takes_more_rows_and_fewer_draws_of_long_tables():
+    assert MIWAE().suited(1999) == MIWAE(samples=20)
+    assert MIWAE().suited(2000) == MIWAE(samples=5)
+    assert MIWAE(samples=7).suited(10**6) == MIWAE(samples=7)
+    few, many = MIWAE().habits(1999), MIWAE().habits(2000)
+    assert few["batch_size"] * 20 == many["batch_size"] * 5
+    assert Variational(samples=3).suited(10**6) == Variational(samples=3)
+
+
+def test_a_fit_asks_its_objective_what_suits_the_data():
+    asked = []
+
+    class Asking(Variational):
+        def suited(self, rows):
+            asked.append(rows)
+            return Variational(samples=2)
+
+    found = fit(model_of(), bits(30), Asking(), steps=2, **QUIET)
+    assert asked == [30]
+    wanted = fit(model_of(), bits(30), Variational(samples=2), steps=2, **QUIET)
+    assert found.history[-1]["bound"] == wanted.history[-1]["bound"]
+
+
 def test_validation_weighs_rows_equally_and_repeats():
     model, held = model_of(), bits(777, seed=1)  # blocks of 500: a short last one
     found = fit(

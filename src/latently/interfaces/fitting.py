@@ -107,6 +107,7 @@ def _labels(request: Request) -> int | Literal["all"] | None:
 
 def fit_to_file(request: Request, train: Data, validation: Data | None) -> Fit:
     """Builds, fits and saves; refuses before training what could not be saved after it."""
+    request = replace(request, objective=request.objective.suited(len(train)))
     out = Path(request.files["out"]).expanduser()
     resume, force = request.files["resume"], request.files["force"]
     checkpoint = _check_out(out, resume, force)

@@ -203,7 +203,7 @@ def fit(
                 validation=None if validation is None else _held_out(model, validation, seed),
             )
         _check_trained(model, tolerance)
-        objective = objective or usual(model)
+        objective = (objective or usual(model)).suited(len(data))
         objective.check_model(model)  # before the run sets its scales
         habits = _habitual(objective, data, options | others)
         waits = habits.pop("patience", None)

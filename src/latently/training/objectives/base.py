@@ -31,11 +31,11 @@ class Objective(ABC):
     """A number per example to maximise, as a function of model, data and step.
 
     Attributes:
-        samples: draws per row.
+        samples: draws per row; None: as suits the data (`suited`).
         cost: what the history calls the share of `Terms.kl`.
     """
 
-    samples: int = 1
+    samples: int | None = 1
     cost: ClassVar[str] = "kl"
 
     def __call__(
@@ -63,6 +63,10 @@ class Objective(ABC):
     def couples(self) -> bool:
         """Whether the terms of a row depend on the other rows of its batch."""
         return False
+
+    def suited(self, rows: int) -> Objective:
+        """This objective for a run on so many rows, with nothing left open that depends on them."""
+        return self
 
     def of_rows(self, rows: int) -> Objective:
         """This objective for batches of a data set of so many rows."""
@@ -98,7 +102,7 @@ class Objective(ABC):
 
     def size(self, rows: int, cells: int, latents: int) -> int:
         """Numbers that a step holds at once, in its order of magnitude."""
-        return self.samples * rows * cells
+        return (self.samples or 1) * rows * cells
 
 
 def check_density(model: Any) -> None:

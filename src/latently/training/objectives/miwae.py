@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,10 +18,21 @@ from latently.training.objectives.variational import Variational
 
 __all__ = ["MIWAE"]
 
-_STEPS, _BATCH = 2000, 64
-_WAITS = (
-    1000  # steps without a better validation value: a few hundred rows are soon known by heart
-)
+_MANY = 2000  # rows, from which on a batch is larger and its bound looser, at the same cost
+_WAITS = 1000  # steps without a better validation value: few rows are soon known by heart
+
+
+class _Habits(NamedTuple):
+    """What a table of some length is trained by."""
+
+    steps: int
+    batch: int
+    samples: int
+    rate: float
+
+    @classmethod
+    def of(cls, rows: int) -> _Habits:
+        return cls(2000, 64, 20, 2e-3) if rows < _MANY else cls(1500, 256, 5, 6e-3)
 
 
 @dataclass(frozen=True)
@@ -35,10 +46,13 @@ class MIWAE(Objective):
     "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets", 2019. (Others call
     the multiply importance weighted autoencoder of Rainforth et al. by the same letters.)
 
+    A step takes 64 rows and 20 draws of each; of 2,000 rows and more, whose gradients differ by
+    the rows above all, 256 rows and 5 draws, at three times the rate.
+
     Args:
         bound: what is maximised.
         estimator: how it is differentiated.
-        samples: K, draws per row.
+        samples: K, draws per row; None: 20, or 5 for 2,000 rows and more.
 
     Raises:
         UserError: as `Variational` does.
@@ -46,13 +60,16 @@ class MIWAE(Objective):
 
     bound: Bound = IWAE()  # noqa: RUF009  (frozen)
     estimator: Estimator = Reparam()  # noqa: RUF009
-    samples: int = 20
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         self._whole()
 
     def _whole(self) -> Variational:
-        return Variational(self.bound, self.estimator, self.samples)
+        return Variational(self.bound, self.estimator, self.samples or _Habits.of(0).samples)
+
+    def suited(self, rows: int) -> MIWAE:
+        return self if self.samples else replace(self, samples=_Habits.of(rows).samples)
 
     def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
         return self._whole().terms(model, rows, step, total)
@@ -61,12 +78,16 @@ class MIWAE(Objective):
         self._whole().check_model(model)
 
     def habits(self, rows: int) -> Mapping[str, Any]:
+        usual = _Habits.of(rows)
         return {
-            "steps": _STEPS,
-            "batch_size": _BATCH,
-            "learning_rate": Cosine(2e-3),
-            "patience": math.ceil(_WAITS / math.ceil(rows / _BATCH)),
+            "steps": usual.steps,
+            "batch_size": usual.batch,
+            "learning_rate": Cosine(usual.rate),
+            "patience": math.ceil(_WAITS / math.ceil(rows / usual.batch)),
         }
+
+    def size(self, rows: int, cells: int, latents: int) -> int:
+        return self._whole().size(rows, cells, latents)
 
     @property
     def is_bound(self) -> bool:
