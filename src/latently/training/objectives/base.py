@@ -65,7 +65,7 @@ class Objective(ABC):
         return False
 
     def suited(self, rows: int) -> Objective:
-        """This objective for a run on so many rows, with nothing left open that depends on them."""
+        """This objective for a run on so many rows, nothing that depends on them left open."""
         return self
 
     def of_rows(self, rows: int) -> Objective:
