@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from latently.interfaces.sklearn import LatentImputer
+from latently.interfaces.sklearn import LatentDensity, LatentImputer
 
 QUICK = {"epochs": 2, "samples": 20}
 IRIS, SPECIES = load_iris(return_X_y=True)
@@ -386,3 +386,29 @@ def test_masked_arrays_are_refused_as_their_masks_would_be_lost(refused):
         imputer().fit(masked)
     with refused("a masked array"):
         fitted().transform(masked)
+
+
+def test_many_zeros_of_an_array_have_a_probability():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 4))
+    x[:, 1] = np.where(x[:, 1] > 0, np.exp(x[:, 1]), 0.0)
+    x[:, 2] = np.round(np.abs(x[:, 2])).clip(max=3)  # few values: a number as before
+    holed = np.where(rng.random(x.shape) < 0.3, np.nan, x)
+    found = LatentImputer(epochs=20).fit(holed)
+    assert kinds_of(found) == ["real", "positive", "real", "real"]
+    assert found.schema_.columns[1].likelihood.startswith("Hurdle(")
+    filled = found.transform(holed)
+    assert (filled[:, 1] >= 0).all()
+    assert np.array_equal(filled[~np.isnan(holed)], holed[~np.isnan(holed)])
+    drawn = found.sample_imputations(holed, 3)[:, np.isnan(holed[:, 1]), 1]
+    assert 0.1 < (drawn == 0).mean() < 0.9
+    for other in (
+        LatentImputer("fa", latents=2),
+        LatentImputer(epochs=1, kinds={1: "real"}),
+        LatentDensity(epochs=1),
+    ):
+        assert kinds_of(other.fit(holed)) == ["real"] * 4
+
+
+def kinds_of(estimator):
+    return [column.kind for column in estimator.schema_.columns]

@@ -48,13 +48,14 @@ from latently.data.tables.dates import ambiguous
 from latently.data.tables.words import at, plural, shown
 from latently.errors import UserError
 
-__all__ = ["Found", "count_family", "find", "pooled", "positive_family", "real_family"]
+__all__ = ["Found", "count_family", "find", "has_atom", "pooled", "positive_family", "real_family"]
 
 RARE = 5  # cells that a value needs to have a code of its own
 MOST_CATEGORIES = 255
 MOST_ORDINAL = 20
 MOST_POINTS = 10
 LARGEST_COUNT = 10_000
+_ZEROS = 0.05  # share of a column that lies at 0, from which on 0 has a probability
 _SAMPLE = 20_000  # rows that choose among families
 _MARGIN = 0.05  # nats a cell
 _TAILS = 0.1  # more than for other families: latents make tails of their own, at half the time
@@ -259,10 +260,21 @@ def _some(values: np.ndarray) -> np.ndarray:
     return values[:: max(1, len(values) // _SAMPLE)]
 
 
+def has_atom(values: np.ndarray) -> bool:
+    """Whether numbers lie from 0 on, many of them at 0 and the others at many places.
+
+    >>> has_atom(np.array([0.0] * 5 + [k / 7 for k in range(95)])), has_atom(np.zeros(9))
+    (True, False)
+    """
+    if not len(values) or values.min() < 0 or (values == 0).mean() < _ZEROS:
+        return False
+    return len(np.unique(values)) > MOST_ORDINAL
+
+
 def _is_positive(values: np.ndarray) -> bool:
     if values.min() < 0 or values.max() <= 0:
         return False
-    if (values == 0).mean() >= 0.05:
+    if (values == 0).mean() >= _ZEROS:
         return True
     above = _some(values[values > 0])
     if len(above) < 10:

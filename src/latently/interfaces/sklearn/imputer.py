@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latently.data import Data
 from latently.data.tables import MISSING
+from latently.data.tables.kinds import has_atom
 from latently.errors import UserError, closest
 from latently.inference import Imputation, impute
 from latently.inference.imputation import SWEEPS
@@ -43,6 +44,10 @@ class LatentImputer(TransformerMixin, _TableEstimator):
     missing at random: whether a cell is missing may depend on what is observed, not on its value.
     Source: Mattei, Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data
     Sets", 2019.
+
+    Columns of an array are continuous numbers, unless `kinds` says otherwise. To recipe "table"
+    zeros that make a twentieth or more of a column, with nothing below them, have a probability
+    of their own, and nothing below 0 is filled in.
 
     Arrays of numbers come out as arrays (float32 stays, other types become float64), data frames
     as data frames with their columns, index and types, and `set_output` is obeyed.
@@ -230,6 +235,11 @@ class LatentImputer(TransformerMixin, _TableEstimator):
         return np.where(array == self.missing_values, np.array(np.nan, array.dtype), array)
 
     # ---- Rows
+
+    def _kind_of(self, column: np.ndarray) -> str:
+        """Positive where many cells are 0 and none is below: then nothing below 0 is filled in."""
+        atom = self._of_columns() and has_atom(column[~np.isnan(column)])
+        return "positive" if atom else "real"
 
     def _data(self, X: ArrayLike, *, reset: bool) -> Data:
         table = self._table(X, reset=reset)

@@ -180,18 +180,27 @@ class _TableEstimator(_Estimator):
         if not numbers:
             return Schema.infer(frame, missing=self._missing(), kinds=given)
         taken = {
-            name: "real"
+            name: self._kind_of(column)
             for name, column in zip(frame.names, frame.columns, strict=True)
             if _varies(column)
         }
         schema = Schema.infer(frame, kinds=taken | given)
         free = [
             replace(column, decimals=None, low=None, high=None)
-            if column.kind == "real" and column.name not in given
+            if column.kind in ("real", "positive") and column.name not in given
             else column
             for column in schema.columns
         ]
         return replace(schema, columns=tuple(free))
+
+    def _kind_of(self, column: np.ndarray) -> str:
+        """What a column of an array is taken for: a density in data units compares with others."""
+        return "real"
+
+    def _of_columns(self) -> bool:
+        """Whether the recipe has a likelihood for every column."""
+        taken = inspect.signature(RECIPES[self.recipe]).parameters
+        return "likelihood" in taken and taken["likelihood"].default is Mixed
 
     def _given_kinds(self, frame: Frame) -> dict[str, str]:
         return {self._name(key, frame.names, "kinds"): k for key, k in (self.kinds or {}).items()}
@@ -230,9 +239,8 @@ class _TableEstimator(_Estimator):
                 f"recipe={self.recipe!r} takes numbers alone, and column {names[0]!r} is "
                 "categorical; choose recipe='table' or 'mixture', or encode it first"
             )
-        of_columns = "likelihood" in taken and taken["likelihood"].default is Mixed
         plain = all(column.kind == "real" for column in self.schema_.modelled)
-        return NUMBERS if plain and not of_columns else family
+        return NUMBERS if plain and not self._of_columns() else family
 
     def _of_names(self) -> list[str]:
         """The columns whose values are names, without an order."""
