@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from latently import PPCA, Data, FactorAnalysis, Mixture, fit, impute, vae
+from latently import PPCA, Data, Dequantized, FactorAnalysis, Mixture, fit, impute, vae
 from latently.inference import _blocks
 from latently.models import Model
 from latently.models.components import Columns, Diagonal, Full, Student, columns
@@ -518,3 +518,16 @@ def test_draws_of_equal_rows_do_not_hang_on_others():
     one = impute(model, data.rows([row, row, row]), seed=1).draws
     other = impute(model, data.rows([5, row, 2, row, 7, row]), seed=1).draws
     assert torch.equal(one, other[:, [1, 3, 5]])
+
+
+def test_rows_rounded_as_a_whole_are_told_by_draws():
+    """Their cells depend on each other: no cell's probabilities stand alone."""
+    x = torch.randint(0, 4, (40, 3)).double()
+    data = replace(
+        Data.from_array(x, family="DiscretizedLogistic(levels=4)"), mask=torch.rand(40, 3) < 0.6
+    )
+    model = Dequantized(Mixture((3,), 2, family=Full()), levels=4).double()
+    fit(model, data, steps=3, progress=False)
+    found = impute(model, data, samples=50, draws=2)
+    assert torch.equal(found.mode, found.mode.round().clamp(0, 3))
+    assert torch.equal(found.quantiles, found.quantiles.round().clamp(0, 3))

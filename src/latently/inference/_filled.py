@@ -232,7 +232,7 @@ class _Lines:
             return
         found = []
         for places, own in _cells(d, self._x):
-            levels = getattr(own, "levels", None)
+            levels = own.levels if hasattr(d, "cells") else None
             if levels is not None and levels <= _FEW:
                 probs = own.level_probs
                 sums = torch.einsum("kb,kbjl->bjl", share.to(probs.dtype), probs)
