@@ -3,7 +3,7 @@
     python benchmarks/adult.py
 
 32,561 rows of 15 columns, 4,262 cells missing. What is timed is the whole command, `latently fit
-table --data adult.csv`, no option set: Python's start, reading, finding the schema, 1,500 steps
+table --data adult.csv`, no option set: Python's start, reading, finding the schema, 1,300 steps
 and a validation after every epoch, for seeds 0, 1, ...; wall time and, because a busy machine
 stretches that one, CPU time of the process. The bar is 60 seconds of wall time.
 
