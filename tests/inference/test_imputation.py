@@ -207,6 +207,9 @@ def test_bad_options(refused):
         impute(model, data, quantiles=(0.5, 1.2))
     with refused("rows of shape"):
         impute(model, Data.from_array(torch.zeros(3, 2)))
+    for cells in (torch.zeros(99, dtype=torch.bool), torch.zeros(model.shape)):
+        with refused("cells: ", "one for each cell"):
+            impute(model, data, cells=cells)
 
     class NoDensity(type(model)):
         density = None

@@ -129,6 +129,8 @@ def test_miwae_takes_more_rows_and_fewer_draws_of_long_tables():
     assert MIWAE().suited(1999) == MIWAE(samples=20)
     assert MIWAE().suited(2000) == MIWAE(samples=5)
     assert MIWAE(samples=7).suited(10**6) == MIWAE(samples=7)
+    with pytest.raises(UserError, match="samples=0"):
+        MIWAE(samples=0)
     few, many = MIWAE().habits(1999), MIWAE().habits(2000)
     assert few["batch_size"] * 20 == many["batch_size"] * 5
     assert Variational(samples=3).suited(10**6) == Variational(samples=3)

@@ -136,6 +136,11 @@ def impute(
         UserError: no density, options out of range, or rows that are none of the model's.
     """
     check_options(model, draws, samples, sweeps, quantiles, least=0)
+    if cells is not None and (cells.dtype != torch.bool or cells.shape != tuple(model.shape)):
+        raise UserError(
+            f"cells: {cells.dtype} of shape {tuple(cells.shape)} must be bool of shape "
+            f"{tuple(model.shape)}, one for each cell of a row"
+        )
     data = as_evaluated(model, data)
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
     kept = torch.where(mask, data.x, 0.0)

@@ -66,10 +66,12 @@ class MIWAE(Objective):
         self._whole()
 
     def _whole(self) -> Variational:
-        return Variational(self.bound, self.estimator, self.samples or _Habits.of(0).samples)
+        samples = _Habits.of(0).samples if self.samples is None else self.samples
+        return Variational(self.bound, self.estimator, samples)
 
     def suited(self, rows: int) -> MIWAE:
-        return self if self.samples else replace(self, samples=_Habits.of(rows).samples)
+        given = self.samples is not None
+        return self if given else replace(self, samples=_Habits.of(rows).samples)
 
     def terms(self, model: Any, rows: Rows, step: Tensor, total: int) -> Terms:
         return self._whole().terms(model, rows, step, total)
