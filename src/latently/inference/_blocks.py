@@ -161,18 +161,17 @@ def _weighted(
             particles = moved_particles(model, rows, particles, sweeps)
             return found_of_row(model, rows, particles, wanted)
     first, likelihood = decoded_particles(model, rows, samples, noise)
-    enough = settled(first.log_w).tolist()
-    after = noise.copy()
-    found = {}
-    if any(enough[b] for b in places):
-        block = found_of_block(model, rows, first, wanted, noise, likelihood)
-        found = {b: block.rows([b]) for b in range(len(rows.x))}
+    enough, after, found = settled(first.log_w).tolist(), noise.copy(), {}
     for b in places:
         if not enough[b]:
-            row = rows.part(slice(b, b + 1))
+            row, own = rows.part(slice(b, b + 1)), first.row(b)
             with after.of(b):
-                particles = moved_particles(model, row, first.row(b), sweeps)
-                found[b] = found_of_row(model, row, particles, wanted)
+                particles = moved_particles(model, row, own, sweeps)
+                if particles is not own:
+                    found[b] = found_of_row(model, row, particles, wanted)
+    if any(b not in found for b in places):
+        block = found_of_block(model, rows, first, wanted, noise, likelihood)
+        found = {b: block.rows([b]) for b in range(len(rows.x))} | found
     some = next(iter(found.values()))
     return _joined([found.get(b, some) for b in range(len(rows.x))])
 

@@ -9,10 +9,10 @@ holes by p(x_m | z), and the *completed* rows are encoded,
 
 Each sweep's mean weight has the expectation p(x_o) whatever the sweeps before it found. It ends
 where a sweep has particles enough; else the later half of the sweeps is pooled. An encoder that
-knows rows with holes proposes better than that: where moving finds no more mass and no more
-effective particles, the first draws stay. Sources: Rezende, Mohamed, Wierstra, "Stochastic
-Backpropagation", 2014 (imputing by turns); Cappe, Guillin, Marin, Robert, "Population Monte
-Carlo", 2004 (weights and resampling).
+knows rows with holes proposes better than that: where moving a quarter of the particles finds next
+to no mass, or moving all no more mass and no more effective ones, the first draws stay. Sources:
+Rezende, Mohamed, Wierstra, "Stochastic Backpropagation", 2014 (imputing by turns); Cappe, Guillin,
+Marin, Robert, "Population Monte Carlo", 2004 (weights and resampling).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ __all__ = [
 
 _MORE = 1.0  # nats of log p(x_o) by which one population beats another, whatever its ESS
 _ENOUGH = 30  # effective particles, or half of all, of a sweep that is the last if k-hat is low
+_TRIED, _LEAST = 4, 100  # a quarter of the particles moves first, where that is 100 or more
 _MOST_ROWS = 32  # of a block
 _TOGETHER = 2**13  # latents of a block decoded at once: their hidden layers stay in the cache
 
@@ -139,10 +140,16 @@ def pooled(sweeps: Sequence[Population]) -> Population:
 
 
 def moved_particles(model: Any, rows: Rows, first: Population, sweeps: int) -> Population:
-    """What the particles of one row become by at most so many sweeps."""
-    done = [first]
+    """What the particles of one row become by at most so many sweeps; `first` where none helps."""
+    done, samples = [first], len(first.log_w)
     while first.z and len(done) <= sweeps and not bool(settled(done[-1].log_w)):
-        done.append(_moved(model, rows, done[-1]))
+        if len(done) > 1 or samples < _TRIED * _LEAST:
+            done.append(_moved(model, rows, done[-1], samples))
+        else:
+            few = _moved(model, rows, first, samples // _TRIED)
+            if _mass(few.log_w) < _mass(first.log_w) - _MORE - math.log(_TRIED):
+                return first  # a quarter may have a quarter of the mass by chance, not less
+            done.append(pooled([few, _moved(model, rows, first, samples - len(few.log_w))]))
         if len(done) == 2 and not _gains(done[1].log_w, first.log_w):
             return first
     if len(done) == 1:
@@ -151,11 +158,11 @@ def moved_particles(model: Any, rows: Rows, first: Population, sweeps: int) -> P
     return late if _gains(late.log_w, first.log_w) else first
 
 
-def _moved(model: Any, rows: Rows, before: Population) -> Population:
+def _moved(model: Any, rows: Rows, before: Population, samples: int) -> Population:
     """The next sweep of one row: resampled, holes filled, completed rows encoded, weighed."""
     x, mask, context = rows
     assert mask is not None
-    index = resampled(shares(before.log_w)[0], len(before.log_w))
+    index = resampled(shares(before.log_w)[0], samples)
     found = []
     for part in parts(len(index), x):
         chosen = before.part(index[part])
@@ -250,8 +257,13 @@ def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _gains(log_w: Tensor, before: Tensor) -> bool:
     """Whether one row's particles found much more mass than those before, or more count."""
-    mass = [float(torch.logsumexp(w, 0)) - math.log(len(w)) for w in (log_w, before)]
+    mass = [_mass(w) for w in (log_w, before)]
     if abs(mass[0] - mass[1]) > _MORE:
         return mass[0] > mass[1]
     count = [float(effective(shares(w))) for w in (log_w, before)]
     return count[0] > count[1]
+
+
+def _mass(log_w: Tensor) -> float:
+    """Log of the mean weight of one row, an estimate of log p(x_o) but for a constant."""
+    return float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))

@@ -32,7 +32,7 @@ class _Habits(NamedTuple):
 
     @classmethod
     def of(cls, rows: int) -> _Habits:
-        return cls(2000, 64, 20, 2e-3) if rows < _MANY else cls(1300, 256, 5, 8e-3)
+        return cls(1600, 64, 20, 2.5e-3) if rows < _MANY else cls(1300, 256, 5, 8e-3)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class MIWAE(Objective):
     the multiply importance weighted autoencoder of Rainforth et al. by the same letters.)
 
     A step takes 64 rows and 20 draws of each; of 2,000 rows and more, whose gradients differ by
-    the rows above all, 256 rows and 5 draws, at four times the rate.
+    the rows above all, 256 rows and 5 draws, at three times the rate.
 
     Args:
         bound: what is maximised.
