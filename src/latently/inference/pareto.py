@@ -17,6 +17,7 @@ __all__ = ["K_HAT_LIMIT", "pareto_k", "tail_length"]
 
 K_HAT_LIMIT = 0.7
 _SHORTEST = 5
+_VALUES = 2**18  # of a part of the grid
 _EQUAL = 1e-3, 1e-6  # nats, and of |log w|: what float32 rounding makes of equal weights, and more
 
 
@@ -64,5 +65,8 @@ def pareto_k(log_tops: Tensor) -> Tensor:
 
 
 def _shape(b: Tensor, x: Tensor) -> Tensor:
-    """`k(b) = mean_i log(1 - b x_i)` for each b, (n, G), one b at a time to bound memory."""
-    return torch.stack([torch.log1p(-b[:, j, None] * x).mean(1) for j in range(b.shape[1])], 1)
+    """`k(b) = mean_i log(1 - b x_i)` for each b, (n, G), as many at once as memory is cheap."""
+    at_once = max(1, _VALUES // max(x.numel(), 1))
+    return torch.cat(
+        [torch.log1p(-some[..., None] * x[:, None]).mean(2) for some in b.split(at_once, 1)], 1
+    )

@@ -192,18 +192,10 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
                 f"recipe={self.recipe!r} cannot leave cells out, so it knows no cell given the "
                 "others; choose table, vae, fa, ppca or mixture"
             )
-        if self.model_.density != "exact":
-            draws = number(self.samples)
-            surprise = attribution(self.model_, data, samples=draws, draws=1, seed=self.seed_)
-            found[:, places] = surprise.values.numpy()
-            return found
-        whole = self._scores(data)  # the same by the difference, for all rows at once
-        mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
-        for k, place in enumerate(places):
-            others = mask.clone()
-            others[:, k] = False
-            lacking = replace(data, x=data.x.masked_fill(~others, 0), mask=others)
-            found[:, place] = np.where(mask[:, k], self._scores(lacking) - whole, 0.0)
+        told = attribution(
+            self.model_, data, samples=number(self.samples), draws=1, seed=self.seed_
+        )
+        found[:, places] = told.values.numpy()
         return found
 
     def _schema(self, frame: Frame, *, numbers: bool) -> Schema:
