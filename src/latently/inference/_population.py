@@ -2,17 +2,20 @@ r"""Weighted particles of rows with holes: first draws, moves, and whether they 
 
     w_k = p(x_o, z_k) / q(z_k | x_o),    z_k ~ q,    v_k = w_k / sum_l w_l
 
-Where few of the particles carry all the weight, they move: those resampled by weight fill the
-holes by p(x_m | z), and the *completed* rows are encoded,
+Where few of the particles carry all the weight, they move: J of them, resampled by weight, fill
+the holes by p(x_m | z), and the *completed* rows are encoded,
 
-    z_k ~ q(z | x_o, x_m^k),    w_k = p(x_o, z_k) / q(z_k | x_o, x_m^k).
+    z_k ~ q_J = (1/J) sum_j q(z | x_o, x_m^j),    w_k = p(x_o, z_k) / q_J(z_k).
 
-Each sweep's mean weight has the expectation p(x_o) whatever the sweeps before it found. It ends
-where a sweep has particles enough; else the later half of the sweeps is pooled. An encoder that
-knows rows with holes proposes better than that: where moving a quarter of the particles finds next
-to no mass, or moving all no more mass and no more effective ones, the first draws stay. Sources:
-Rezende, Mohamed, Wierstra, "Stochastic Backpropagation", 2014 (imputing by turns); Cappe, Guillin,
-Marin, Robert, "Population Monte Carlo", 2004 (weights and resampling).
+If q is near the posterior of complete rows and the completions are draws from p(x_m | x_o), q_J is
+near p(z | x_o). Each sweep's mean weight has the expectation p(x_o) whatever the sweeps before it
+found. It ends where a sweep has particles enough; else the later half of the sweeps is pooled. An
+encoder that knows rows with holes may propose better: where moving finds no more mass and no more
+effective particles, the first draws stay. Where q has several layers or is no density at a glance,
+J = K and every z_k is weighed by its own q(z | x_o, x_m^k), which is right, too, but uneven.
+Sources: Rezende, Mohamed, Wierstra, "Stochastic Backpropagation", 2014 (imputing by turns);
+Cappe, Guillin, Marin, Robert, "Population Monte Carlo", 2004 (weights and resampling); Elvira,
+Martino, Luengo, Bugallo, "Generalized Multiple Importance Sampling", 2019 (weights of mixtures).
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ __all__ = [
 
 _MORE = 1.0  # nats of log p(x_o) by which one population beats another, whatever its ESS
 _ENOUGH = 30  # effective particles, or half of all, of a sweep that is the last if k-hat is low
-_TRIED, _LEAST = 4, 100  # a quarter of the particles moves first, where that is 100 or more
+_COMPLETED = 100  # rows with their holes filled, whose posteriors are mixed
 _MOST_ROWS = 32  # of a block
 _TOGETHER = 2**13  # latents of a block decoded at once: their hidden layers stay in the cache
 
@@ -139,17 +142,13 @@ def pooled(sweeps: Sequence[Population]) -> Population:
     )
 
 
-def moved_particles(model: Any, rows: Rows, first: Population, sweeps: int) -> Population:
+def moved_particles(
+    model: Any, rows: Rows, first: Population, sweeps: int, enough: int = _ENOUGH
+) -> Population:
     """What the particles of one row become by at most so many sweeps; `first` where none helps."""
-    done, samples = [first], len(first.log_w)
-    while first.z and len(done) <= sweeps and not bool(settled(done[-1].log_w)):
-        if len(done) > 1 or samples < _TRIED * _LEAST:
-            done.append(_moved(model, rows, done[-1], samples))
-        else:
-            few = _moved(model, rows, first, samples // _TRIED)
-            if _mass(few.log_w) < _mass(first.log_w) - _MORE - math.log(_TRIED):
-                return first  # a quarter may have a quarter of the mass by chance, not less
-            done.append(pooled([few, _moved(model, rows, first, samples - len(few.log_w))]))
+    done = [first]
+    while first.z and len(done) <= sweeps and not bool(settled(done[-1].log_w, enough)):
+        done.append(_moved(model, rows, done[-1]))
         if len(done) == 2 and not _gains(done[1].log_w, first.log_w):
             return first
     if len(done) == 1:
@@ -158,25 +157,57 @@ def moved_particles(model: Any, rows: Rows, first: Population, sweeps: int) -> P
     return late if _gains(late.log_w, first.log_w) else first
 
 
-def _moved(model: Any, rows: Rows, before: Population, samples: int) -> Population:
+def _moved(model: Any, rows: Rows, before: Population) -> Population:
     """The next sweep of one row: resampled, holes filled, completed rows encoded, weighed."""
+    samples, log_shares = len(before.log_w), shares(before.log_w)[0]
+    some = before.part(resampled(log_shares, min(samples, _COMPLETED)))
+    complete, contexts = _completed(model, rows, some)
+    q = model.posterior(complete, None, contexts)
+    if q is not None:
+        return _of_mixture(model, rows, q, math.ceil(samples / len(complete)))
+    index, found = resampled(log_shares, samples), []
+    for part in parts(samples, rows.x):
+        complete, contexts = _completed(model, rows, before.part(index[part]))
+        p = model.infer(complete, 1, None, contexts)
+        p = p if len(p.log_pi) == 1 else p.chosen()
+        z = tuple(layer.transpose(0, 1) for layer in p.z)
+        found.append(_reweighed(model, rows, z, sum(t[0] for t in p.log_q)))
+    return pooled(found)
+
+
+def _completed(model: Any, rows: Rows, particles: Population) -> tuple[Tensor, Tensor | None]:
+    """One row with its holes filled by each of the particles, (K, *X), and its context."""
     x, mask, context = rows
     assert mask is not None
-    index = resampled(shares(before.log_w)[0], samples)
-    found = []
-    for part in parts(len(index), x):
-        chosen = before.part(index[part])
-        drawn = conditioned(model, chosen, rows).sample()[:, 0]
-        contexts = None if context is None else context.expand(len(drawn), -1)
-        complete = torch.where(mask, x, inside(model, drawn, x.dtype))
-        q = model.infer(complete, 1, None, contexts)
-        q = q if len(q.log_pi) == 1 else q.chosen()
-        z = tuple(layer.transpose(0, 1) for layer in q.z)
-        p = model.infer(x, len(drawn), mask, context, z=z)
-        terms = (*(t[:, 0] for t in p.log_prior), *(-t[0] for t in q.log_q))
-        log_w = (p.log_lik[:, 0] + sum(terms)).double()
-        found.append(Population(z, p.noise, log_w[:, None]))
-    return pooled(found)
+    drawn = conditioned(model, particles, rows).sample()[:, 0]
+    contexts = None if context is None else context.expand(len(drawn), -1)
+    return torch.where(mask, x, inside(model, drawn, x.dtype)), contexts
+
+
+def _of_mixture(model: Any, rows: Rows, q: Any, each: int) -> Population:
+    """Draws from each of J posteriors, all of them weighed by the J together."""
+    z = q.sample((each,)).flatten(0, 1)
+    count = q.batch_shape[0]
+    at_once = max(1, BLOCK_VALUES // (count * max(z[0].numel(), 1)))
+    log_q = [
+        q.log_prob(some[:, None].expand(-1, count, *some.shape[1:])).logsumexp(1)
+        for some in z.split(at_once)
+    ]
+    log_mean = torch.cat(log_q) - math.log(count)
+    return pooled(
+        [
+            _reweighed(model, rows, (z[part, None],), log_mean[part])
+            for part in parts(len(z), rows.x)
+        ]
+    )
+
+
+def _reweighed(model: Any, rows: Rows, z: tuple[Tensor, ...], log_q: Any) -> Population:
+    """Latents (K, 1, *Z) of one row with the log-density (K,) that they were drawn with."""
+    x, mask, context = rows
+    p = model.infer(x, len(z[0]), mask, context, z=z)
+    log_w = (p.log_lik[:, 0] + sum(t[:, 0] for t in p.log_prior) - log_q).double()
+    return Population(z, p.noise, log_w[:, None])
 
 
 def shares(log_w: Tensor) -> Tensor:
@@ -194,11 +225,11 @@ def shares(log_w: Tensor) -> Tensor:
     return found
 
 
-def settled(log_w: Tensor) -> Tensor:
+def settled(log_w: Tensor, enough: int = _ENOUGH) -> Tensor:
     """Rows with particles enough, and no few of them that outweigh the rest, (B,)."""
     log_shares = shares(log_w)
-    enough = effective(log_shares) >= min(_ENOUGH, len(log_w) / 2)
-    return enough & (shapes(log_shares) <= K_HAT_LIMIT)
+    many = effective(log_shares) >= min(enough, len(log_w) / 2)
+    return many & (shapes(log_shares) <= K_HAT_LIMIT)
 
 
 def effective(log_shares: Tensor) -> Tensor:

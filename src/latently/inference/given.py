@@ -150,7 +150,8 @@ def draw_given(
             ]
             found = torch.cat([inside(model, d.sample(), x.dtype) for d in drawn])[:, 0]
             return Given(torch.where(mask, x[0], found), None, None)
-        particles = moved_particles(model, rows, first_particles(model, rows, samples), sweeps)
+        first, enough = first_particles(model, rows, samples), max(min(n, samples // 4), 1)
+        particles = moved_particles(model, rows, first, sweeps, enough)
         log_shares = shares(particles.log_w)
         found = draws_of_row(model, rows, particles, log_shares[0], n)[:, 0]
         return Given(

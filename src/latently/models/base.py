@@ -124,6 +124,15 @@ class Model(nn.Module, ABC):
     def likelihood(self, z: tuple[Tensor, ...], context: Tensor | None = None) -> Distribution:
         """p(x|z), of batch shape (K, B)."""
 
+    def posterior(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Distribution | None:
+        """q(z | x_observed) of one layer of latents, of batch shape (B,).
+
+        None: there are more or none, or its density costs more than a pass of the decoder.
+        """
+        return None
+
     @abstractmethod
     def misfit(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, str]:
         """True where a value lies outside the support (shape of x), and the support in words.

@@ -184,6 +184,11 @@ class NotAtRandom(Model):
             log_s = log_s + torch.where(self.numbers & ~mask, self._tilt * unit, 0.0)
         return torch.where(self.lacking, log_s, 0.0)
 
+    def posterior(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Distribution | None:
+        return self.model.posterior(x, mask, context)
+
     def latents(
         self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
     ) -> tuple[Tensor, ...]:

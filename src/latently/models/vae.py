@@ -24,6 +24,7 @@ from latently.inference.particles import Particles, equal_shares
 from latently.models.base import Model
 from latently.probability.conditional import Conditional, Draw, draw, shown
 from latently.probability.distributions import kl_and_cells, observed_log_prob
+from latently.probability.flows import FlowDistribution
 from latently.probability.priors import Prior
 
 __all__ = ["VAE"]
@@ -103,6 +104,12 @@ class VAE(Model):
             kl_cells=(None if cells is None else cells.expand_as(z0),),
         )
         return found, likelihood
+
+    def posterior(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Distribution | None:
+        q = self.encoder(*self._seen(x, mask), context)
+        return None if isinstance(q, FlowDistribution) else q
 
     def latents(
         self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()

@@ -322,6 +322,11 @@ class Transformed(Model):
         p = self.model.infer(y, samples, mask, context, **how)
         return p._replace(log_lik=p.log_lik + self._log_slopes(x, mask).to(p.log_lik.dtype))
 
+    def posterior(
+        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
+    ) -> Distribution | None:
+        return self.model.posterior(self._forward(x, mask), mask, context)
+
     def latents(
         self, n: int, context: Tensor | None = None, given: Sequence[Tensor] = ()
     ) -> tuple[Tensor, ...]:
