@@ -282,7 +282,8 @@ def test_the_population_moves_where_the_encoder_never_saw_holes(kind):
 
     (still_ess, still_miss), (moved_ess, moved_miss) = found(0), found(30)
     assert still_ess.median() < 60
-    assert (moved_ess >= 30).double().mean() > 0.9  # where a sweep is enough
+    assert (moved_ess[0] >= 30).all()  # where a sweep is enough
+    assert (moved_ess >= 30).double().mean() > 0.9
     assert moved_miss < 0.3 * still_miss
     assert moved_miss < 0.15
 

@@ -160,11 +160,11 @@ def moved_particles(
 def _moved(model: Any, rows: Rows, before: Population) -> Population:
     """The next sweep of one row: resampled, holes filled, completed rows encoded, weighed."""
     samples, log_shares = len(before.log_w), shares(before.log_w)[0]
-    at_once = next(parts(samples, rows.x)).stop
-    some = before.part(resampled(log_shares, min(at_once, _COMPLETED)))
-    complete, contexts = _completed(model, rows, some)
-    q = model.posterior(complete, None, contexts)
-    if q is not None:
+    if model.posterior(*rows) is not None:
+        at_once = next(parts(samples, rows.x)).stop
+        some = before.part(resampled(log_shares, min(at_once, _COMPLETED)))
+        complete, contexts = _completed(model, rows, some)
+        q = model.posterior(complete, None, contexts)
         return _of_mixture(model, rows, q, math.ceil(samples / len(complete)))
     index, found = resampled(log_shares, samples), []
     for part in parts(samples, rows.x):
