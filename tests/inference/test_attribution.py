@@ -293,24 +293,30 @@ class Narrow(Inexact):
         return type(q)(q.mean, precision_matrix=3 * q.precision_matrix, validate_args=False)
 
 
-def test_cells_of_heavy_weights_get_more_draws(monkeypatch):
+def test_cells_of_heavy_weights_get_more_draws_which_move(monkeypatch):
     exact = factors()
     model = Narrow((5,), 2)
     model.load_state_dict(exact.state_dict())
     data, errors, found = rows(exact, n=100, share=0.0), {}, {}
     truth = attribution(exact, data).values
-    for more in (1, 4):
-        monkeypatch.setattr(_cells, "_MORE", more)
-        found[more] = attribution(model, data, samples=100, draws=1)
-        errors[more] = (found[more].values - truth).square()
-    again = errors[1] != errors[4]
-    heavy = found[1].k_hat > K_HAT_LIMIT
+    once, more, moved = (math.inf, 0), (K_HAT_LIMIT, 0), (K_HAT_LIMIT, 10)
+    for how in (once, more, moved):
+        monkeypatch.setattr(_cells, "K_HAT_LIMIT", how[0])
+        monkeypatch.setattr(_cells, "_SWEEPS", how[1])
+        found[how] = attribution(model, data, samples=100, draws=1)
+        errors[how] = (found[how].values - truth).square()
+    again = errors[once] != errors[more]
+    heavy = found[once].k_hat > K_HAT_LIMIT
     assert 0.2 < float(heavy.double().mean()) < 1  # of rows: some, not all, hold a heavy cell
     assert torch.equal(again.any(1), heavy)  # all else stays to the number
-    assert float(errors[4][again].mean()) < 0.5 * float(errors[1][again].mean())
-    assert int((found[4].k_hat > K_HAT_LIMIT).sum()) < int(heavy.sum())
+    assert torch.equal(errors[moved][~again], errors[once][~again])
+    assert float(errors[more][again].mean()) < 0.5 * float(errors[once][again].mean())
+    went = errors[moved] != errors[more]
+    assert float(errors[moved][went].mean()) < 0.5 * float(errors[more][went].mean())
+    left = [int((found[how].k_hat > K_HAT_LIMIT).sum()) for how in (once, more, moved)]
+    assert left[0] > left[1] > left[2]
     alone = attribution(model, data.rows(heavy.nonzero()[:1, 0]), samples=100, draws=1)
-    assert torch.equal(alone.values[0], found[4].values[heavy][0])
+    assert torch.equal(alone.values[0], found[moved].values[heavy][0])
 
 
 def test_what_is_advised_is_an_option_of_the_command_line():

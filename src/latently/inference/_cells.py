@@ -5,9 +5,11 @@ r"""log p(x_j | the other observed cells) for many pairs of a row and a cell.
 where o lacks j: the cell is hidden before z is proposed. Draws of the row with all of its cells
 would have followed a strange x_j. Source of the weights v: `_population`.
 
-Pairs whose weights are heavy (k-hat) are treated again, with more draws: they are few, so that all
-cost little more. k-hat itself is found from few weights and is too large by chance in some pairs,
-so that the worst of a row's cells would otherwise tell of chance as much as of the model.
+Pairs whose weights are heavy (k-hat) are treated again, one by one: with more draws, which move
+where these are not enough, as they do in imputation. k-hat itself is found from few weights and
+is too large by chance in some pairs, so that the worst of a row's cells would otherwise tell of
+chance as much as of the model. Pairs of one column stand together, so that of most blocks the
+density of few columns is asked for.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from torch import Tensor
 from latently.errors import UserError, called
 from latently.inference._blocks import blocks, blocks_of, exact_rows, row_keys
 from latently.inference._by_row import Inseparable, RowNoise
-from latently.inference._filled import weighted_index
+from latently.inference._filled import cells_of, weighted_index
 from latently.inference._population import (
     Population,
     conditioned,
+    decoded_particles,
     first_particles,
     inside,
+    moved_particles,
     parts,
     shapes,
     shares,
@@ -38,6 +42,7 @@ __all__ = ["Scored", "check_cells", "left_out_rows", "scored_pairs"]
 
 _VALUES = 2**18  # of rows that are held once for each of their cells
 _MORE = 4  # times K, for pairs whose weights are heavy
+_SWEEPS = 10  # most moves of their draws
 
 
 class Scored(NamedTuple):
@@ -105,7 +110,7 @@ def scored_pairs(
         rows: (n, *X); missing cells hold 0.
         pairs: row and flat cell of each, (P, 2); the cell is hidden if it is observed.
         values: what to put there, (V, P).
-        samples: K; four times as many where their weights are heavy.
+        samples: K; four times as many, which may move, where their weights are heavy.
         draws: to tell what is usual by; 0: `usual` is 0.
         seed: what is found of a pair depends on it and the row alone.
     """
@@ -120,12 +125,11 @@ def scored_pairs(
             again += which[heavy].tolist()
             if not bool(heavy.all()):
                 yield some[which[~heavy]], found.part(~heavy)
-        if again:
-            at = torch.tensor(again, device=pairs.device)
-            asked = pairs[some[at], 1], values[:, some[at]]
-            rest, own = without.part(at), [keys[i] for i in again]
-            for which, found in _in_blocks(model, rest, own, *asked, _MORE * samples, draws):
-                yield some[at[which]], found
+        for i in again:
+            one = slice(i, i + 1)
+            noise, own = RowNoise([keys[i]], pairs.device), some[one]
+            row, asked = without.part(one), (pairs[own, 1], values[:, own])
+            yield own, _scored(model, row, *asked, noise, _MORE * samples, draws, _SWEEPS)
 
 
 def _in_blocks(
@@ -138,9 +142,11 @@ def _in_blocks(
     draws: int,
 ) -> Iterator[tuple[Tensor, Scored]]:
     """Rows (P, *X) with their hidden cells (P,) and values (V, P), by their numbers."""
-    for numbers, places in blocks(model, rows, keys, samples):
-        which = torch.tensor(numbers, device=cells.device)
-        noise = RowNoise([keys[i] for i in numbers], cells.device)
+    order = cells.argsort(stable=True)
+    ordered = [keys[i] for i in order.tolist()]
+    for numbers, places in blocks(model, rows.part(order), ordered, samples):
+        which = order[numbers]
+        noise = RowNoise([ordered[i] for i in numbers], cells.device)
         found = _scored(
             model, rows.part(which), cells[which], values[:, which], noise, samples, draws
         )
@@ -166,22 +172,28 @@ def _scored(
     noise: RowNoise,
     samples: int,
     draws: int,
+    sweeps: int = 0,
 ) -> Scored:
-    """Values (V, B) of the cells (B,) of rows (B, *X), by flat number, each hidden in its row."""
+    """Values (V, B) of the cells (B,) of rows (B, *X), by flat number, each hidden in its row.
+
+    The draws of one row may move, by so many sweeps.
+    """
     if model.density == "exact":
         known = model.predictive(*rows)
         if known is not None and hasattr(known, "cell_log_prob"):
             return _exact(known, rows, cells, values, noise, draws)
+    likelihood = None
     if len(rows.x) == 1:
         with noise.of(0):
             particles = first_particles(model, rows, samples)
+            particles = moved_particles(model, rows, particles, sweeps)
     else:
-        particles = first_particles(model, rows, samples, noise)
+        particles, likelihood = decoded_particles(model, rows, samples, noise)
     log_shares = shares(particles.log_w)
     asked = values
     if draws:
         asked = torch.cat([values, _drawn(model, rows, particles, cells, noise, draws)])
-    found = _mixed(model, rows, particles, log_shares.T, cells, asked)
+    found = _mixed(model, rows, particles, log_shares.T, cells, asked, likelihood)
     usual = found[len(values) :].mean(0) if draws else found.new_zeros(found.shape[1])
     return Scored(found[: len(values)], usual, shapes(log_shares))
 
@@ -252,21 +264,33 @@ def _drawn(
     log_shares = shares(particles.log_w)
     u = noise.rand(draws, torch.float64, rows.x.device)
     chosen = conditioned(model, particles.picked(weighted_index(log_shares.exp(), u)), rows)
-    try:
-        drawn = noise.sample(chosen)
-    except Inseparable:
-        if len(rows.x) > 1:
-            raise
-        with noise.of(0):
-            drawn = chosen.sample()
-    drawn = inside(model, drawn, rows.x.dtype).flatten(2)
-    return drawn[:, torch.arange(len(cells), device=cells.device), cells]
+    found = rows.x.new_zeros(draws, len(cells))
+    for at, own in _asked(chosen, cells, rows.x):
+        try:
+            drawn = noise.copy().sample(own)  # whatever else is drawn for others of the block
+        except Inseparable:
+            if len(rows.x) > 1:
+                raise
+            with noise.copy().of(0):
+                drawn = own.sample()
+        here, place = _places(at, cells)
+        drawn = drawn.flatten(2)[:, here, place]
+        found = found.to(torch.promote_types(found.dtype, drawn.dtype))
+        found[:, here] = drawn.to(found.dtype)
+    whole = inside(model, torch.stack([*_put(rows.x, cells, found)]), rows.x.dtype).flatten(2)
+    return whole[:, torch.arange(len(cells), device=cells.device), cells]
 
 
 def _mixed(
-    model: Any, rows: Rows, particles: Population, log_share: Tensor, cells: Tensor, asked: Tensor
+    model: Any,
+    rows: Rows,
+    particles: Population,
+    log_share: Tensor,
+    cells: Tensor,
+    asked: Tensor,
+    likelihood: Any = None,
 ) -> Tensor:
-    """`log sum_k v_k p(x_j | x_o, z_k)` of values (V, B)."""
+    """`log sum_k v_k p(x_j | x_o, z_k)` of values (V, B); p(x|z) of all particles, if known."""
     x, mask, context = rows
     assert mask is not None
     only = torch.zeros_like(x, dtype=torch.bool)
@@ -274,13 +298,37 @@ def _mixed(
     whole = _put(x, cells, asked)
     terms: list[list[Tensor]] = [[] for _ in asked]
     for part in parts(len(log_share), x):
-        d = model.likelihood(tuple(z[part] for z in particles.z), context)
-        apart = d.given(x, mask) is d  # other cells say nothing of this one
-        under = 0.0 if apart else d.log_prob(x, mask).double()
-        seen = only if apart else mask | only
+        d = likelihood
+        if d is None:
+            d = model.likelihood(tuple(z[part] for z in particles.z), context)
+        if d.given(x, mask) is d:  # other cells say nothing of this one
+            some = [(at, own, _at(only, at, own)) for at, own in _asked(d, cells, x)]
+            for v, value in enumerate(whole):
+                log_p = [own.log_prob(_at(value, at, own), seen) for at, own, seen in some]
+                terms[v].append(sum(t.double() for t in log_p) + log_share[part])
+            continue
+        under = d.log_prob(x, mask).double()
         for v, value in enumerate(whole):
-            terms[v].append(d.log_prob(value, seen).double() - under + log_share[part])
+            log_p = d.log_prob(value, mask | only).double() - under
+            terms[v].append(log_p + log_share[part])
     return torch.stack([torch.cat(own).T.contiguous().logsumexp(1) for own in terms])
+
+
+def _asked(d: Any, cells: Tensor, x: Tensor) -> list[tuple[Tensor, Any]]:
+    """The parts of d that some of the cells belong to, with the places of theirs in a flat row."""
+    parts = cells_of(d, x)
+    return [(at, own) for at, own in parts if bool(torch.isin(cells, at).any())]
+
+
+def _places(at: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the cells (B,) are among those at some places, and the number there of each."""
+    here, place = (cells[:, None] == at).nonzero(as_tuple=True)
+    return here, place
+
+
+def _at(rows: Tensor, at: Tensor, own: Any) -> Tensor:
+    """The part of rows (B, *X) that a part of their distribution speaks of."""
+    return rows.flatten(1)[:, at].view(len(rows), *own.event_shape)
 
 
 def _put(x: Tensor, cells: Tensor, values: Tensor) -> Sequence[Tensor]:

@@ -27,7 +27,15 @@ from latently.inference._population import (
 )
 from latently.inference.rows import Rows
 
-__all__ = ["Found", "Wanted", "draws_of_row", "found_of_block", "found_of_row", "weighted_index"]
+__all__ = [
+    "Found",
+    "Wanted",
+    "cells_of",
+    "draws_of_row",
+    "found_of_block",
+    "found_of_row",
+    "weighted_index",
+]
 
 _FEW = 64  # values of a cell, at most, whose probabilities are told one by one
 _NEGLECTED = 1e-4  # total weight of the particles that moments of a single row leave out
@@ -231,7 +239,7 @@ class _Lines:
         if not self._wanted.lines:
             return
         found = []
-        for places, own in _cells(d, self._x):
+        for places, own in cells_of(d, self._x):
             levels = own.levels if hasattr(d, "cells") else None
             if levels is not None and levels <= _FEW:
                 probs = own.level_probs
@@ -246,7 +254,9 @@ class _Lines:
     def drawn(self, d: Any, noise: RowNoise) -> Tensor:
         """A draw of every component (K, B) in the cells of many values, (K, B, *X)."""
         found = [
-            (at, noise.sample(own)) for at, own in _cells(d, self._x) if bool(self._many[at].any())
+            (at, noise.sample(own))
+            for at, own in cells_of(d, self._x)
+            if bool(self._many[at].any())
         ]
         if len(found) == 1 and len(found[0][0]) == len(self._many):
             return found[0][1]
@@ -281,7 +291,7 @@ class _Lines:
         return lines.view(-1, *hole.shape), mode.view(hole.shape) if len(mode) else mode
 
 
-def _cells(d: Any, x: Tensor) -> list[tuple[Tensor, Any]]:
+def cells_of(d: Any, x: Tensor) -> list[tuple[Tensor, Any]]:
     """The distributions that d is made of, with the places of their cells in a flat row of x."""
     parts = d.cells() if hasattr(d, "cells") else [(torch.arange(x[0].numel()), d)]
     return [(at.to(x.device), own) for at, own in parts]

@@ -107,8 +107,8 @@ def attribution(
     Args:
         model: any model with a density that can leave cells out.
         data: rows with their mask and context.
-        samples: K, draws of z for every cell, and four times as many where their weights are
-            heavy; exact models need none.
+        samples: K, draws of z for every cell; where their weights are heavy four times as many,
+            which move if need be. Exact models need none.
         draws: of each cell, to tell what is usual. Their error is about 0.7 / sqrt(draws) nats.
         seed: what is found of a row depends on it and the row alone.
         progress: called with (cells done, cells).

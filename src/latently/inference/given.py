@@ -179,8 +179,8 @@ def predictive(
         model: any model with a density that can leave cells out.
         data: rows with their mask and context.
         values: (V,), the same for all cells, or (V, n, *shape).
-        samples: K, draws of z for every cell, and four times as many where their weights are
-            heavy; exact models need none.
+        samples: K, draws of z for every cell; where their weights are heavy four times as many,
+            which move if need be. Exact models need none.
         seed: what is found of a row depends on it and the row alone.
         progress: called with (cells done, cells).
 

@@ -83,7 +83,10 @@ class Factorized(Joint):
     def cells(self) -> list[tuple[Tensor, Factorized]]:
         """The parts of cells of one kind that it is made of, with their places in a flat row."""
         if hasattr(self.base, "parts"):
-            return [(torch.tensor(at), Factorized(own, 1)) for at, own in self.base.parts()]
+            fill = torch.as_tensor(self.fill).expand(self.event_shape)
+            return [
+                (torch.tensor(at), Factorized(own, 1, fill[at])) for at, own in self.base.parts()
+            ]
         return [(torch.arange(math.prod(self.event_shape)), self)]
 
     @property
