@@ -24,7 +24,7 @@ class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Esti
 
     `transform(x) = E q(z|x)`, the posterior means of all layers side by side: factors of `fa`,
     codes of `ae`, responsibilities `p(k|x)` of a `mixture`; of a `flow` the row in its base space.
-    `inverse_transform(z) = E p(x|z)`. Everything is in float64.
+    `inverse_transform(z) = E p(x|z)`. What comes out is in float64.
 
     Args:
         recipe: name of a recipe: "vae", "fa", "ppca", "mixture", "flow", "ae" or one of your own.
