@@ -241,6 +241,8 @@ class _Lines:
         found = []
         for places, own in cells_of(d, self._x):
             levels = own.levels if hasattr(d, "cells") else None
+            if not bool(self._matters[places].any()):
+                continue
             if levels is not None and levels <= _FEW:
                 probs = own.level_probs
                 sums = torch.einsum("kb,kbjl->bjl", share.to(probs.dtype), probs)

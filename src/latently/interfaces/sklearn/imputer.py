@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import TransformerMixin
 from sklearn.utils._set_output import _get_output_config
@@ -309,36 +308,12 @@ class LatentImputer(TransformerMixin, _TableEstimator):
         )
 
     def _drawn(self, data: Data, draws: int) -> Tensor:
-        """Draws (draws, n, modelled columns); equal rows, which share a seed, share no draw.
-
-        Each of them takes its part of the draws of the first. Rows go by how many are equal,
-        up to powers of two, so that one row of which there are thousands costs the others nothing.
-        """
-        drawn = data.x.repeat(draws, 1, 1)
-        if data.mask is None:
-            return drawn
-        rows = torch.cat([data.x.where(data.mask, 0), data.mask.double()], 1)
-        _, group, count = rows.unique(dim=0, return_inverse=True, return_counts=True)
-        order = group.argsort(stable=True)
-        turn = torch.empty_like(group)  # which of its equals a row is
-        turn[order] = torch.arange(len(group)) - (count.cumsum(0) - count)[group[order]]
-        several = 2 ** count.double().log2().ceil().long()  # draws are made for so many
-        first = order[count.cumsum(0) - count]
-        lacking = ~data.mask[first].all(1)
-        notes: dict[str, None] = {}
-        for times in several[lacking].unique().tolist():
-            groups = (lacking & (several == times)).nonzero()[:, 0]
-            found = self._impute(data.rows(first[groups]), draws * times)
-            notes |= dict.fromkeys(found.warnings)
-            own = torch.full_like(count, -1)
-            own[groups] = torch.arange(len(groups))
-            here = (own[group] >= 0).nonzero()[:, 0]
-            parts = found.draws.to(drawn.dtype).unflatten(0, (times, draws))
-            drawn[:, here] = parts[turn[here], :, own[group[here]]].transpose(0, 1)
-        for note in notes:
+        """Draws (draws, n, modelled columns); equal rows have draws of their own."""
+        found = self._impute(data, draws)
+        for note in found.warnings:
             plain = note.replace("--", "")
             warnings.warn(f"{type(self).__name__}: {plain}", stacklevel=4)
-        return drawn
+        return found.draws.to(data.x.dtype)
 
     def _finished(self, table: Table, x: Tensor) -> Any:
         """X with the values of x where it has holes."""
