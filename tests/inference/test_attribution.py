@@ -299,10 +299,10 @@ def test_cells_of_heavy_weights_get_more_draws_which_move(monkeypatch):
     model.load_state_dict(exact.state_dict())
     data, errors, found = rows(exact, n=100, share=0.0), {}, {}
     truth = attribution(exact, data).values
-    once, more, moved = (math.inf, 0), (K_HAT_LIMIT, 0), (K_HAT_LIMIT, 10)
+    once, more, moved = (math.inf, 4, 0), (K_HAT_LIMIT, 4, 0), (K_HAT_LIMIT, 8, 3)
     for how in (once, more, moved):
-        monkeypatch.setattr(_cells, "K_HAT_LIMIT", how[0])
-        monkeypatch.setattr(_cells, "_SWEEPS", how[1])
+        for name, value in zip(("K_HAT_LIMIT", "_MOVED", "_SWEEPS"), how, strict=True):
+            monkeypatch.setattr(_cells, name, value)
         found[how] = attribution(model, data, samples=100, draws=1)
         errors[how] = (found[how].values - truth).square()
     again = errors[once] != errors[more]

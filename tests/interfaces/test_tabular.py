@@ -11,6 +11,7 @@ import pytest
 from latently.data import load
 from latently.data.tables import MISSING, Schema, read_frame
 from latently.io import load_saved
+from latently.training.progress import Bar
 
 FIT = "--epochs 2 --quiet --net MLP(hidden=(8,)) --latents 2 --samples 2"
 
@@ -170,6 +171,20 @@ def test_scores_say_which_cell_is_strange(table, model, done, tmp_path):
     assert max(range(6), key=lambda k: float(scores[k][3])) == 3
     for row, score in zip(rows[:6], scores, strict=True):
         assert [cell == "" for cell in score[5:]] == [cell in ("", "NA") for cell in row[1:]]
+
+
+def test_the_bar_of_attribution_counts_cells(table, model, done, tmp_path, monkeypatch):
+    ends, leave = [], Bar.__exit__
+
+    def left(bar, *why):
+        ends.append((bar.unit, bar.done, bar.total))
+        leave(bar, *why)
+
+    monkeypatch.setattr(Bar, "__exit__", left)
+    how = ("--data", table, "--attribution", "--samples", 5, "--out", tmp_path / "scores.csv")
+    done("score", model, *how)
+    cells = sum(cell not in ("", "NA") for row in read(table)[1] for cell in row[1:])
+    assert ends[-1] == ("cell", cells, cells)
 
 
 def test_columns_in_another_order_are_the_same_rows(table, model, done, tmp_path):

@@ -5,11 +5,11 @@ r"""log p(x_j | the other observed cells) for many pairs of a row and a cell.
 where o lacks j: the cell is hidden before z is proposed. Draws of the row with all of its cells
 would have followed a strange x_j. Source of the weights v: `_population`.
 
-Pairs whose weights are heavy (k-hat) are treated again, one by one: with more draws, which move
-where these are not enough, as they do in imputation. k-hat itself is found from few weights and
-is too large by chance in some pairs, so that the worst of a row's cells would otherwise tell of
-chance as much as of the model. Pairs of one column stand together, so that of most blocks the
-density of few columns is asked for.
+Pairs whose weights are heavy (k-hat) are treated again with more draws, and where these are heavy,
+too, one by one with draws that move, as they do in imputation. k-hat itself is found from few
+weights and is too large by chance in some pairs, so that the worst of a row's cells would
+otherwise tell of chance as much as of the model. Pairs of one column stand together, so that of
+most blocks the density of few columns is asked for.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ __all__ = ["Scored", "check_cells", "left_out_rows", "scored_pairs"]
 
 _VALUES = 2**18  # of rows that are held once for each of their cells
 _MORE = 4  # times K, for pairs whose weights are heavy
-_SWEEPS = 10  # most moves of their draws
+_MOVED = 8  # times K, for those whose weights are heavy still
+_SWEEPS = 3  # most moves of these draws
 
 
 class Scored(NamedTuple):
@@ -110,7 +111,8 @@ def scored_pairs(
         rows: (n, *X); missing cells hold 0.
         pairs: row and flat cell of each, (P, 2); the cell is hidden if it is observed.
         values: what to put there, (V, P).
-        samples: K; four times as many, which may move, where their weights are heavy.
+        samples: K; four times as many where their weights are heavy, and eight times as many,
+            which move, where they are so still.
         draws: to tell what is usual by; 0: `usual` is 0.
         seed: what is found of a pair depends on it and the row alone.
     """
@@ -119,17 +121,22 @@ def scored_pairs(
         without = _hidden(rows, pairs[some])
         keys = row_keys(without, torch.arange(len(some), device=pairs.device), seed)
         asked = pairs[some, 1], values[:, some]
-        again: list[int] = []
-        for which, found in _in_blocks(model, without, keys, *asked, samples, draws):
-            heavy = found.k_hat > K_HAT_LIMIT
-            again += which[heavy].tolist()
-            if not bool(heavy.all()):
-                yield some[which[~heavy]], found.part(~heavy)
-        for i in again:
-            one = slice(i, i + 1)
-            noise, own = RowNoise([keys[i]], pairs.device), some[one]
-            row, asked = without.part(one), (pairs[own, 1], values[:, own])
-            yield own, _scored(model, row, *asked, noise, _MORE * samples, draws, _SWEEPS)
+        left = torch.arange(len(some), device=pairs.device)
+        for count in (samples, _MORE * samples):
+            again: list[Tensor] = [left[:0]]
+            asked = pairs[some[left], 1], values[:, some[left]]
+            own = [keys[i] for i in left.tolist()]
+            for which, found in _in_blocks(model, without.part(left), own, *asked, count, draws):
+                heavy = found.k_hat > K_HAT_LIMIT
+                again.append(left[which[heavy]])
+                if not bool(heavy.all()):
+                    yield some[left[which[~heavy]]], found.part(~heavy)
+            left = torch.cat(again)
+        for i in left.tolist():
+            one, noise = slice(i, i + 1), RowNoise([keys[i]], pairs.device)
+            asked, row = (pairs[some[one], 1], values[:, some[one]]), without.part(one)
+            count = _MOVED * samples
+            yield some[one], _scored(model, row, *asked, noise, count, draws, _SWEEPS)
 
 
 def _in_blocks(

@@ -160,7 +160,7 @@ def measured(saved: Saved, data: Data, method: Method, seed: int, quiet: bool = 
 
 
 def ticker(bar: Bar) -> Progress:
-    """What tells a bar of rows done."""
+    """What tells a bar of things done."""
     return lambda done, total: bar.update(done, None)
 
 

@@ -138,21 +138,22 @@ def _attributed(
     Raises:
         UserError: the model has no density, or cannot leave cells out.
     """
-    with Bar(len(data), "row") as bar:
+    cells = data.x.numel() if data.mask is None else int(data.mask.sum())
+    with Bar(cells, "cell") as bar:
         how: dict[str, Any] = {} if samples is None else {"samples": samples}
         found = attribution(saved.model, data, seed=seed, progress=ticker(bar), **how)
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not flat:
         return {"surprise": found.values, "excess": found.excess}
-    cells, seen = found.excess.flatten(1), found.mask.flatten(1)
-    names = column_names(saved, cells.shape[1])
-    worst = cells.masked_fill(~seen, -math.inf).argmax(1)
+    excess, seen = found.excess.flatten(1), found.mask.flatten(1)
+    names = column_names(saved, excess.shape[1])
+    worst = excess.masked_fill(~seen, -math.inf).argmax(1)
     empty = (~seen.any(1)).tolist()
     strangest = ["" if none else names[j] for j, none in zip(worst.tolist(), empty, strict=True)]
     columns: dict[str, Any] = {"strangest": strangest}
     for j, name in enumerate(names):
-        known = zip(cells[:, j].tolist(), seen[:, j].tolist(), strict=True)
+        known = zip(excess[:, j].tolist(), seen[:, j].tolist(), strict=True)
         columns[f"excess_{name}"] = [value if there else "" for value, there in known]
     return columns
 
