@@ -29,9 +29,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = ("make ", "python3 -m venv ", ".venv/bin/")  # lines that set an environment up
 NEED_DATA = re.compile(r"\b(mnist|fashion|omniglot|frey|cifar10)\b")
 NEEDS = re.compile(r"<!-- needs \$LATENTLY_DATA/(\S+) -->")  # a whole page
-BAR = re.compile(
-    r"^(row|cell|step|pass|fit) \d+/\d+ .*\n", re.MULTILINE
-)  # a terminal wipes it
+BAR = re.compile(r"^(row|cell|step|pass|fit) \d+/\d+ .*\n", re.MULTILINE)  # soon wiped
 NUMBER = re.compile(r"-?\b\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
 
 
