@@ -119,9 +119,8 @@ def scored_pairs(
     every = torch.arange(len(pairs), device=pairs.device)
     for some in every.split(max(1, _VALUES // max(rows.x[0].numel(), 1))):
         without = _hidden(rows, pairs[some])
-        keys = row_keys(without, torch.arange(len(some), device=pairs.device), seed)
-        asked = pairs[some, 1], values[:, some]
         left = torch.arange(len(some), device=pairs.device)
+        keys = row_keys(without, left, seed)
         for count in (samples, _MORE * samples):
             again: list[Tensor] = [left[:0]]
             asked = pairs[some[left], 1], values[:, some[left]]
@@ -133,10 +132,10 @@ def scored_pairs(
                     yield some[left[which[~heavy]]], found.part(~heavy)
             left = torch.cat(again)
         for i in left.tolist():
-            one, noise = slice(i, i + 1), RowNoise([keys[i]], pairs.device)
-            asked, row = (pairs[some[one], 1], values[:, some[one]]), without.part(one)
-            count = _MOVED * samples
-            yield some[one], _scored(model, row, *asked, noise, count, draws, _SWEEPS)
+            row, noise = without.part(slice(i, i + 1)), RowNoise([keys[i]], pairs.device)
+            pair, count = some[i : i + 1], _MOVED * samples
+            asked = pairs[pair, 1], values[:, pair]
+            yield pair, _scored(model, row, *asked, noise, count, draws, _SWEEPS)
 
 
 def _in_blocks(
