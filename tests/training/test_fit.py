@@ -150,6 +150,17 @@ def test_a_fit_asks_its_objective_what_suits_the_data():
     assert found.history[-1]["bound"] == wanted.history[-1]["bound"]
 
 
+def test_gradients_are_clipped_as_the_model_says_unless_the_caller_does():
+    model = model_of()
+    assert model.clip is None
+    assert fit(model, bits(), epochs=1, **QUIET).history[-1]["clipped"] == 0
+    model.clip = 1e-3
+    found = fit(model, bits(), epochs=1, **QUIET)
+    assert found.history[-1]["clipped"] > 0
+    assert any("clip=0.001" in warning for warning in found.warnings)
+    assert fit(model, bits(), epochs=1, clip=1e9, **QUIET).history[-1]["clipped"] == 0
+
+
 def test_validation_weighs_rows_equally_and_repeats():
     model, held = model_of(), bits(777, seed=1)  # blocks of 500: a short last one
     found = fit(

@@ -64,6 +64,7 @@ class Model(nn.Module, ABC):
         numerical: log p(x) holds an integral that is found numerically: evidence calls it an
             estimate, where others are exact.
         noisy: rows are scored with noise of their own added, integers x as x + u.
+        clip: largest norm of a gradient in a run that is told none; None: any.
         tolerance: nats that a pass of `em` gains at least, or the fit ends: of complete rows, and
             of rows with holes, where EM creeps.
         evidence_of: what log p is of: "x", or "x, s" for the observed values together with which
@@ -82,6 +83,7 @@ class Model(nn.Module, ABC):
     numerical: bool = False
     noisy: bool = False
     evidence_of: str = "x"
+    clip: float | None = None
     tolerance: tuple[float, float] = (1e-8, 1e-6)
     call: Any = None
 

@@ -48,6 +48,11 @@ __all__ = ["NotAtRandom", "not_random"]
 # tables of wines 8 draws gained little and took twice the time.
 DRAWS = 1
 
+# Norm of a gradient, times the number of columns, that no step goes beyond by itself. Usual ones
+# are a tenth to a third of it; where the edge of what is missing is steep, one step in a thousand
+# has a hundred times the usual, after which a run did not come back.
+_CLIP = 4.0
+
 
 class NotAtRandom(Model):
     """A model of rows and of what they lack: p(x) p(s|x), for values missing not at random.
@@ -101,6 +106,7 @@ class NotAtRandom(Model):
             )
         self.model, self.shape, self.samples = model, model.shape, draws
         self.discrete, self.contexts = model.discrete, model.contexts
+        self.clip = _CLIP * math.prod(self.shape)
         self.missingness = built(missingness, self.shape, tuple(categories))
         self.separable = bool(getattr(self.missingness, "separable", False))
         flat = tuple(categories) or (0,) * math.prod(self.shape)

@@ -144,7 +144,8 @@ def fit(
         learning_rate: a number or a schedule over the run; default: 0.001, or what suits the
             objective.
         optimizer: constructor `(parameters, lr=...) -> Optimizer`, e.g. AdamW.
-        clip: largest global norm of a gradient, longer ones are shortened to it; default: none.
+        clip: largest global norm of a gradient, longer ones are shortened to it; default: the
+            model's, mostly none.
         skip: leave out a step whose gradient norm exceeds this; default: none.
         ema: decay, e.g. 0.999, of a moving average of the weights, which is then what is
             validated and kept; default: no average.
@@ -210,6 +211,8 @@ def fit(
         if validation is not None and others["patience"] is None:
             others["patience"] = waits
         options |= habits
+        if clip is None:
+            options["clip"] = model.clip
         check_pieces(BatchOrder(len(data), options["batch_size"], 0), accumulate)
         run = Run(
             model,
