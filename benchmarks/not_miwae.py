@@ -15,9 +15,10 @@ uci/wine_quality_white.csv (12 columns with the quality); breast is scikit-learn
 - `self-masking`, `self-masking known`: the same two with a logistic model of each column's holes,
   its sign unknown or known.
 
-Objective, K = 20, rate and batches of 64 are the recipe's; 8,000 steps of them see a third of the
-rows that the paper's 100,000 steps of 16 do. A known sign has --seeds runs, other rows one. Length
-and floor were the same for all tables, and hidden cells choose nothing.
+Objective, draws, rate and batches are the recipe's for as many rows: K = 20 and 64 rows, of the
+white wines K = 5 and 256. 8,000 steps see a third of the rows that the paper's 100,000 steps of 16
+do, and of the white wines a quarter more. A known sign has --seeds runs, others one. Length and
+floor were the same for all tables, and hidden cells choose nothing.
 """
 
 from __future__ import annotations
@@ -134,25 +135,22 @@ KINDS = (
 
 def claims(name: str, found: dict[str, Any]) -> list[dict[str, Any]]:
     """What is held against a bar, of one table."""
-    made = [
-        {
-            "what": f"{name}: error of the mean, against that of the protocol",
-            "text": f"{found['mean'][0]['rmse']:.4f} (protocol {MEANS[name]:.4f})",
-            "met": abs(found["mean"][0]["rmse"] - MEANS[name]) < 1e-4,
-        }
-    ]
     runs = [run["rmse"] for run in found["self-masking known"]]
     known = np.mean(runs)
     at_random = np.mean([run["rmse"] for run in found["MIWAE"]])
-    made.append(
+    return [
         {
             "what": f"{name}: RMSE of hidden high values, self-masking known (at most "
             f"{BARS[name]:.2f})",
             "text": f"{known:.2f} ({min(runs):.2f} to {max(runs):.2f}); MIWAE {at_random:.2f}",
             "met": bool(known <= BARS[name]),
-        }
-    )
-    return made
+        },
+        {
+            "what": f"{name}: error of the mean, against that of the protocol",
+            "text": f"{found['mean'][0]['rmse']:.4f} (protocol {MEANS[name]:.4f})",
+            "met": abs(found["mean"][0]["rmse"] - MEANS[name]) < 1e-4,
+        },
+    ]
 
 
 def options() -> argparse.Namespace:

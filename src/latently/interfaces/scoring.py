@@ -138,8 +138,7 @@ def _attributed(
     Raises:
         UserError: the model has no density, or cannot leave cells out.
     """
-    cells = data.x.numel() if data.mask is None else int(data.mask.sum())
-    with Bar(cells, "cell") as bar:
+    with Bar(data.x.numel() - data.missing, "cell") as bar:
         how: dict[str, Any] = {} if samples is None else {"samples": samples}
         found = attribution(saved.model, data, seed=seed, progress=ticker(bar), **how)
     for warning in found.warnings:
