@@ -108,7 +108,7 @@ def _holes(before: Path, after: Path, schema: Path) -> Iterator[str]:
         pairs = zip(csv.reader(first), csv.reader(second), strict=True)
         for number, (old, new) in enumerate(pairs):
             for column, gone, was, now in zip(columns, left_out, old, new, strict=True):
-                if was and was != now and was not in ("?", "NA"):
+                if was and was != now and was not in ("?", "NA", "NaN"):
                     yield f"row {number}, {column['name']}: {was!r} became {now!r}"
                     return
                 if not gone and (not now or now.lower() in ("nan", "inf", "-inf")):

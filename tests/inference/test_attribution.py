@@ -303,6 +303,7 @@ def test_cells_of_heavy_weights_get_more_draws_which_move(monkeypatch):
     for how in (once, more, moved):
         for name, value in zip(("K_HAT_LIMIT", "_MOVED", "_SWEEPS"), how, strict=True):
             monkeypatch.setattr(_cells, name, value)
+        monkeypatch.setattr(_cells, "_TURNS", how[-1])
         found[how] = attribution(model, data, samples=100, draws=1)
         errors[how] = (found[how].values - truth).square()
     again = errors[once] != errors[more]

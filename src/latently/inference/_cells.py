@@ -6,10 +6,11 @@ where o lacks j: the cell is hidden before z is proposed. Draws of the row with 
 would have followed a strange x_j. Source of the weights v: `_population`.
 
 Pairs whose weights are heavy (k-hat) are treated again with more draws, and where these are heavy,
-too, one by one with draws that move, as they do in imputation. k-hat itself is found from few
-weights and is too large by chance in some pairs, so that the worst of a row's cells would
-otherwise tell of chance as much as of the model. Pairs of one column stand together, so that of
-most blocks the density of few columns is asked for.
+too, with draws that move: those of all such cells of a row together (`_together`), and one by
+one, as in imputation, where that does not do. k-hat itself is found from few weights and is too
+large by chance in some pairs, so that the worst of a row's cells would otherwise tell of chance as
+much as of the model. Pairs of one column stand together, so that of most blocks the density of few
+columns is asked for.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from latently.inference._population import (
     shapes,
     shares,
 )
+from latently.inference._together import can_move_together, moved_together
 from latently.inference.pareto import K_HAT_LIMIT
 from latently.inference.rows import Rows
 
@@ -44,6 +46,9 @@ _VALUES = 2**18  # of rows that are held once for each of their cells
 _MORE = 4  # times K, for pairs whose weights are heavy
 _MOVED = 8  # times K, for those whose weights are heavy still
 _SWEEPS = 3  # most moves of these draws
+_TURNS = 8  # and of those of a row's cells together
+_MANY = 8  # heavy cells of a row, from which on they move without more draws before
+_GROUP = 128  # cells of a row that move together, at most
 
 
 class Scored(NamedTuple):
@@ -116,26 +121,68 @@ def scored_pairs(
         draws: to tell what is usual by; 0: `usual` is 0.
         seed: what is found of a pair depends on it and the row alone.
     """
-    every = torch.arange(len(pairs), device=pairs.device)
-    for some in every.split(max(1, _VALUES // max(rows.x[0].numel(), 1))):
+    together = len(pairs) > 0 and can_move_together(model, rows.part(slice(0, 1)))
+    how: dict[str, Any] = {
+        "samples": samples,
+        "draws": draws,
+        "moved": _MOVED * samples,
+        "sweeps": _TURNS,
+    }
+    for groups in _packed(pairs, max(1, _VALUES // max(rows.x[0].numel(), 1))):
+        some = torch.cat(groups)
         without = _hidden(rows, pairs[some])
         left = torch.arange(len(some), device=pairs.device)
         keys = row_keys(without, left, seed)
         for count in (samples, _MORE * samples):
-            again: list[Tensor] = [left[:0]]
+            heavy: list[Tensor] = [left[:0]]
             asked = pairs[some[left], 1], values[:, some[left]]
             own = [keys[i] for i in left.tolist()]
             for which, found in _in_blocks(model, without.part(left), own, *asked, count, draws):
-                heavy = found.k_hat > K_HAT_LIMIT
-                again.append(left[which[heavy]])
-                if not bool(heavy.all()):
-                    yield some[left[which[~heavy]]], found.part(~heavy)
-            left = torch.cat(again)
+                bad = found.k_hat > K_HAT_LIMIT
+                heavy.append(left[which[bad]])
+                if not bool(bad.all()):
+                    yield some[left[which[~bad]]], found.part(~bad)
+            left = torch.cat(heavy).sort().values
+            least = _MANY if count == samples else 1
+            for alike in _same_group(groups, left, least) if together else ():
+                pair, key = some[alike], keys[int(alike[0])]
+                row, noise = rows.part(pairs[pair[:1], 0]), RowNoise([key], pairs.device)
+                asked = pairs[pair, 1], values[:, pair]
+                with noise.of(0):
+                    moves = [*moved_together(model, row, without.part(alike), *asked, **how)]
+                for which, *numbers in moves:
+                    left = left[~torch.isin(left, alike[which])]
+                    yield pair[which], Scored(*numbers)
         for i in left.tolist():
             row, noise = without.part(slice(i, i + 1)), RowNoise([keys[i]], pairs.device)
             pair, count = some[i : i + 1], _MOVED * samples
             asked = pairs[pair, 1], values[:, pair]
             yield pair, _scored(model, row, *asked, noise, count, draws, _SWEEPS)
+
+
+def _packed(pairs: Tensor, most: int) -> Iterator[list[Tensor]]:
+    """Numbers of pairs in groups of one row each, so many groups as hold `most` pairs, or one."""
+    if not len(pairs):
+        return
+    every = torch.arange(len(pairs), device=pairs.device)
+    counts = torch.unique_consecutive(pairs[:, 0], return_counts=True)[1].tolist()
+    packed: list[Tensor] = []
+    for group in (part for own in every.split(counts) for part in own.split(_GROUP)):
+        if packed and sum(map(len, packed)) + len(group) > most:
+            yield packed
+            packed = []
+        packed.append(group)
+    yield packed
+
+
+def _same_group(groups: Sequence[Tensor], left: Tensor, least: int) -> Iterator[Tensor]:
+    """Those of some places in the joined groups that are of one group, if they are so many."""
+    sizes = torch.tensor([len(group) for group in groups], device=left.device)
+    group = torch.arange(len(groups), device=left.device).repeat_interleave(sizes)[left]
+    for number in group.unique().tolist():
+        alike = left[group == number]
+        if len(alike) >= least:
+            yield alike
 
 
 def _in_blocks(

@@ -39,6 +39,7 @@ __all__ = [
     "block_rows",
     "conditioned",
     "decoded_particles",
+    "drawn_of_mixture",
     "effective",
     "first_particles",
     "inside",
@@ -165,7 +166,13 @@ def _moved(model: Any, rows: Rows, before: Population) -> Population:
         some = before.part(resampled(log_shares, min(at_once, _COMPLETED)))
         complete, contexts = _completed(model, rows, some)
         q = model.posterior(complete, None, contexts)
-        return _of_mixture(model, rows, q, math.ceil(samples / len(complete)))
+        drawn, log_q = drawn_of_mixture(q, math.ceil(samples / len(complete)))
+        return pooled(
+            [
+                _reweighed(model, rows, (drawn[part, None],), log_q[part])
+                for part in parts(len(drawn), rows.x)
+            ]
+        )
     index, found = resampled(log_shares, samples), []
     for part in parts(samples, rows.x):
         complete, contexts = _completed(model, rows, before.part(index[part]))
@@ -185,8 +192,8 @@ def _completed(model: Any, rows: Rows, particles: Population) -> tuple[Tensor, T
     return torch.where(mask, x, inside(model, drawn, x.dtype)), contexts
 
 
-def _of_mixture(model: Any, rows: Rows, q: Any, each: int) -> Population:
-    """Draws from each of J posteriors, all of them weighed by the J together."""
+def drawn_of_mixture(q: Any, each: int) -> tuple[Tensor, Tensor]:
+    """Draws from each of J posteriors, (N, *Z), and the log-density (N,) of the J together."""
     z = q.sample((each,)).flatten(0, 1)
     count = q.batch_shape[0]
     at_once = max(1, BLOCK_VALUES // (count * max(z[0].numel(), 1)))
@@ -194,13 +201,7 @@ def _of_mixture(model: Any, rows: Rows, q: Any, each: int) -> Population:
         q.log_prob(some[:, None].expand(-1, count, *some.shape[1:])).logsumexp(1)
         for some in z.split(at_once)
     ]
-    log_mean = torch.cat(log_q) - math.log(count)
-    return pooled(
-        [
-            _reweighed(model, rows, (z[part, None],), log_mean[part])
-            for part in parts(len(z), rows.x)
-        ]
-    )
+    return z, torch.cat(log_q) - math.log(count)
 
 
 def _reweighed(model: Any, rows: Rows, z: tuple[Tensor, ...], log_q: Any) -> Population:
