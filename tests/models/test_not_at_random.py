@@ -16,7 +16,15 @@ from latently.models.autoencoder import Autoencoder
 from latently.models.not_at_random import NotAtRandom, not_random
 from latently.models.wrappers import Dequantized
 from latently.nets import MLP
-from latently.probability.families import Bernoulli, Categorical, Mixed, Normal, OneHot
+from latently.probability.families import (
+    Bernoulli,
+    Categorical,
+    Hurdle,
+    LogNormal,
+    Mixed,
+    Normal,
+    OneHot,
+)
 from latently.probability.missingness import Agnostic, SelfMasking
 from latently.probability.priors import Standard
 from latently.training import Variational
@@ -464,3 +472,24 @@ def test_relaxed_draws_have_no_cells_to_go_with_them(refused):
     model = not_random(model)
     with refused("no continuous relaxation"):
         model.infer(torch.zeros(1, 3), 2, HIDDEN[:1], draw=REBAR().draw)
+
+
+@pytest.mark.parametrize("family", [LogNormal, partial(Hurdle, family=LogNormal)])
+@pytest.mark.parametrize("slope", [-1.0, 1.0])
+def test_draws_beyond_all_numbers_leave_weights_and_gradients_finite(family, slope):
+    """Draws of a hidden amount are 1e308, which a float32 does not hold."""
+    inner = vae((2,), latents=1, net=TINY, likelihood=partial(Mixed, columns=(family, Normal)))
+    model = NotAtRandom(inner, draws=5)
+    model.lacking.fill_(True)
+    with torch.no_grad():
+        inner.decoder.offset.add_(1e4)
+        if family is not LogNormal:
+            inner.decoder.offset[0] = -1e4  # log-odds of 0
+        model.missingness.weight.fill_(slope)
+    x, mask = torch.tensor([[0.0, 1.0]]), torch.tensor([[False, True]])
+    p = model.infer(x, 20, mask)
+    assert bool(p.log_w.isfinite().all())
+    p.log_w.logsumexp(0).sum().backward()
+    grads = [q.grad for q in model.parameters() if q.grad is not None]
+    assert all(bool(g.isfinite().all()) for g in grads)
+    assert bool((model.missingness.weight.grad != 0).any())

@@ -52,6 +52,7 @@ DRAWS = 1
 # are a tenth to a third of it; where the edge of what is missing is steep, one step in a thousand
 # has a hundred times the usual, after which a run did not come back.
 _CLIP = 4.0
+_FARTHEST = 1e6  # observed deviations, for f: beyond it lies nothing that data could tell of
 
 
 class NotAtRandom(Model):
@@ -178,8 +179,13 @@ class NotAtRandom(Model):
         return told.flatten(2).sum(-1), kept
 
     def _unit(self, x: Tensor) -> Tensor:
-        """Deviations from the mean in observed deviations; codes as they are."""
-        return ((x - self.loc) / self.scale).to(self.offset.dtype)
+        """Deviations from the mean in observed deviations, at most a million; codes as they are.
+
+        What a column's values are where it is hidden, nothing but f says: draws of amounts may
+        have grown beyond the numbers of the type before f learns that this does not pay.
+        """
+        unit = ((x - self.loc) / self.scale).clamp(-_FARTHEST, _FARTHEST)
+        return unit.to(self.offset.dtype)
 
     def _log_s(self, unit: Tensor, mask: Tensor) -> Tensor:
         """`log p(s_j|x)` of every cell of rows (*, *shape), 0 in columns that never vary in s."""
