@@ -20,7 +20,7 @@ STATE = { pwd; cksum pyproject.toml constraints.txt; }
 
 unexport PYTHONHOME PYTHONPATH
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint setup clean _environment _install
+.PHONY: help demo test all fast lint setup clean _environment _install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,11 +29,14 @@ help: ## list the targets
 demo: setup ## real digits: fit, evidence, samples and a report, in about two minutes
 	@$(BIN)/latently demo $(ARGS)
 
-test: lint ## what must pass before a commit: lint, all tests, all doctests
+test: lint ## what must pass before a commit: lint, tests and doctests
+	@$(PYTEST) -m "not long" $(ARGS)
+
+all: lint ## the same and the tests that take long: every page of the docs, long walks of the fuzzers
 	@$(PYTEST) $(ARGS)
 
 fast: setup ## the tests that take seconds
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow and not long" $(ARGS)
 
 lint: setup ## style, format, types and the floors of the package
 	@$(BIN)/ruff check .

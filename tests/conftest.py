@@ -25,10 +25,15 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """Files with most slow tests go first, so that no process ends long after the others."""
+    """Files with most long and slow tests go first: no process ends long after the others."""
     if hasattr(config, "workerinput"):  # one of several
-        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-        items.sort(key=lambda item: -slow[item.path])
+        count = Counter(
+            (item.path, name)
+            for item in items
+            for name in ("long", "slow")
+            if item.get_closest_marker(name)
+        )
+        items.sort(key=lambda item: (-count[item.path, "long"], -count[item.path, "slow"]))
 
 
 @pytest.fixture(scope="session")

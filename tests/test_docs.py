@@ -23,7 +23,7 @@ pages = script("pages")
 RUN = [pytest.param(page, id=page.name) for page in pages.PAGES if pages.runs(page)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("page", RUN)
 def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,7 @@ import pytest
 from latently.interfaces.demo import MODELS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_demo_writes_everything_and_its_models_answer(done, tmp_path):
     folder = tmp_path / "a demo"
     shown = done("demo", "--quick", "--out", folder)

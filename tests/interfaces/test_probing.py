@@ -86,7 +86,7 @@ def test_other_rows_to_test_on(asked, folder):
     assert (told["rows"], told["n"]) == (80, 40)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_method_and_a_corruption(asked):
     words = ("--labels", "10,all", "--draws", 1, "--corruption", "Masking(0.5)", "--json")
     told = json.loads(asked(*words))

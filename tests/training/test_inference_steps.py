@@ -345,7 +345,7 @@ def test_the_average_is_of_all_steps():
     torch.testing.assert_close(held, wanted, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_turns_move_the_same_parameters():
     model, moved = model_of(), []
     before = parts(model)

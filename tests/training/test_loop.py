@@ -159,7 +159,7 @@ def test_log_densities_are_wide_under_any_precision(precision):
     assert all(torch.isfinite(s.bound) for s in steps)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_steps_repeat_and_estimate_the_same_bound():
     objective, found = Variational(ELBO(beta=Linear(1.0, 1.0)), samples=50), []
     for compiled in (False, True, True):

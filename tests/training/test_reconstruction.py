@@ -311,7 +311,7 @@ def test_objectives_of_densities_are_refused_before_the_first_step(name, options
         fit(model, curved, KINDS["objectives"][name](), steps=1, progress=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("objective", "works"),
     [

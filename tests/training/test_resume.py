@@ -77,7 +77,7 @@ def run(folder, out, die_at):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_and_resumed_is_bit_identical(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run(whole, "m", -1)

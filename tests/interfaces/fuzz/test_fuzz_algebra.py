@@ -414,7 +414,7 @@ def test_combinations(start, tmp_path, outcomes):
         walk(seed, tmp_path, outcomes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("start", range(1000, 1300, 25))
 def test_more_combinations(start, tmp_path, outcomes):
     for seed in range(start, start + 25):

@@ -423,7 +423,7 @@ def test_autoencoders(start, cli, tmp_path, outcomes):
         walk(seed, cli, folder, outcomes, questions=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("start", range(1000, 1040, 10))
 def test_more_autoencoders(start, cli, tmp_path, outcomes):
     for seed in range(start, start + 10):

@@ -270,7 +270,7 @@ def test_densities(start, cli, tmp_path, outcomes):
         walk(seed, cli, folder, outcomes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("start", range(1000, 1100, 20))
 def test_more_densities(start, cli, tmp_path, outcomes):
     for seed in range(start, start + 20):

@@ -328,7 +328,7 @@ def test_questions(start, answers):
         walk(seed, answers, most=6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("start", range(1000, 1030, 10))
 def test_more_questions(start, answers):
     for seed in range(start, start + 10):

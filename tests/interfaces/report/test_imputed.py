@@ -151,7 +151,7 @@ def test_strips_show_what_was_seen_and_what_was_not(digits):
     assert max(s[3].nan_to_num(0).max() for s in strips) == 16
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_page_tells_known_holes_from_unknown_ones(digits, fitted, entry, page, tmp_path):
     complete = table(30)
     holed = Data.from_array(complete.x.masked_fill(complete.x > 1.5, math.nan), protocol="holes")

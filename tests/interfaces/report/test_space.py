@@ -255,7 +255,7 @@ def test_a_page_of_a_conditional_and_an_unconditional_model(
         assert {"plane", "interpolations"} <= set(found.ids)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "x",
     [

@@ -113,7 +113,7 @@ def test_autoencoders_of_a_table_are_judged_by_their_errors(fitted, page, tmp_pa
     assert "predictive" not in found.ids
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_deep_models_of_a_table(people, fitted, entry, page, tmp_path):
     data = people(120)
     likelihood = expr.build(data.family, components())
