@@ -47,6 +47,7 @@ _MORE = 4  # times K, for pairs whose weights are heavy
 _MOVED = 8  # times K, for those whose weights are heavy still
 _SWEEPS = 3  # most moves of these draws
 _TURNS = 8  # and of those of a row's cells together
+_LEAST = 1000  # draws of these: all cells share them
 _MANY = 8  # heavy cells of a row, from which on they move without more draws before
 _GROUP = 128  # cells of a row that move together, at most
 
@@ -119,13 +120,13 @@ def scored_pairs(
         samples: K; four times as many where their weights are heavy, and eight times as many,
             which move, where they are so still.
         draws: to tell what is usual by; 0: `usual` is 0.
-        seed: what is found of a pair depends on it and the row alone.
+        seed: what is found of a pair depends on it, the row and the cells asked for of the row.
     """
     together = len(pairs) > 0 and can_move_together(model, rows.part(slice(0, 1)))
     how: dict[str, Any] = {
         "samples": samples,
         "draws": draws,
-        "moved": _MOVED * samples,
+        "moved": max(_MOVED * samples, _LEAST),
         "sweeps": _TURNS,
     }
     for groups in _packed(pairs, max(1, _VALUES // max(rows.x[0].numel(), 1))):

@@ -46,7 +46,7 @@ class Attribution:
         mask: True where observed, (n, *shape).
         kind: "exact" where the model knows its conditionals, else "estimate", of K draws.
         k_hat: the worst Pareto shape of the weights of a row's cells, (n,); 0 where exact.
-        samples: K, up to eight times as many for cells whose weights were heavy; 0 where exact.
+        samples: K, eight times as many or more for cells whose weights were heavy; 0 where exact.
         protocol: the data's name.
         seed: seed of the draws.
     """
@@ -108,7 +108,7 @@ def attribution(
         model: any model with a density that can leave cells out.
         data: rows with their mask and context.
         samples: K, draws of z for every cell; where their weights are heavy four times as many,
-            where they are so still eight times, which move. Exact models need none.
+            where they are so still at least eight times, which move. Exact models need none.
         draws: of each cell, to tell what is usual. Their error is about 0.7 / sqrt(draws) nats.
         seed: what is found of a row depends on it and the row alone.
         progress: called with (cells done, cells).

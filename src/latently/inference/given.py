@@ -180,7 +180,7 @@ def predictive(
         data: rows with their mask and context.
         values: (V,), the same for all cells, or (V, n, *shape).
         samples: K, draws of z for every cell; where their weights are heavy four times as many,
-            where they are so still eight times, which move. Exact models need none.
+            where they are so still at least eight times, which move. Exact models need none.
         seed: what is found of a row depends on it and the row alone.
         progress: called with (cells done, cells).
 
