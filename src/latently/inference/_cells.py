@@ -7,10 +7,10 @@ would have followed a strange x_j. Source of the weights v: `_population`.
 
 Pairs whose weights are heavy (k-hat) are treated again with more draws, and where these are heavy,
 too, with draws that move: those of all such cells of a row together (`_together`), and one by
-one, as in imputation, where that does not do. k-hat itself is found from few weights and is too
-large by chance in some pairs, so that the worst of a row's cells would otherwise tell of chance as
-much as of the model. Pairs of one column stand together, so that of most blocks the density of few
-columns is asked for.
+one, as in imputation, where that does not do. Rows of many cells begin with that. k-hat itself is
+found from few weights and is too large by chance in some pairs, so that the worst of a row's cells
+would otherwise tell of chance as much as of the model. Pairs of one column stand together, so that
+of most blocks the density of few columns is asked for.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ _MOVED = 8  # times K, for those whose weights are heavy still
 _SWEEPS = 3  # most moves of these draws
 _TURNS = 8  # and of those of a row's cells together
 _LEAST = 1000  # draws of these: all cells share them
+_WIDE = 24  # cells of a row, from which on they move together at once: that is faster, too
 _MANY = 8  # heavy cells of a row, from which on they move without more draws before
 _GROUP = 128  # cells of a row that move together, at most
 
@@ -134,17 +135,16 @@ def scored_pairs(
         without = _hidden(rows, pairs[some])
         left = torch.arange(len(some), device=pairs.device)
         keys = row_keys(without, left, seed)
-        for count in (samples, _MORE * samples):
-            heavy: list[Tensor] = [left[:0]]
-            asked = pairs[some[left], 1], values[:, some[left]]
-            own = [keys[i] for i in left.tolist()]
-            for which, found in _in_blocks(model, without.part(left), own, *asked, count, draws):
-                bad = found.k_hat > K_HAT_LIMIT
-                heavy.append(left[which[bad]])
-                if not bool(bad.all()):
-                    yield some[left[which[~bad]]], found.part(~bad)
-            left = torch.cat(heavy).sort().values
-            least = _MANY if count == samples else 1
+        for count, least in (0, _WIDE), (samples, _MANY), (_MORE * samples, 1):
+            if count:
+                heavy, own = [left[:0]], [keys[i] for i in left.tolist()]
+                lone, asked = without.part(left), (pairs[some[left], 1], values[:, some[left]])
+                for which, found in _in_blocks(model, lone, own, *asked, count, draws):
+                    bad = found.k_hat > K_HAT_LIMIT
+                    heavy.append(left[which[bad]])
+                    if not bool(bad.all()):
+                        yield some[left[which[~bad]]], found.part(~bad)
+                left = torch.cat(heavy).sort().values
             for alike in _same_group(groups, left, least) if together else ():
                 pair, key = some[alike], keys[int(alike[0])]
                 row, noise = rows.part(pairs[pair[:1], 0]), RowNoise([key], pairs.device)
