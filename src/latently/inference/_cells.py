@@ -16,7 +16,7 @@ of most blocks the density of few columns is asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ from latently.inference._population import (
     shapes,
     shares,
 )
-from latently.inference._together import can_move_together, moved_together
+from latently.inference._together import Scored, can_move_together, moved_together
 from latently.inference.pareto import K_HAT_LIMIT
 from latently.inference.rows import Rows
 
@@ -51,24 +51,6 @@ _LEAST = 1000  # draws of these: all cells share them
 _WIDE = 24  # cells of a row, from which on they move together at once: that is faster, too
 _MANY = 8  # heavy cells of a row, from which on they move without more draws before
 _GROUP = 128  # cells of a row that move together, at most
-
-
-class Scored(NamedTuple):
-    """Of B pairs.
-
-    Attributes:
-        log_prob: of each value asked for, (V, B), in nats.
-        usual: its mean over draws from the same distribution, (B,): minus the entropy.
-        k_hat: Pareto shape of the weights, (B,); 0 where the model is exact.
-    """
-
-    log_prob: Tensor
-    usual: Tensor
-    k_hat: Tensor
-
-    def part(self, which: Tensor) -> Scored:
-        """Some of the pairs."""
-        return Scored(self.log_prob[:, which], self.usual[which], self.k_hat[which])
 
 
 def check_cells(model: Any, rows: Rows) -> None:
@@ -151,9 +133,9 @@ def scored_pairs(
                 asked = pairs[pair, 1], values[:, pair]
                 with noise.of(0):
                     moves = [*moved_together(model, row, without.part(alike), *asked, **how)]
-                for which, *numbers in moves:
+                for which, found in moves:
                     left = left[~torch.isin(left, alike[which])]
-                    yield pair[which], Scored(*numbers)
+                    yield pair[which], found
         for i in left.tolist():
             row, noise = without.part(slice(i, i + 1)), RowNoise([keys[i]], pairs.device)
             pair, count = some[i : i + 1], _MOVED * samples

@@ -37,6 +37,7 @@ from latently.inference.rows import Rows
 __all__ = [
     "Population",
     "block_rows",
+    "completed",
     "conditioned",
     "decoded_particles",
     "drawn_of_mixture",
@@ -164,7 +165,7 @@ def _moved(model: Any, rows: Rows, before: Population) -> Population:
     if model.posterior(*rows) is not None:
         at_once = next(parts(samples, rows.x)).stop
         some = before.part(resampled(log_shares, min(at_once, _COMPLETED)))
-        complete, contexts = _completed(model, rows, some)
+        complete, contexts = completed(model, rows, some)
         q = model.posterior(complete, None, contexts)
         drawn, log_q = drawn_of_mixture(q, math.ceil(samples / len(complete)))
         return pooled(
@@ -175,7 +176,7 @@ def _moved(model: Any, rows: Rows, before: Population) -> Population:
         )
     index, found = resampled(log_shares, samples), []
     for part in parts(samples, rows.x):
-        complete, contexts = _completed(model, rows, before.part(index[part]))
+        complete, contexts = completed(model, rows, before.part(index[part]))
         p = model.infer(complete, 1, None, contexts)
         p = p if len(p.log_pi) == 1 else p.chosen()
         z = tuple(layer.transpose(0, 1) for layer in p.z)
@@ -183,13 +184,13 @@ def _moved(model: Any, rows: Rows, before: Population) -> Population:
     return pooled(found)
 
 
-def _completed(model: Any, rows: Rows, particles: Population) -> tuple[Tensor, Tensor | None]:
-    """One row with its holes filled by each of the particles, (K, *X), and its context."""
+def completed(model: Any, rows: Rows, particles: Population) -> tuple[Tensor, Tensor | None]:
+    """Rows with their holes filled by each of K particles, (K B, *X), and their contexts."""
     x, mask, context = rows
     assert mask is not None
-    drawn = conditioned(model, particles, rows).sample()[:, 0]
-    contexts = None if context is None else context.expand(len(drawn), -1)
-    return torch.where(mask, x, inside(model, drawn, x.dtype)), contexts
+    drawn = conditioned(model, particles, rows).sample()
+    whole = torch.where(mask, x, inside(model, drawn, x.dtype)).flatten(0, 1)
+    return whole, None if context is None else context.repeat(len(drawn), 1)
 
 
 def drawn_of_mixture(q: Any, each: int) -> tuple[Tensor, Tensor]:
@@ -248,7 +249,7 @@ def shapes(log_shares: Tensor) -> Tensor:
 
 
 def resampled(log_shares: Tensor, n: int) -> Tensor:
-    """n particle numbers of one row, drawn independently in proportion to their weights."""
+    """n particle numbers of a row (K,) or of each (B, K), drawn in proportion to their weights."""
     return torch.multinomial(log_shares.exp(), n, replacement=True)
 
 

@@ -28,20 +28,20 @@ from torch.distributions import Chi2, constraints
 from latently.inference._by_row import RowNoise
 from latently.inference._filled import cells_of
 from latently.inference._population import (
-    Population,
-    conditioned,
+    completed,
     drawn_of_mixture,
     effective,
     first_particles,
     inside,
     parts,
+    resampled,
     settled,
     shapes,
     shares,
 )
 from latently.inference.rows import Rows
 
-__all__ = ["Together", "can_move_together", "moved_together"]
+__all__ = ["Scored", "can_move_together", "moved_together"]
 
 _FILLED = 100  # rows whose posteriors are mixed, and at least two for each cell
 _COUNT = 10  # effective draws for each latent, that moments are taken of
@@ -50,20 +50,22 @@ _NARROWEST = 1e-6  # share of the mean variance that the variance of no directio
 _NEVER = -1e300  # log of 0 that can be multiplied by 0
 
 
-class Together(NamedTuple):
-    """Some of the cells that were asked for, C of them.
+class Scored(NamedTuple):
+    """Of B pairs of a row and a cell.
 
     Attributes:
-        which: their numbers among those, (C,).
-        log_prob: of each value asked for, (V, C), in nats.
-        usual: its mean over draws from the same distribution, (C,).
-        k_hat: Pareto shape of the weights, (C,).
+        log_prob: of each value asked for, (V, B), in nats.
+        usual: its mean over draws from the same distribution, (B,): minus the entropy.
+        k_hat: Pareto shape of the weights, (B,); 0 where the model is exact.
     """
 
-    which: Tensor
     log_prob: Tensor
     usual: Tensor
     k_hat: Tensor
+
+    def part(self, which: Tensor) -> Scored:
+        """Some of the pairs."""
+        return Scored(self.log_prob[:, which], self.usual[which], self.k_hat[which])
 
 
 @torch.no_grad()
@@ -89,10 +91,11 @@ def moved_together(
     moved: int,
     draws: int,
     sweeps: int,
-) -> Iterator[Together]:
+) -> Iterator[tuple[Tensor, Scored]]:
     """What is found after each sweep of the cells whose weights are not heavy any more.
 
-    Random numbers come from the global generator.
+    Yields their numbers among the cells, and what was found of them. Random numbers come from the
+    global generator.
 
     Args:
         model: one that `can_move_together`.
@@ -107,9 +110,9 @@ def moved_together(
     """
     each = max(2, math.ceil(_FILLED / len(cells)))
     first = first_particles(model, without, samples)
-    filled = _filled(model, without, first.picked(_chosen(first.log_w, each)))
-    context = None if row.context is None else row.context.expand(len(filled), -1)
-    q = model.posterior(filled, None, context)
+    picked = first.picked(resampled(shares(first.log_w), each).T)
+    filled, contexts = completed(model, without, picked)
+    q = model.posterior(filled, None, contexts)
     z, log_q = drawn_of_mixture(q, math.ceil(moved / len(filled)))
     left = torch.arange(len(cells), device=cells.device)
     real = model.latent_constraints() == (constraints.real,)
@@ -120,12 +123,11 @@ def moved_together(
         if len(found):
             asked, log_shares = values[:, found], shares(log_w[:, light])
             if draws:
-                index = _chosen(log_w[:, light], draws)
-                asked = torch.cat([asked, _drawn(model, some, z[index], cells[found])])
+                own = z[resampled(log_shares, draws).T]
+                asked = torch.cat([asked, _drawn(model, some, own, cells[found])])
             log_p = _mixed(decoded, row, cells[found], asked, log_shares)
-            own = log_p[: len(values)], log_p[len(values) :]
-            usual = own[1].mean(0) if draws else log_p.new_zeros(len(found))
-            yield Together(found, own[0], usual, shapes(log_shares))
+            usual = log_p[len(values) :].mean(0) if draws else log_p.new_zeros(len(found))
+            yield found, Scored(log_p[: len(values)], usual, shapes(log_shares))
         left, without, log_w = left[~light], without.part(~light), log_w[:, ~light]
         if not len(left) or not real:
             return
@@ -160,19 +162,6 @@ def _tempered(log_w: Tensor, enough: float) -> Tensor:
         many = float(effective((power * log_w).log_softmax(0)[None])) >= enough
         low, high = (power, high) if many else (low, power)
     return (low * log_w).softmax(0)
-
-
-def _chosen(log_w: Tensor, n: int) -> Tensor:
-    """Numbers of n particles for every cell by its own weights, (n, C)."""
-    return torch.multinomial(shares(log_w).exp(), n, replacement=True).T
-
-
-def _filled(model: Any, without: Rows, particles: Population) -> Tensor:
-    """Rows with their holes filled by particles (n, C) of their own, (n C, *X)."""
-    assert without.mask is not None
-    drawn = conditioned(model, particles, without).sample()
-    whole = torch.where(without.mask, without.x, inside(model, drawn, without.x.dtype))
-    return whole.flatten(0, 1)
 
 
 def _weighed(
