@@ -8,9 +8,9 @@ cell is hidden where `default_rng(seed).random(shape) < 0.5`, for seeds 0 to 4; 
 other cells and fills the hidden ones, whose mean squared error is told (1: about the column mean).
 Protocol of Mattei, Frellsen, "MIWAE", 2019. `LatentImputer()` has no option set, the peers are
 scikit-learn's `IterativeImputer()` as it is (chained Bayesian ridge) and with forests of 100 trees
-in place of the ridge (as missForest does). One normal with a full covariance, exact by EM, tells
-what there is to know without a network. The bars are 10 % below the former, below the latter,
-and 60 seconds for every table, fit and imputation together.
+in place of the ridge (as missForest does), on two of the masks. One normal with a full covariance,
+exact by EM, tells what there is to know without a network. The bars are 10 % below the former,
+below the latter on the same masks, and 60 seconds for every table, fit and imputation together.
 """
 
 from __future__ import annotations
@@ -91,22 +91,31 @@ def told(x: np.ndarray, seed: int, jobs: int, slow: bool) -> dict[str, dict[str,
     return found
 
 
+def _mean(seeds: list[dict[str, dict[str, float]]], method: str) -> float:
+    return statistics.mean(run[method]["mse"] for run in seeds)
+
+
 def claims(runs: dict[str, list[dict[str, dict[str, float]]]]) -> list[dict[str, Any]]:
     """The bars, table by table."""
     made = []
     for table, seeds in runs.items():
-        mean = {m: statistics.mean(r[m]["mse"] for r in seeds if m in r) for m in seeds[0]}
-        ours, ridge, forest = (mean[m] for m in ("LatentImputer", "IterativeImputer", "forests"))
         own = [r["LatentImputer"]["mse"] for r in seeds]
-        text = (
-            f"{ours:.3f} +- {statistics.stdev(own):.3f}; ridge {ridge:.3f}, forests {forest:.3f}, "
-            f"one normal {mean['one normal']:.3f}"
+        ours, ridge, normal = (
+            _mean(seeds, m) for m in ("LatentImputer", "IterativeImputer", "one normal")
         )
-        met = ours <= LESS * ridge and ours < forest
+        both = [r for r in seeds if "forests" in r]
+        there, forest = (_mean(both, m) for m in ("LatentImputer", "forests"))
+        text = (
+            f"{ours:.3f} +- {statistics.stdev(own):.3f}; ridge {ridge:.3f}, one normal "
+            f"{normal:.3f}; on {len(both)} masks forests {forest:.3f}, ours {there:.3f}"
+        )
+        met = ours <= LESS * ridge and there < forest
         made.append({"what": f"{table}: mean squared error", "text": text, "met": met})
         longest = max(r["LatentImputer"]["seconds"] for r in seeds)
-        took = {m: statistics.median(r[m]["seconds"] for r in seeds if m in r) for m in seeds[0]}
-        ratio = took["LatentImputer"] / took["forests"]
+        took = [
+            statistics.median(r[m]["seconds"] for r in both) for m in ("LatentImputer", "forests")
+        ]
+        ratio = took[0] / took[1]
         text = f"{longest:.0f} s at most, {ratio:.2g} of the forests' time"
         made.append({"what": f"{table}: time", "text": text, "met": longest <= LIMIT})
     return made
