@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from latently.models._columns import FLOOR, moments
 from latently.models.components._elliptical import LEAST, Expected, Scatter
-from latently.models.components._patterns import Patterns, places
+from latently.models.components._patterns import Patterns, left_out, places
 from latently.models.components._rows import Block, Clusters, pattern_blocks
 from latently.probability.distributions.gaussian import (
     MultivariateNormal,
@@ -117,7 +117,9 @@ class Covariance(Scatter):
 
     def blocks(self, x: Tensor, mask: Tensor | None) -> list[Block]:
         count, size = self.loc.shape
-        return pattern_blocks(x, mask, self.width, 5 * count * size**2)
+        return pattern_blocks(
+            x, mask, 3 * self.width, lambda holes: 2 * size + 3 * count * holes**2
+        )
 
     def energy(self, x: Tensor, mask: Tensor | None) -> Expected:
         root = self.root
@@ -141,20 +143,22 @@ class Covariance(Scatter):
         return Expected(energy, half_log_det(root).expand_as(energy))
 
     def given(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self._by_block(x, mask, self._given)
+        return self._by_block(x, self.blocks(x, mask), self._given)
 
     def _given(self, block: Block, root: Tensor) -> tuple[Tensor, Tensor]:
         if block.mask is None:
             means = block.x[:, None].expand(-1, *self.loc.shape)
-            return means, torch.ones_like(means)
+            return means, torch.zeros_like(means)
         found = Patterns(self.loc, root, block)
-        means = (self.loc[:, None] + found.moved().mT).transpose(1, 2).flatten(0, 1)
+        means = (self.loc[:, None] + found.moved).transpose(0, 1)
         left = found.left()
         shape = len(left), block.x.shape[1], *self.loc.shape
         return means, left[:, None].expand(shape).flatten(0, 1)
 
     def others(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self._by_block(x, mask, self._others)
+        count, size = self.loc.shape
+        rows = pattern_blocks(x, mask, self.width, lambda _: 5 * count * size**2)
+        return self._by_block(x, rows, self._others)
 
     def _others(self, block: Block, root: Tensor) -> tuple[Tensor, Tensor]:
         if block.mask is None:
@@ -164,14 +168,17 @@ class Covariance(Scatter):
             apart = (solved / precision[..., None]).permute(2, 0, 1)
             left = (1 / precision).expand(len(apart), *self.loc.shape)
         else:
-            apart, left = Patterns(self.loc, root, block).others()
+            apart, left = left_out(self.loc, root, block)
         return block.x.reshape(-1, block.x.shape[-1])[:, None] - apart, left
 
     def _by_block(
-        self, x: Tensor, mask: Tensor, told: Callable[[Block, Tensor], tuple[Tensor, Tensor]]
+        self,
+        x: Tensor,
+        rows: list[Block],
+        told: Callable[[Block, Tensor], tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor]:
         """Means and variances (n, C, D), of blocks of rows with their factors."""
-        rows, root = self.blocks(x, mask), self.root
+        root = self.root
         means, variances = zip(*(told(block, root) for block in rows), strict=True)
         place = places(rows, len(x))
         return torch.cat(means)[place], torch.cat(variances)[place]

@@ -1,9 +1,14 @@
-r"""Rows with holes under full covariances, by the pattern of what they hold.
+r"""Rows with holes under full covariances, by the pattern of what they lack.
 
-With M the diagonal matrix of the observed cells, the Cholesky factor T of `M Sigma M + I - M` is
-that of `Sigma_oo`, with ones elsewhere, so that every pattern and component has matrices of one
-size. The expected row is `mu + Sigma a`, where `a` is `Sigma_oo^-1 (x_o - mu_o)`, and the
-covariance of what is missing `Sigma - B' B`, where `B = T^-1 M Sigma`.
+With m the missing and o the observed cells of a row and `P = Sigma^-1`, what is missing has, given
+what is observed, the covariance `P_mm^-1` and the mean `mu_m - P_mm^-1 P_mo (x_o - mu_o)`. A row e
+filled with it is the nearest to mu that holds x_o, so that
+
+    (x_o - mu_o)' Sigma_oo^-1 (x_o - mu_o) = (e - mu)' P (e - mu) = |L^-1 (e - mu)|^2,
+    log |Sigma_oo| = log |Sigma| + log |P_mm|.
+
+Matrices are of the size of what a pattern lacks, `holes`; patterns that lack less are filled up by
+ones. All sums are of squares: nothing cancels.
 """
 
 from __future__ import annotations
@@ -13,70 +18,90 @@ from torch import Tensor
 
 from latently.models.components._elliptical import Expected
 from latently.models.components._rows import Block
-from latently.probability.distributions.gaussian import half_log_det
+from latently.probability.distributions.gaussian import half_log_det, inverse_lower
 
-__all__ = ["Patterns", "places"]
+__all__ = ["Patterns", "left_out", "places"]
 
 
 class Patterns:
-    """A block of rows (P, R, D) by pattern under every component."""
+    """A block of rows (P, R, D) by pattern under every component.
+
+    Attributes:
+        moved: `E[x | x_o] - mu`, (C, P R, D).
+    """
 
     def __init__(self, loc: Tensor, root: Tensor, block: Block) -> None:
         assert block.mask is not None
-        seen = block.mask.to(loc.dtype)[:, None]  # (P, 1, D)
-        self.sigma, self._seen = root @ root.mT, seen
-        eye = torch.eye(loc.shape[1], dtype=loc.dtype, device=loc.device)
-        padded = self.sigma * seen[..., None] * seen[..., None, :] + (1 - seen[..., None]) * eye
-        self.root = torch.linalg.cholesky_ex(padded).L  # (P, F, D, D)
-        apart = (block.x[:, None] - loc[:, None]) * seen[..., None, :]  # (P, C, R, D)
-        self.white = torch.linalg.solve_triangular(self.root, apart.mT, upper=False)
+        patterns, tall, self._size = block.x.shape
+        self._tall, self._count = tall, len(loc)
+        lacks = ~block.mask
+        holes = lacks.sum(1, keepdim=True)
+        most = int(holes.max())
+        first = (~lacks).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        live = torch.arange(most, device=holes.device) < holes
+        self._at = torch.where(live, first, self._size)  # D: no cell
+        inverse = inverse_lower(root)
+        precision = inverse.mT @ inverse
+        rows, columns = first[:, :, None], first[:, None]
+        both = (live[:, :, None] & live[:, None]).to(loc.dtype)
+        eye = torch.eye(most, dtype=loc.dtype, device=loc.device)
+        of_holes = precision[:, rows, columns] * both + eye * (1 - live[:, None].to(loc.dtype))
+        of_holes = torch.linalg.cholesky_ex(of_holes).L
+        within = inverse_lower(of_holes)
+        self._left = within.mT @ within  # covariance of what a pattern lacks, (F, P, H, H)
+        seen = block.mask[:, None].expand(-1, tall, -1).flatten(0, 1).to(loc.dtype)
+        apart = (block.x.flatten(0, 1) - loc[:, None]) * seen  # (C, P R, D)
+        where = self._at.repeat_interleave(tall, 0).expand(self._count, -1, -1)
+        drawn = (apart @ precision).gather(2, where.clamp(max=self._size - 1))
+        drawn = drawn.unflatten(1, (patterns, tall)).mT * live[:, :, None]
+        solved = (self._left @ drawn).mT.flatten(1, 2)  # (C, P R, H)
+        filled = apart.new_zeros(self._count, len(seen), self._size + 1).scatter(2, where, -solved)
+        self.moved = apart + filled[..., :-1]
+        self._white = self.moved @ inverse.mT
+        self._halves = half_log_det(of_holes) + half_log_det(root)[:, None]  # (F, P)
 
     def expected(self) -> Expected:
-        tall, count = self.white.shape[-1], self.white.shape[1]
-        energy = self.white.square().sum(-2).transpose(1, 2).flatten(0, 1)
-        halves = half_log_det(self.root).expand(-1, count)
-        return Expected(energy, halves[:, None].expand(-1, tall, -1).flatten(0, 1))
-
-    def moved(self) -> Tensor:
-        """`E[x | x_o] - mu`, (P, C, D, R)."""
-        return self.sigma @ self._solved()
-
-    def others(self) -> tuple[Tensor, Tensor]:
-        """Each observed cell less its mean given the others, and its variance, (P R, C, D)."""
-        eye = torch.eye(self.root.shape[-1], dtype=self.root.dtype, device=self.root.device)
-        inverse = torch.linalg.solve_triangular(self.root, eye, upper=False)
-        precision = inverse.square().sum(-2)  # (P, F, D)
-        apart = (self._solved() / precision[..., None]).permute(0, 3, 1, 2)
-        left = (1 / precision)[:, None].expand_as(apart)
-        return apart.flatten(0, 1), left.flatten(0, 1)
-
-    def _solved(self) -> Tensor:
-        """a, (P, C, D, R), 0 in missing cells."""
-        return torch.linalg.solve_triangular(self.root.mT, self.white, upper=True)
-
-    def explained(self) -> Tensor:
-        """B, (P, F, D, D)."""
-        rows = (self._seen[..., None] * self.sigma).expand_as(self.root)
-        return torch.linalg.solve_triangular(self.root, rows, upper=False)
+        energy = self._white.square().sum(-1).T
+        halves = self._halves.T.expand(-1, self._count).repeat_interleave(self._tall, 0)
+        return Expected(energy, halves)
 
     def left(self) -> Tensor:
-        """Variance of every cell given the observed ones, (P, F, D); not 0 by rounding."""
-        whole = self.sigma.diagonal(dim1=-2, dim2=-1)
-        left = whole - self.explained().square().sum(-2)
-        return torch.maximum(left, torch.finfo(left.dtype).eps * whole)
+        """Variance of every cell given the observed ones, (P, F, D), 0 in these."""
+        found = self._left.diagonal(dim1=-2, dim2=-1)
+        where = self._at.expand_as(found)
+        whole = found.new_zeros(*found.shape[:2], self._size + 1).scatter(2, where, found)
+        return whole[..., :-1].transpose(0, 1)
 
     def sums(self, r: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Of `w E[x - mu]`, (C, D), and of `w E[(x - mu) (x - mu)']`, (C, D, D)."""
-        tall, count, size = self.white.shape[-1], r.shape[1], self.white.shape[-2]
-        moved = self.moved()
-        weighted = moved * w.view(-1, tall, count).transpose(1, 2)[:, :, None]
-        second = torch.einsum("pcir,pcjr->cij", weighted, moved)
-        of_pattern = r.view(-1, tall, count).sum(1)
-        taken = self.explained().expand(-1, count, size, size)
-        taken = taken * of_pattern.sqrt()[..., None, None]
-        taken = taken.transpose(0, 1).flatten(1, 2)
-        second = second + of_pattern.sum(0)[:, None, None] * self.sigma - taken.mT @ taken
-        return weighted.sum((0, 3)), second
+        weighted = self.moved * w.T[..., None]
+        of_pattern = r.T.unflatten(1, (-1, self._tall)).sum(2)
+        left = (self._left * of_pattern[..., None, None]).flatten(1)
+        wide = self._size + 1
+        cells = (self._at[:, :, None] * wide + self._at[:, None]).flatten()
+        whole = left.new_zeros(self._count, wide**2).index_add_(1, cells, left)
+        whole = whole.unflatten(1, (wide, wide))[:, :-1, :-1]
+        return weighted.sum(1), weighted.mT @ self.moved + whole
+
+
+def left_out(loc: Tensor, root: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+    """Each observed cell less its mean given the others, and its variance, (P R, C, D).
+
+    With M the diagonal matrix of the observed cells, the Cholesky factor T of
+    `M Sigma M + I - M` is that of `Sigma_oo`, with ones elsewhere: the precision of a cell is a
+    sum of squares of the inverse of T.
+    """
+    assert block.mask is not None
+    seen = block.mask.to(loc.dtype)[:, None]  # (P, 1, D)
+    eye = torch.eye(loc.shape[1], dtype=loc.dtype, device=loc.device)
+    sigma = root @ root.mT
+    padded = sigma * seen[..., None] * seen[..., None, :] + (1 - seen[..., None]) * eye
+    inverse = inverse_lower(torch.linalg.cholesky_ex(padded).L)  # (P, F, D, D)
+    precision = inverse.square().sum(-2)
+    apart = (block.x[:, None] - loc[:, None]) * seen[..., None, :]  # (P, C, R, D)
+    solved = inverse.mT @ (inverse @ apart.mT)
+    found = (solved / precision[..., None]).permute(0, 3, 1, 2)
+    return found.flatten(0, 1), (1 / precision)[:, None].expand_as(found).flatten(0, 1)
 
 
 def places(rows: list[Block], n: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -67,16 +68,19 @@ def plain_blocks(x: Tensor, mask: Tensor | None, width: int) -> list[Block]:
     return found + [Block(*block) for block in holes]
 
 
-def pattern_blocks(x: Tensor, mask: Tensor | None, width: int, square: int) -> list[Block]:
+def pattern_blocks(
+    x: Tensor, mask: Tensor | None, width: int, square: Callable[[int], int]
+) -> list[Block]:
     """Complete rows as `plain_blocks`, the others by which of their cells are missing.
 
-    Patterns of about as many rows stand in a block, so that few rows fill up.
+    Patterns of about as many rows and holes stand in a block, so that few rows fill up, and
+    matrices of what a pattern lacks have about one size.
 
     Args:
         x: rows, (N, D).
         mask: True where observed, (N, D).
         width: numbers held for a row.
-        square: numbers held for a pattern.
+        square: numbers held for a pattern of so many holes.
     """
     if mask is None:
         return plain_blocks(x, None, width)
@@ -89,42 +93,56 @@ def pattern_blocks(x: Tensor, mask: Tensor | None, width: int, square: int) -> l
         return found
     kinds, which = torch.unique(mask[part], dim=0, return_inverse=True)
     part = part[which.argsort(stable=True)]
-    pieces = _pieces(which.bincount().tolist())
+    pieces = _pieces(which.bincount().tolist(), (~kinds).sum(1).tolist())
     for chunk in _chunks(pieces, width, square):
-        tall = chunk[-1][2]
-        begin, count = torch.tensor([c[1:] for c in chunk], device=x.device).unbind(1)
+        tall = max(piece.rows for piece in chunk)
+        begin, count = torch.tensor([c[1:3] for c in chunk], device=x.device).unbind(1)
         row = torch.arange(tall, device=x.device)
         live = (row < count[:, None]).flatten()
         numbers = part[(begin[:, None] + torch.minimum(row, count[:, None] - 1)).flatten()]
-        seen = kinds[torch.tensor([c[0] for c in chunk], device=x.device)]
+        seen = kinds[torch.tensor([piece.pattern for piece in chunk], device=x.device)]
         rows = torch.where(seen[:, None], x[numbers].view(len(chunk), tall, -1), 0.0)
         alive = None if bool(live.all()) else live.to(x.dtype)
         found.append(Block(rows, seen, numbers, alive))
     return found
 
 
-def _pieces(counts: list[int]) -> list[tuple[int, int, int]]:
-    """Pattern, first row and number of rows, of at most `_TALL` rows each; short ones first."""
+class _Piece(NamedTuple):
+    """Rows of one pattern, from `first` on."""
+
+    pattern: int
+    first: int
+    rows: int
+    holes: int
+
+
+def _pieces(counts: list[int], holes: list[int]) -> list[_Piece]:
+    """Of at most `_TALL` rows each; short ones first, and of these those of few holes."""
     pieces, begin = [], 0
     for pattern, count in enumerate(counts):
         for first in range(0, count, _TALL):
-            pieces.append((pattern, begin + first, min(_TALL, count - first)))
+            rows = min(_TALL, count - first)
+            pieces.append(_Piece(pattern, begin + first, rows, holes[pattern]))
         begin += count
-    return sorted(pieces, key=lambda piece: piece[2])
+    return sorted(pieces, key=lambda piece: (piece.rows, piece.holes))
 
 
-def _chunks(
-    pieces: list[tuple[int, int, int]], width: int, square: int
-) -> list[list[tuple[int, int, int]]]:
-    """Pieces of about as many rows, as many as memory holds."""
-    chunks: list[list[tuple[int, int, int]]] = [[]]
+def _chunks(pieces: list[_Piece], width: int, square: Callable[[int], int]) -> list[list[_Piece]]:
+    """Pieces of about as many rows and holes, as many as memory holds."""
+    chunks: list[list[_Piece]] = [[]]
     for piece in pieces:
         chunk = chunks[-1]
-        room = (len(chunk) + 1) * (square + piece[2] * width) <= _PATTERNS
-        if chunk and not (room and piece[2] <= 1.25 * chunk[0][2]):
+        room = (len(chunk) + 1) * (square(piece.holes) + piece.rows * width) <= _PATTERNS
+        if chunk and not (room and _alike(chunk, piece)):
             chunks.append(chunk := [])
         chunk.append(piece)
     return chunks
+
+
+def _alike(chunk: list[_Piece], piece: _Piece) -> bool:
+    """Whether few of the rows, and of the holes, fill up where the piece joins the others."""
+    least = min(one.holes for one in chunk[:1] + chunk[-1:])
+    return piece.rows <= 1.25 * chunk[0].rows and piece.holes <= max(1.25 * least, least + 4)
 
 
 class Clusters:
