@@ -308,6 +308,7 @@ def is_unbiased(estimator):
     return estimator.unbiased and estimator.gradient != "exact" and estimator != Reparam()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bound", "estimator", "latents"), [pair for pair in pairs() if is_unbiased(pair.values[1])]
 )
@@ -589,6 +590,7 @@ def test_model_particles_are_consistent(model):
     torch.testing.assert_close(sum(held.log_q), sum(again.log_q))
 
 
+@pytest.mark.slow
 def test_model_answers_have_their_shapes_and_repeat(model, untouched):
     x, draws = rows_of(model), draws_rows(model)
     with untouched():
@@ -651,6 +653,7 @@ def objective_for(model, x):
     return None if paths or model.em(x) is not None else Variational(ELBO(), Score(), samples=2)
 
 
+@pytest.mark.slow
 def test_model_is_fitted_and_evaluated_by_the_same_call(model, untouched):
     x = rows_of(model, 30).float()
     data = Data.from_array(x, levels=2 if ((x == 0) | (x == 1)).all() else None)

@@ -64,6 +64,7 @@ def test_family_shapes(name, shape):
     assert family.support
 
 
+@pytest.mark.slow
 @every("families")
 @pytest.mark.parametrize("raw", [-2.0, 0.0, 0.7, 3.0])
 def test_family_sums_or_integrates_to_one(name, raw):

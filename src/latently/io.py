@@ -61,13 +61,17 @@ class Saved:
     def table(self) -> Schema | None:
         """What the columns of the table were that the model was fitted to; None: it was no table.
 
-        It is read and checked once, when it is first asked for.
+        It is read and checked once, when it is first asked for. Where the model says what is
+        missing by its value, columns have no bounds: what nobody saw may lie beyond what was seen.
 
         Raises:
             UserError: what is wrong in the file, by column and field.
         """
         found = self.data.get("table")
-        return None if found is None else Schema.from_json(found)
+        if found is None:
+            return None
+        schema = Schema.from_json(found)
+        return schema if self.model.evidence_of == "x" else schema.unbounded()
 
     def read(self, rows: Any, split: str | None = None, *, missing: str = "allow") -> Data:
         """Rows as the model reads them, by what its file keeps of those it was fitted to.

@@ -43,6 +43,7 @@ def test_digits_kind():
     assert load("digits/test").digest() != data.digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_sizes_and_kind(image_folder, protocol):
     sizes = {"train": 50_000, "validation": 10_000, "test": 10_000, "train+val": 60_000}

@@ -397,6 +397,7 @@ def test_what_cannot_be_annealed_is_refused(refused):
 # Between two bounds.
 
 
+@pytest.mark.slow
 def test_a_bracket_holds_the_exact_value():
     model = linear(6)
     found = bracket(model, 12, AIS(steps=15), seed=4)
@@ -445,6 +446,7 @@ def test_a_bracket_of_one_chain_has_no_error_bar():
     assert "chains=2" in found.text
 
 
+@pytest.mark.slow
 def test_a_bracket_given_a_context(untouched):
     model = linear(2, contexts=3)
     ticks = []

@@ -183,6 +183,7 @@ def test_every_kind_of_component_by_hiding_cells(family, share, monkeypatch):
     assert found.k_hat.eq(0).all()
 
 
+@pytest.mark.slow
 def test_what_is_usual_is_the_entropy_of_the_cell_given_the_others():
     model = Mixture((2,), 2, family=Full())
     x = torch.randn(80, 2, dtype=torch.float64)
@@ -293,6 +294,7 @@ class Narrow(Inexact):
         return type(q)(q.mean, precision_matrix=3 * q.precision_matrix, validate_args=False)
 
 
+@pytest.mark.slow
 def test_cells_of_heavy_weights_get_more_draws_which_move(monkeypatch):
     exact = factors()
     model = Narrow((5,), 2)

@@ -389,6 +389,7 @@ def rows_of_two_factors(n=256, seed=0):
     return Data.from_array((hidden ^ flipped).float(), levels=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_collapse_is_named_and_health_is_not(seed):
     data, held = rows_of_two_factors(), rows_of_two_factors(seed=1)

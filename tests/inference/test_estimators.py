@@ -147,6 +147,7 @@ def enumerated(model, x, bound, samples):
     return gradients(model, (shares * bound(p)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", STATES)
 @pytest.mark.parametrize(
     ("bound", "samples", "estimator", "prior"),

@@ -92,12 +92,17 @@ def test_parts_are_the_closed_forms(gaussian_vae, shift):
 
 
 def test_common_draws_take_the_noise_out_of_the_amortisation_gap(gaussian_vae):
-    case = gaussian_vae()
-    log_p, _, _ = oblique(case)
-    nearly_the_best(case)
-    found = gaps(case.model, Data.from_array(case.x), method=Known(log_p), samples=1000)
-    apart = math.hypot(found.elbo.mc_stderr, found.refined_elbo.mc_stderr)
-    assert 0 < found.amortisation.mc_stderr < 0.4 * apart
+    shares = []
+    for seed in range(6):
+        torch.manual_seed(seed)  # other rows
+        case = gaussian_vae()
+        log_p, _, _ = oblique(case)
+        nearly_the_best(case)
+        found = gaps(case.model, Data.from_array(case.x), method=Known(log_p), samples=1000)
+        apart = math.hypot(found.elbo.mc_stderr, found.refined_elbo.mc_stderr)
+        shares.append(found.amortisation.mc_stderr / apart)
+    assert 0 < min(shares)
+    assert sum(shares) / len(shares) < 0.4
 
 
 def test_error_bars_hold(gaussian_vae):

@@ -258,6 +258,7 @@ def words_of(text, made, tmp_path):
     return [word.format(**places) for word in text.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", FIT)
 def test_fit(rejected, made, tmp_path, call):
     rejected(["fit", *words_of(call, made, tmp_path)], FIT[call])

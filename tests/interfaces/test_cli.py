@@ -60,6 +60,7 @@ def test_doctor_says_what_is_here_and_what_is_not(done, monkeypatch, tmp_path):
     assert str(tmp_path) in done("doctor", "--data-dir", tmp_path)
 
 
+@pytest.mark.slow
 def test_json_is_the_same_in_a_fresh_process(made, done):
     words = ("evaluate", made / "vae.safetensors", "--data", "digits", "--samples", 3, "--json")
     out, err = process(*words).communicate()

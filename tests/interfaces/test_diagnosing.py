@@ -39,6 +39,7 @@ def finite(value):
     return not isinstance(value, float) or math.isfinite(value)
 
 
+@pytest.mark.slow
 def test_every_part_answers_or_says_why_not(found):
     assert list(found["parts"]) == list(PARTS)
     silent = {name for name, part in found["parts"].items() if "unavailable" in part}

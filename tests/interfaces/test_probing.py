@@ -45,6 +45,7 @@ def finite(value):
     return not isinstance(value, float) or math.isfinite(value)
 
 
+@pytest.mark.slow
 def test_text_json_csv_and_page_agree(asked, tmp_path):
     told = json.loads(asked(*QUICK, "--json", "--out", tmp_path / "a.json"))
     assert json.loads((tmp_path / "a.json").read_text()) == told
@@ -96,6 +97,7 @@ def test_every_method_and_a_corruption(asked):
     assert told["left_out"] == {}
 
 
+@pytest.mark.slow
 def test_a_named_set_has_its_own_test_split(made, done):
     words = ("--methods", "linear", "--labels", "10,all", "--draws", 1, "--json")
     told = json.loads(done("probe", made / "vae.safetensors", "--data", "digits", *words))

@@ -156,6 +156,32 @@ def test_rows_are_drawn_with_some_cells_held(model, cli, done, tmp_path):
         assert said in ran.err
 
 
+def test_cells_are_held_as_they_are_given(done, cli, tmp_path):
+    """Beyond all that was seen, with more digits, or a name that is pooled with rare ones."""
+    rng, data, out = np.random.default_rng(0), tmp_path / "t.csv", tmp_path / "held.csv"
+    towns = ["Bonn"] * 60 + ["Rome"] * 50 + ["Paris, TX", "Oslo", "Ulm", "Köln"]
+    codes = [101] * 60 + [102] * 50 + [7, 8, 9, 10]
+    with data.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["weight, kg", "town", "code", "a=b"])
+        for town, code in zip(towns, codes, strict=True):
+            rows.writerow([f"{rng.normal(70, 9):.1f}", town, code, f"{rng.normal():.3f}"])
+    model = tmp_path / "m.safetensors"
+    kinds = "code=categorical"
+    done("fit", "table", "--data", data, *FIT.split(), "--kinds", kinds, "--out", model)
+    how = ("sample", model, "-n", 2, "--samples", 20, "--force", "--out", out, "--given")
+    done(*how, '"weight, kg=250.25","town=Paris, TX",code=9,a=b=0.12345')
+    assert read(out)[1] == [["250.25", "Paris, TX", "9", "0.12345"]] * 2
+    ran = cli(*how, "weight, kg=250.25")
+    assert ran.code == 2
+    assert "double quotes" in ran.err
+
+
+def test_a_column_that_is_left_out_is_given_no_cell(model, rejected, tmp_path):
+    how = ("sample", model, "-n", 2, "--out", tmp_path / "x.csv", "--given")
+    rejected((*how, "person=p0001"), "'person'", "identifier", "left out")
+
+
 def test_scores_say_which_cell_is_strange(table, model, done, tmp_path):
     names, rows = read(table)
     strange = tmp_path / "strange.csv"

@@ -210,6 +210,7 @@ def given(model, scatter, k, row, o, m):
     return mean, left * (df + energy) / (df + o.sum()), df + o.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Full(), Factors(2), Student(Full()), Diagonal()], ids=str)
 def test_imputed_draws_have_the_moments_of_the_conditional(kind):
     model, draws = random_mixture(kind), 30_000
@@ -265,6 +266,7 @@ def test_probabilities_of_all_rows_of_bits_sum_to_one(exactly):
     exactly(random_mixture(Bits()).log_prob(rows).exp().sum(), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, *PRIORS], ids=str)
 @with_holes
 def test_em_never_decreases_and_reports_its_parameters(kind, holes):
@@ -281,6 +283,7 @@ def test_em_never_decreases_and_reports_its_parameters(kind, holes):
     assert values[-1] > values[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, *PRIORS], ids=str)
 @pytest.mark.parametrize(("components", "holes"), [(1, True), (2, False)])
 def test_em_ends_where_the_gradient_is_zero(kind, holes, components):
@@ -522,6 +525,7 @@ def test_student_finds_the_degrees_of_freedom_and_withstands_outliers():
     assert locs[Student()] < 0.5 < 10 < locs[Full()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [k for k in KINDS if not k.discrete], ids=str)
 @with_holes
 def test_singular_covariances_are_held_and_named(kind, holes):

@@ -89,6 +89,7 @@ def test_posterior_mean_and_covariance_are_the_conditional(kind, exactly, device
     exactly(encoded, q.mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_imputation_is_the_closed_form_conditional(kind):
     model = random_model(kind)

@@ -56,6 +56,7 @@ def test_q_integrates_to_one_on_the_line(noise):
     )
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("shape", [(2,), (1, 1, 2), (1, 2)])
 def test_q_integrates_to_one_in_the_plane(noise, shape):

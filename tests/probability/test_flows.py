@@ -281,6 +281,7 @@ def test_log_q_is_the_change_of_variables(flow):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @every
 def test_posterior_integrates_to_one_in_the_plane(flow):
     family = posterior_of(flow)

@@ -267,6 +267,7 @@ def test_one_scale_takes_any_size(shape):
     torch.testing.assert_close(found, log_det(lambda x: f(x)[0], x), rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @every_coupling
 def test_density_integrates_to_one_in_the_plane(coupling):
     f = built(ImageRealNVP(scales=1, steps=2, hidden=4, coupling=coupling), (1, 1, 2), by=0.2)

@@ -145,6 +145,7 @@ def test_levels_that_the_other_lacks(make_q, make_p):
     assert closed(many, few) == math.inf
 
 
+@pytest.mark.slow
 @pairs(SIMPLEX)
 def test_rows_that_sum_to_one(make_q, make_p):
     q, p = made(make_q, cells=3, size=0.5), made(make_p, cells=3, size=0.5)
@@ -156,6 +157,7 @@ def test_rows_that_sum_to_one(make_q, make_p):
     torch.testing.assert_close(closed(q, p), found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pairs(JOINT)
 def test_rows_whose_cells_depend_on_each_other(make_q, make_p):
     q, p = made(make_q, cells=2, size=0.5), made(make_p, cells=2, size=0.5)

@@ -40,6 +40,7 @@ def solved(flow):
     return getattr(flow, "name", "") == "CNF"
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize(("features", "context"), [(1, 0), (1, 3), (3, 0), (3, 3)])
 def test_log_det_is_that_of_the_jacobian_in_both_directions(flow, features, context):
@@ -54,6 +55,7 @@ def test_log_det_is_that_of_the_jacobian_in_both_directions(flow, features, cont
     torch.testing.assert_close(found, -back, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_inverse_of_zuko_undoes_it(flow, scale):
@@ -74,6 +76,7 @@ def test_density_of_zuko_integrates_to_one_on_the_line(flow):
     assert torch.trapezoid(p * y.cosh(), y) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 @every
 def test_gradients_reach_all_parameters_both_ways(flow):
     f = built(flow, 3, 2, by=0.2)

@@ -359,6 +359,7 @@ def test_compiled_turns_move_the_same_parameters():
     assert moved == ["inference", "generative"] * 2
 
 
+@pytest.mark.slow
 def test_q_is_nearer_to_the_posterior_after_as_many_steps_of_p():
     """And p is better for it: log p(x) and its gap to the ELBO, both exact, by all states."""
     generator = torch.Generator().manual_seed(2)

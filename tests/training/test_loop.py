@@ -229,6 +229,7 @@ def test_pieces_see_their_own_rows_masks_and_contexts():
     assert all(mask.shape == part.shape for part, mask, _ in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_pieces_learn(precision):
     options = {"steps": 200, "batch_size": 20, "learning_rate": 0.02, "device": "cpu"}

@@ -197,6 +197,7 @@ def test_a_resumed_run_keeps_the_best_epoch_of_before(tmp_path):
         assert torch.equal(x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "change"),
     [
@@ -312,6 +313,7 @@ def test_nothing_to_resume_starts_afresh(tmp_path):
     assert len(found.history) == STEPS * 7 // 30
 
 
+@pytest.mark.slow
 def test_two_fits_on_one_checkpoint_are_refused(tmp_path, refused):
     path = tmp_path / "run.ckpt"
     script = (

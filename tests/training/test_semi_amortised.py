@@ -129,6 +129,7 @@ def test_parameters_learn_again_afterwards():
 # What is reported.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("through", [False, True])
 def test_the_value_is_a_bound_and_above_the_encoders(gaussian_vae, through):
     case = gaussian_vae(shift=0.6, widen=0.5)
@@ -277,6 +278,7 @@ def log_p_of_affine(model, x, std):
     return torch.distributions.MultivariateNormal(means[0], covariance).log_prob(x.double())
 
 
+@pytest.mark.slow
 def test_a_weak_encoder_teaches_the_decoder_less_of_its_faults():
     """The encoder is one unit wide: what p(x) learns shows in its exact evidence."""
     torch.manual_seed(0)

@@ -57,7 +57,8 @@ def infer(
     asked: list[Distribution] = []
 
     def draw(q: Distribution, count: int) -> Tensor:
-        asked.append(q)
+        if getattr(q, "of_latents", True):  # others are of missing cells
+            asked.append(q)
         return q.sample(torch.Size((count,)))
 
     with seeded(seed, x.device):

@@ -114,7 +114,8 @@ def draw_given(
     Args:
         model: any model with a density that can leave cells out.
         row: (*shape); what stands in cells that are not given is ignored.
-        mask: True where given, (*shape); all False draws from p(x).
+        mask: True where given, (*shape); all False draws from p(x). Of a model of what is missing
+            the others are drawn from its p(x), too: they are not cells that were lost.
         n: number of draws. They are made in parts, so that memory holds their values and no more.
         context: (C,), of a model of p(x|c).
         samples: K, particles; exact models need none.
@@ -125,6 +126,8 @@ def draw_given(
         UserError: no density, cells that cannot be left out, options out of range, or values that
             are none of the model's.
     """
+    if model.evidence_of != "x":  # what is given is a condition, and nothing was lost
+        model = model.model
     check_options(model, n, samples, sweeps, (), draws_name="n")
     shape = tuple(model.shape)
     for name, value in (("row", row), ("mask", mask)):

@@ -11,11 +11,13 @@ import torch
 from latently.data.arrays import read_npy, read_npz
 from latently.data.masks import Mask
 from latently.data.mechanisms import Mechanism, holes
-from latently.data.tables import Frame, Schema, read_frame, write_frame
+from latently.data.tables import Frame, Schema, as_frame, write_frame
+from latently.data.tables.native import emptied
 from latently.data.tables.reading import SUFFIXES, suffix_of
 from latently.errors import UserError
 from latently.interfaces.flags import Flag, parse
 from latently.interfaces.output import check_target, write_arrays
+from latently.interfaces.tabular import read_noted
 from latently.training.files import atomic_write
 
 __all__ = ["amputate_command"]
@@ -66,7 +68,7 @@ def amputate_command(
             write_arrays(target, {"x": left, "y": labels})
     else:
         target = check_target(out, SUFFIXES, force)
-        frame = read_frame(source)
+        frame = read_noted(source)
         rows = _of_table(frame)
         lost = _lost(rule, rows, seed, rows.x.shape)
         _write(target, _without(frame, rows.names, lost))
@@ -94,20 +96,17 @@ def _lost(rule: Mask | Mechanism, rows: _Rows, seed: int, shape: tuple[int, ...]
 
 
 def _without(frame: Frame, names: tuple[str, ...], lost: np.ndarray) -> Frame:
-    """The table with those cells empty, all others the very same values."""
+    """The table with those cells empty, all others the very same values, of the same types."""
+    gone = {frame.place(n): lost[:, j] for j, n in enumerate(names) if lost[:, j].any()}
+    if frame.native is not None:
+        return as_frame(emptied(frame.native, gone), source=frame.source)
     columns = list(frame.columns)
-    for j, name in enumerate(names):
-        if lost[:, j].any():
-            place = frame.place(name)
-            columns[place] = _emptied(columns[place], lost[:, j])
+    for place, cells in gone.items():
+        columns[place] = _emptied(columns[place], cells)
     return Frame(frame.names, tuple(columns), source=frame.source)
 
 
 def _emptied(column: np.ndarray, lost: np.ndarray) -> np.ndarray:
-    """Empty in the column's own word; whole numbers and truth values have none, objects do."""
-    if column.dtype.kind in "fmM":
-        empty = np.array("NaT" if column.dtype.kind in "mM" else np.nan).astype(column.dtype)
-        return np.where(lost, empty, column)
     kept = column.astype(object)
     kept[lost] = None
     return kept

@@ -39,7 +39,7 @@ def check_target(out: str, suffixes: Sequence[str], force: bool, option: str = "
             cannot be written.
     """
     path = Path(out).expanduser()
-    if path.suffix not in suffixes:
+    if not any(path.name.endswith(suffix) and path.name != suffix for suffix in suffixes):
         raise UserError(f"{option} {out}: end the name in {', '.join(suffixes)}")
     check_place(path)
     if path.exists() and not force:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ from torch import Tensor
 
 from latently import expr
 from latently.data import Data
-from latently.data.tables import MISSING, Column, Frame, Schema, read_frame, write_frame
+from latently.data.tables import (
+    MISSING,
+    Column,
+    Frame,
+    Schema,
+    as_frame,
+    read_frame,
+    write_frame,
+)
+from latently.data.tables.native import stacked
 from latently.errors import UserError, closest
 from latently.inference import draw_given
 from latently.inference.imputation import SWEEPS
@@ -23,11 +33,13 @@ from latently.registry import KINDS
 from latently.training.files import atomic_write
 
 __all__ = [
+    "DRAW",
     "TABLES",
     "check_suffix",
     "column_names",
     "drawn_given",
     "read_kinds",
+    "read_noted",
     "read_schema",
     "schema_command",
     "write_frames",
@@ -35,6 +47,7 @@ __all__ = [
 ]
 
 TABLES = (".csv", ".tsv", ".parquet", ".feather")  # suffixes
+DRAW = "draw"  # the column that numbers several imputations
 
 
 def schema_command(
@@ -52,7 +65,7 @@ def schema_command(
 
     target = None if out is None else check_target(out, (".json",), force)
     everywhere, by_column = _read_na_values(na_values)
-    frame = read_frame(Path(path).expanduser())
+    frame = read_noted(Path(path).expanduser())
     schema = Schema.infer(
         frame, missing=(*MISSING, *everywhere), kinds=read_kinds(kinds), na_values=by_column
     )
@@ -63,11 +76,34 @@ def schema_command(
     return f"wrote what {len(schema.columns)} columns are to {target}; edit it, then fit --schema"
 
 
+def read_noted(path: Path) -> Frame:
+    """The table in a file; what reading decided goes to standard error."""
+    frame = read_frame(path)
+    for notice in frame.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    return frame
+
+
+def _words(text: str) -> list[str]:
+    """Words with commas between them, one that holds a comma in double quotes."""
+    return next(csv.reader([text], skipinitialspace=True), [])
+
+
+def _split(word: str, names: Iterable[str] = ()) -> tuple[str, str, str]:
+    """Name, sign and value of `name=value`: the longest of the names that fits, else the first."""
+    fitting = [name for name in names if word.strip().startswith(f"{name}=")]
+    if fitting:
+        name = max(fitting, key=len)
+        return name, "=", word.strip()[len(name) + 1 :].strip()
+    name, sign, value = word.partition("=")
+    return name.strip(), sign, value.strip()
+
+
 def _read_na_values(text: str | None) -> tuple[list[str], dict[str, list[str]]]:
     """Texts that mean missing in every column, and by column, from `-9,insulin=0`."""
     everywhere: list[str] = []
     by_column: dict[str, list[str]] = {}
-    for word in () if text is None else text.split(","):
+    for word in () if text is None else _words(text):
         name, sign, code = word.rpartition("=")
         if sign and name.strip():
             by_column.setdefault(name.strip(), []).append(code)
@@ -119,10 +155,13 @@ def read_kinds(text: str | None) -> dict[str, str] | None:
     if text is None:
         return None
     found = {}
-    for word in text.split(","):
-        name, sign, kind = word.rpartition("=")
+    for word in _words(text):
+        name, sign, kind = word.rpartition("=")  # a kind has no such sign
         if not sign or not name.strip() or not kind.strip():
-            raise UserError(f"--kinds {word!r}: give column=kind, such as zip=categorical")
+            raise UserError(
+                f"--kinds {word!r}: give column=kind, such as zip=categorical, and a name that "
+                "holds a comma in double quotes"
+            )
         if name.strip() in found:
             raise UserError(f"--kinds {text}: column {name.strip()!r} has two kinds; give one")
         found[name.strip()] = kind.strip()
@@ -154,8 +193,8 @@ def column_names(saved: Saved, width: int) -> list[str]:
 
 def drawn_given(
     saved: Saved, text: str, n: int, seed: int, *, samples: int = 1000, sweeps: int = SWEEPS
-) -> Tensor:
-    """n rows of a table with some cells held, (n, columns), from the others' conditional.
+) -> tuple[Tensor, Frame]:
+    """n rows of a table with some cells held, from the others' conditional, and what is held.
 
     Args:
         saved: the model.
@@ -164,6 +203,9 @@ def drawn_given(
         seed: of the draws.
         samples: particles, of models that are not exact.
         sweeps: most rounds of refining them.
+
+    Returns:
+        Rows, (n, columns), and the given cells as a row of texts, for `write_rows`.
 
     Raises:
         UserError: the model was fitted to no table, what is given is no cell of it, or numbers out
@@ -176,47 +218,61 @@ def drawn_given(
         if asked < least:
             raise UserError(f"--{option} {asked} must be at least {least}")
     check_memory(8 * samples * len(schema.names), f"{samples:,} particles", "lower --samples")
-    held = dict.fromkeys(schema.names, "")
-    for word in text.split(","):
-        name, sign, value = word.partition("=")
-        if not sign or not value.strip():
-            raise UserError(f"--given {word!r}: give column=value, such as age=40")
-        if name.strip() not in held:
-            raise UserError(f"--given {word!r}: {closest(name.strip(), held)}")
-        if held[name.strip()]:
-            raise UserError(
-                f"--given {text}: column {name.strip()!r} is given twice; once is enough"
-            )
-        if value.strip() in schema.missing:
-            raise UserError(
-                f"--given {word!r}: {value.strip()} means a missing cell; leave it out"
-            )
-        held[name.strip()] = value.strip()
-    data, mask = _given_row(schema, held)
+    row = _given_row(schema, text)
+    data, mask = _given_data(schema, row)
     saved.model.check(data.x, mask, "--given")
     found = draw_given(
         saved.model, data.x[0], mask[0], n, samples=samples, sweeps=sweeps, seed=seed
     )
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return found.draws
+    return found.draws, row
 
 
-def _given_row(schema: Schema, held: Mapping[str, str]) -> tuple[Data, Tensor]:
-    """One row of a table from texts, "" where nothing is given, and its mask.
+def _given_row(schema: Schema, text: str) -> Frame:
+    """One row from `age=40,town=Rome`, its other cells empty.
+
+    Raises:
+        UserError: words that are no pairs, or name no cell of the model.
+    """
+    names = {column.name: column for column in schema.columns}
+    held = dict.fromkeys(schema.names, "")
+    for word in _words(text):
+        name, sign, value = _split(word, names)
+        if not sign or not value:
+            raise UserError(
+                f"--given {word!r}: give column=value, such as age=40; write a value that holds a "
+                "comma with its column in double quotes, as in '\"town=Washington, DC\",age=40'"
+            )
+        if name not in names:
+            raise UserError(f"--given {word!r}: {closest(name, held)}")
+        if name not in held:
+            raise UserError(
+                f"--given {word!r}: column {name!r} is {names[name].kind} and left out of the "
+                "model; leave it out"
+            )
+        if held[name]:
+            raise UserError(f"--given {text}: column {name!r} is given twice; once is enough")
+        if value in (*schema.missing, *names[name].na_values):
+            raise UserError(f"--given {word!r}: {value} means a missing cell; leave it out")
+        held[name] = value
+    cells = tuple(np.array([value], dtype=object) for value in held.values())
+    return Frame(tuple(held), cells, source="--given", types=("text",) * len(held))
+
+
+def _given_data(schema: Schema, row: Frame) -> tuple[Data, Tensor]:
+    """One row of texts as a model reads it, and which of its cells are given.
 
     Raises:
         UserError: a text that its column does not take.
     """
-    cells = tuple(np.array([value], dtype=object) for value in held.values())
-    row = Frame(tuple(held), cells, source="--given", types=("text",) * len(held))
     try:
         data = Data.from_frame(row, schema, "--given")
     except UserError as error:
         raise UserError(f"--given: {error}") from None
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
     for column, known in zip(schema.modelled, mask[0].tolist(), strict=True):
-        value = held[column.name]
+        value = row[column.name][0]
         if value and not known:
             near = closest(value, map(str, column.categories))
             raise UserError(f"--given: column {column.name!r} has no value {value!r}; {near}")
@@ -227,14 +283,19 @@ def write_frames(target: Path, frames: Sequence[Frame]) -> None:
     """One table, or several under each other with their number in a first column, draw."""
     if len(frames) == 1:
         whole = frames[0]
+    elif frames[0].native is not None:
+        whole = as_frame(stacked([frame.native for frame in frames], DRAW))
     else:
         count = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
         parts = zip(*(frame.columns for frame in frames), strict=True)
         columns = (count, *(np.concatenate(part) for part in parts))
-        whole = Frame(names=("draw", *frames[0].names), columns=columns)
+        whole = Frame(names=(DRAW, *frames[0].names), columns=columns)
     atomic_write(target, lambda place: write_frame(place, whole, suffix=target.suffix))
 
 
-def write_rows(target: Path, x: Tensor, schema: Schema) -> None:
-    """Rows of a model as a table with the original columns."""
-    write_frames(target, [schema.decode(x.cpu().double().numpy())])
+def write_rows(target: Path, x: Tensor, schema: Schema, held: Frame | None = None) -> None:
+    """Rows of a model as a table with the original columns; cells that are held as they came."""
+    rows = x.cpu().double().numpy()
+    if held is not None:
+        rows, schema = schema.holding(held, rows)
+    write_frames(target, [schema.decode(rows)])

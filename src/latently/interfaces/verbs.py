@@ -18,6 +18,7 @@ from latently import expr
 from latently._version import __version__
 from latently.data import Data
 from latently.data.contexts import Context
+from latently.data.tables import Frame
 from latently.errors import UserError, closest
 from latently.interfaces.memory import check_memory
 from latently.interfaces.opening import (
@@ -126,11 +127,12 @@ def sample(
     if given is not None:
         if temperature != 1 or known is not None:
             raise UserError("--given: leave out --temperature and --context")
-        x = drawn_given(saved, given, n, seed, **asked)
+        x, held = drawn_given(saved, given, n, seed, **asked)
     else:
-        x = saved.model.sample(n, known, temperature=temperature, seed=seed)
+        x, held = saved.model.sample(n, known, temperature=temperature, seed=seed), None
     classes = known.shape[1] if known is not None and context == "each" else _COLUMNS + 1
-    _write_rows(target, x, saved, columns=classes if classes <= _COLUMNS else None)
+    columns = classes if classes <= _COLUMNS else None
+    _write_rows(target, x, saved, columns=columns, held=held)
     cooled = "" if temperature == 1 else f" at temperature {temperature:g}"
     return f"wrote {n} samples{cooled} to {target}"
 
@@ -309,12 +311,18 @@ def _layers(saved: Saved, data: Data) -> list[Tensor]:
     return [torch.cat(layer) for layer in zip(*pieces, strict=True)]
 
 
-def _write_rows(target: Path, x: Tensor, saved: Saved, columns: int | None = None) -> None:
-    """Rows to a file; in a picture so many beside each other."""
+def _write_rows(
+    target: Path,
+    x: Tensor,
+    saved: Saved,
+    columns: int | None = None,
+    held: Frame | None = None,
+) -> None:
+    """Rows to a file; in a picture so many beside each other, of a table with some cells held."""
     if target.suffix == ".png":
         write_images(target, x, *_value_range(saved, x), columns=columns)
     elif (schema := saved.table) is not None and target.suffix in TABLES:
-        write_rows(target, x, schema)
+        write_rows(target, x, schema, held)
     elif target.suffix == ".csv":
         flat = x.flatten(1)
         write_table(target, {f"x{j}": flat[:, j].tolist() for j in range(flat.shape[1])})

@@ -26,6 +26,7 @@ class MissingCells(Distribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     has_rsample = True
+    of_latents = False
 
     def __init__(self, given: Any, lead: Size, draws: int) -> None:
         self.given, self.lead, self.draws = given, lead, draws
@@ -117,7 +118,7 @@ class WeighedRows(Joint):
         super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
 
     def __getattr__(self, name: str) -> Any:
-        """Moments and quantiles are those of p(x|z)."""
+        """All else is that of p(x|z)."""
         if name == "inner":
             raise AttributeError(name)
         return getattr(self.inner, name)
@@ -125,6 +126,25 @@ class WeighedRows(Joint):
     def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of the observed cells, in nats."""
         return self.inner.log_prob(value, mask)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of rows, whatever would be missing of them."""
+        return self.inner.sample(sample_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """Of p(x|z), and so are mode and variance."""
+        return self.inner.mean
+
+    @property
+    def mode(self) -> Tensor:
+        """Mode of p(x|z)."""
+        return self.inner.mode
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of every cell."""
+        return self.inner.variance
 
     def given(self, value: Tensor, mask: Tensor) -> Point:
         """The row itself: imputation adds what was kept with a particle to the observed cells."""

@@ -114,7 +114,8 @@ def test_a_few_words_among_numbers_are_named_by_column_row_and_fix():
         Schema.infer(as_frame({"x": values}))
     assert str(caught.value) == (
         "column 'x', row 50 (counted from 0): 'broken' among 2,000 numbers (1 such cell); "
-        "empty these cells, add it to missing, or choose kinds={'x': 'categorical'}"
+        "empty these cells, count it as missing (na_values; latently schema --na-values), or "
+        "choose kinds={'x': 'categorical'} (--kinds)"
     )
     schema = Schema.infer(as_frame({"x": values}), missing=["", "broken"])
     assert schema.columns[0].kind == "real"

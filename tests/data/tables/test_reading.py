@@ -95,6 +95,10 @@ def test_cells_are_verbatim_but_for_blanks_after_the_delimiter(save):
         ("day,x\n2020-01-01,y\n", ("day", "x")),
         ("?,3\n1,2\n", ("column 1", "column 2")),
         ("a\n1\n2\n", ("a",)),
+        ("country,2019,2020\nx,1.5,\ny,70000,3\n", ("country", "2019", "2020")),
+        ("country,2019,2021\nx,1,2\n", ("column 1", "column 2", "column 3")),
+        ("from,to\n,\n", ("from", "to")),
+        ("2019,2020\n2020,2021\n", ("column 1", "column 2")),
     ],
 )
 def test_names_are_found_in_the_first_line_or_not(save, content, names):
@@ -102,9 +106,9 @@ def test_names_are_found_in_the_first_line_or_not(save, content, names):
 
 
 def test_the_caller_may_know_whether_there_are_names(save):
-    path = save("country,2019,2020\nx,1,2\n")
+    path = save("country,7,8\nx,1,2\n")
     assert read_frame(path).names[1] == "column 2"
-    assert read_frame(path, header=True).names == ("country", "2019", "2020")
+    assert read_frame(path, header=True).names == ("country", "7", "8")
     assert len(read_frame(path, header=False)) == 2
 
 
@@ -121,12 +125,17 @@ def test_text_that_says_its_encoding_is_read_without_a_word(save, encoding):
     assert frame.notices == ()
 
 
-def test_latin_1_is_read_with_a_notice_wherever_it_begins(save):
+def test_windows_text_is_read_with_a_notice_wherever_it_begins(save):
     late = ("a,b\n" + "1,x\n" * 70_000 + "1,Köln\n").encode("latin-1")
     frame = read_frame(save(late))
     assert frame["b"][-1] == "Köln"
     assert len(frame) == 70_001
-    assert frame.notices == ("t.csv: not UTF-8; read as Latin-1",)
+    assert frame.notices == ("t.csv: not UTF-8; read as Windows-1252",)
+    signs = read_frame(save("a,b\n1,5 €\n2,“q”\n".encode("cp1252")))
+    assert signs["b"].tolist() == ["5 €", "“q”"]
+    odd = read_frame(save(b"a,b\n1,K\xf6ln\n2,\x81\n"))  # no sign of Windows-1252
+    assert odd["b"].tolist() == ["Köln", "\x81"]
+    assert odd.notices == ("t.csv: not UTF-8; read as Latin-1",)
 
 
 @pytest.mark.parametrize(

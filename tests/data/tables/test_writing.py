@@ -33,6 +33,24 @@ def test_text_is_read_back_as_it_was_written(tmp_path, suffix):
     assert [column.tolist() for column in read_frame(path).columns] == TEXTS
 
 
+def test_a_carriage_return_in_a_cell_is_read_back(tmp_path):
+    path = tmp_path / "t.csv"
+    write_frame(path, Frame(("a", "b"), (np.array(["x\ry", "z"], dtype=object), np.arange(2))))
+    assert b"\r\n" not in path.read_bytes()
+    assert read_frame(path)["a"].tolist() == ["x\ry", "z"]
+
+
+def test_moments_have_one_form_in_all_blocks_and_digits_as_few_as_they_need(tmp_path):
+    path = tmp_path / "t.csv"
+    times = np.full(70_000, "2020-01-01", dtype="datetime64[ns]")
+    times[-1] = np.datetime64("2020-05-18T10:30:00")
+    prices = np.full(70_000, 68.6, dtype=np.float32)
+    write_frame(path, Frame(("t", "p"), (times, prices)))
+    frame = read_frame(path)
+    assert set(frame["t"].tolist()) == {"2020-01-01T00:00:00", "2020-05-18T10:30:00"}
+    assert set(frame["p"].tolist()) == {"68.6"}
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".feather", ".arrow"])
 @pytest.mark.parametrize("library", [None, "pandas", "polars"])
 def test_columnar_files_keep_types(tmp_path, suffix, library):

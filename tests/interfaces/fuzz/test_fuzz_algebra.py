@@ -439,6 +439,7 @@ def pairs(posterior):
     return [*OWN_PRIORS, *own, *(p for p in PRIORS if kind == "reals" and "net=" not in p)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posterior", EVERY)
 def test_draws_have_the_density_that_is_said(posterior):
     """`E_m[q / m] = E_m[p / m] = 1` over draws of `m = (q + p) / 2`, whose weights are below 2.

@@ -103,12 +103,14 @@ def test_rows_of_other_kinds(read, name, suffix):
     assert read(saved(REFUSED[name], suffix), suffix, suffix == ".npy").code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("number", range(len(CALLS)))
 def test_odd_rows(read, name, number):
     read(saved(ODD[name], ".npy"), ".npy", number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_damaged(read, small, damaged, suffix, seed):

@@ -681,6 +681,7 @@ for kind in (lt.Gaussian(), lt.Masking(), lt.SaltAndPepper(), lt.Adversarial(0.1
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_walk_through_codes_is_finite_or_refused(name, dtype):

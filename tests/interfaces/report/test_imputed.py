@@ -68,6 +68,7 @@ def test_nothing_to_hide_and_masks_that_do_not_fit(digits):
         holes(table(), Half("lower"), 0)
 
 
+@pytest.mark.slow
 def test_the_coverage_of_the_right_model_is_ninety_percent():
     data = table()
     model = lt.fa(data.shape, latents=2)

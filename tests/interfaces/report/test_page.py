@@ -59,6 +59,7 @@ def test_the_policy_allows_styles_and_embedded_pictures_only(digits, tmp_path, p
     assert policy["content"] == ("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
 
 
+@pytest.mark.slow
 def test_foreign_text_stays_text(digits, tmp_path, page):
     data, entries = digits
     evil = "<script>alert('$x_1$ & \"')</script>"
@@ -123,6 +124,7 @@ def small(fitted):
     return data, fitted(lt.ppca((3,), latents=1), data).model
 
 
+@pytest.mark.slow
 def test_training_records_of_all_kinds(small, tmp_path, page, entry):
     data, model = small
     parts = [

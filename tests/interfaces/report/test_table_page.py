@@ -25,6 +25,7 @@ def _few(monkeypatch):
     monkeypatch.setattr(marginals, "_ROWS", 40)
 
 
+@pytest.mark.slow
 def test_a_table_with_holes_has_all_sections(people, mixed, entry, page, tmp_path):
     data = people(120)
     source, found = page(tmp_path / "x.html", [entry("mixture", mixed(data), data)], data)
@@ -62,6 +63,7 @@ def test_a_complete_table_says_nothing_of_holes(people, mixed, entry, page, tmp_
     assert "Rows that a model was fitted to" not in text_of(found)
 
 
+@pytest.mark.slow
 def test_foreign_names_and_levels_stay_text(mixed, entry, page, tmp_path):
     evil = "<script>alert('$x_1$ & \"')</script>"
     rng = np.random.default_rng(0)
@@ -74,6 +76,7 @@ def test_foreign_names_and_levels_stay_text(mixed, entry, page, tmp_path):
     assert "".join(found.text).count(evil) > 6
 
 
+@pytest.mark.slow
 def test_models_of_numbers_and_rows_of_one_column(fitted, entry, page, tmp_path):
     rng = np.random.default_rng(0)
     numbers = {"a": rng.normal(size=60), "b": rng.normal(size=60), "c": rng.normal(size=60)}

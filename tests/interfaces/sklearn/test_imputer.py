@@ -53,6 +53,7 @@ def normal(model):
     return model.loc.detach().numpy(), weight @ weight.T + np.diag(noise)
 
 
+@pytest.mark.slow
 @parametrize_with_checks([LatentImputer("fa", latents=1, samples=20)])
 def test_what_scikit_learn_asks_of_estimators(estimator, check):
     with warnings.catch_warnings():
@@ -125,6 +126,7 @@ def test_what_hangs_together_is_filled_together(library):
 # ---- What stays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("recipe", ["fa", "table"])
 def test_no_hole_is_left_and_all_else_stays(recipe, strategy):
@@ -248,6 +250,7 @@ def test_constants_of_a_frame_are_filled_with_themselves(library):
     assert set(np.asarray(fitted(table, "table").transform(table)["same"])) == {"x"}
 
 
+@pytest.mark.slow
 def test_missing_names_of_rows_stay_missing_with_a_warning(library):
     names = [None if i == 7 else f"p{i}" for i in range(150)]
     table = library.DataFrame({"name": names, **{f"c{j}": HOLED[:, j] for j in range(4)}})
@@ -291,6 +294,15 @@ def test_columns_without_a_value_go_or_are_zero():
     np.testing.assert_array_equal(kept[:, [0, 1, 3, 4]], model.transform(rows))
 
 
+def test_columns_of_a_frame_without_a_value_are_zero():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(HOLED, columns=list("abcd")).assign(e=np.nan)
+    filled = fitted(frame, "fa", keep_empty_features=True).transform(frame)
+    assert list(filled.columns) == list("abcde")
+    assert (filled["e"] == 0).all()
+    assert not filled.isna().any().any()
+
+
 def test_another_sign_for_missing():
     rows = np.where(MISSING, -1, IRIS)
     expected = fitted().transform(HOLED)
@@ -299,6 +311,7 @@ def test_another_sign_for_missing():
     assert (fitted(whole, missing_values=-1).transform(whole) > 0).all()
 
 
+@pytest.mark.slow
 def test_another_sign_for_missing_of_a_frame(library):
     table = library.DataFrame({"a": ["x", "y", "gone"] * 30, "b": [1.5, 2.5, 3.0] * 30})
     filled = fitted(table, "table", missing_values="gone").transform(table)
@@ -308,6 +321,7 @@ def test_another_sign_for_missing_of_a_frame(library):
 # ---- scikit-learn's machinery
 
 
+@pytest.mark.slow
 def test_a_pipeline_fills_scales_and_classifies():
     steps = StandardScaler(), LogisticRegression(max_iter=1000)
     rows, species = HOLED[::2], SPECIES[::2]

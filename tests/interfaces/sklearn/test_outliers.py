@@ -30,6 +30,7 @@ def fitted(X=CLOUD, recipe="fa", **options):
         return detector.fit(X)
 
 
+@pytest.mark.slow
 @parametrize_with_checks([LatentOutlierDetector("fa", latents=1)])
 def test_what_scikit_learn_asks_of_outlier_detectors(estimator, check):
     with warnings.catch_warnings():
@@ -77,6 +78,7 @@ def test_contamination_moves_the_threshold_alone():
     assert many.labels_.sum() == 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["fa", "mixture", "table"])
 def test_a_row_off_the_line_is_strange(recipe):
     """Both its values are usual, their combination is not."""

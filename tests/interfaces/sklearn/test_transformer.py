@@ -66,6 +66,7 @@ def fitted(recipe, X=IRIS, **options):
         return lt.LatentTransformer(recipe, **{"latents": 2, **SMALL, **options}).fit(X)
 
 
+@pytest.mark.slow
 @parametrize_with_checks([CHECKED["fa"]])
 def test_what_scikit_learn_asks_of_estimators(estimator, check):
     with warnings.catch_warnings():
@@ -203,6 +204,7 @@ def test_an_autoencoder_is_scored_by_its_error():
     assert estimator.score(IRIS) == pytest.approx(scores.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_row_does_not_depend_on_its_company(recipe):
     rows = np.random.default_rng(0).normal(size=(300, 4))  # more than a block

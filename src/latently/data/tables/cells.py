@@ -255,7 +255,9 @@ def first_row(bad: np.ndarray) -> int:
     return int(bad.argmax())
 
 
-def as_numbers(column: Cells, *, known: bool = False, comma: bool = False) -> Cells:
+def as_numbers(
+    column: Cells, *, known: bool = False, comma: bool = False, checked: bool = True
+) -> Cells:
     """A column of text as numbers, NaN where a text is none but present: the caller decides.
 
     Numbers stay as they are; a truth value is 0 or 1.
@@ -264,6 +266,8 @@ def as_numbers(column: Cells, *, known: bool = False, comma: bool = False) -> Ce
         column: as it was read.
         known: whether it is known to hold numbers, so that leading zeros make no codes of them.
         comma: whether it is known to have commas as decimal signs.
+        checked: whether numbers must be finite and within 1e30, where all texts are numbers:
+            among others `Inf` is a word.
 
     Raises:
         UserError: a number that is infinite or beyond 1e30.
@@ -279,7 +283,8 @@ def as_numbers(column: Cells, *, known: bool = False, comma: bool = False) -> Ce
         numbers, comma = parse_numbers(column.labels, codes=not known, comma=comma)
         note = "decimal comma" if comma else ""
     values = np.where(column.present, _at(numbers, column.values), math.nan)
-    check_size(column.name, values)
+    if checked and not np.isnan(values[column.present]).any():
+        check_size(column.name, values)
     return Cells(column.name, "number", column.present, values, column.labels, note)
 
 

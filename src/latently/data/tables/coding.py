@@ -31,10 +31,10 @@ from latently.data.tables.cells import (
     label_at,
 )
 from latently.data.tables.column import DISCRETE, OTHER, Column
-from latently.data.tables.dates import FORMS, date_text, round_to
+from latently.data.tables.dates import FORMS, date_text, parse_dates, round_to
 from latently.data.tables.frame import Frame
 from latently.data.tables.infer import outside
-from latently.data.tables.numbers import number_text
+from latently.data.tables.numbers import number_text, parse_numbers
 from latently.data.tables.words import at, plural, shown
 from latently.errors import UserError
 
@@ -203,15 +203,15 @@ def decode_column(
     values = held(column, x)
     if column.kind == "datetime":
         return _decode_times(column, values, target, like)
-    if like is not None and like.dtype.kind in "iu":  # bounds may have been taken away
-        values = np.clip(values, np.iinfo(like.dtype).min, np.iinfo(like.dtype).max)
+    if target == "i":  # bounds may have been taken away
+        values = np.clip(values, *_ends(dtype or column.dtype))
     return _typed(values, target, COMMA in column.dtype, dtype or column.dtype)
 
 
 def _target(column: Column, like: np.ndarray | None, dtype: str) -> str:
     """How cells are held: text, i (whole), f, b, m (span), M (moment), D (decimal), O."""
     if like is not None:
-        if like.dtype.kind in "iu":
+        if like.dtype.kind in "iu" or _BITS.match(dtype):  # with holes they are held as floats
             return "i"
         if like.dtype.kind in "fbmM":
             return like.dtype.kind
@@ -267,10 +267,15 @@ def _whole(values: np.ndarray, dtype: str) -> np.ndarray:
     """Whole numbers that a type holds; a double near the end of its range may lie beyond it."""
     if not (np.abs(values) > _WHOLE).any():
         return values.astype(np.int64)
+    least, most = _ends(dtype)
+    return _objects([min(max(int(value), least), most) for value in values.tolist()])
+
+
+def _ends(dtype: str) -> tuple[int, int]:
+    """The least and the largest number of a type of whole numbers."""
     found = _BITS.match(dtype)
     signed, bits = (not found[1], int(found[2])) if found else (True, 64)
-    least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return _objects([min(max(int(value), least), most) for value in values.tolist()])
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
 def _objects(values: list[Any]) -> np.ndarray:
@@ -290,6 +295,8 @@ def _decode_times(
         found: np.ndarray = texts[codes]
         return found
     moments = np.rint(seconds * 1e6).astype(np.int64).astype("datetime64[us]")
+    if like is None and column.dtype.lower() in ("date", "date32[day]", "date64[ms]"):
+        return moments.astype("datetime64[D]")
     if target != "O":
         return moments
     present = _first(like)
@@ -340,13 +347,21 @@ def fill_constant(column: Column, n: int, like: np.ndarray | None, dtype: str) -
     return _objects([value] * n)
 
 
+def _alike(texts: list[str]) -> bool:
+    """Whether texts are one number or one date, such as 1.5 and 1.50."""
+    numbers = parse_numbers(texts, codes=False).values
+    dates = parse_dates(texts)
+    return any(len(set(values.tolist())) == 1 for values in (numbers, *(dates or ())[:1]))
+
+
 def constant_differs(column: Column, frame: Frame, place: int, missing: Sequence[str]) -> bool:
     """Whether a column that was constant holds another value now."""
     raw = cells(frame, place, missing)
     if raw.form in ("text", "flag"):
         there, _ = raw.tally()  # truth values have two labels, whether both occur or not
         keys = _keys_of_text(column, raw)
-        return bool({keys[code] for code in there.tolist()} - set(_codes(column)))
+        others = {keys[code] for code in there.tolist()} - set(_codes(column))
+        return bool(others) and not _alike([str(column.categories[0]), *sorted(others)])
     if raw.form == "number" and not isinstance(column.categories[0], str):
         return bool((raw.observed != float(column.categories[0])).any())
     return False

@@ -143,7 +143,7 @@ class Frame:
         """
         if self.native is not None and library == self.library:
             return self.native
-        return libraries.make(library, self.names, self.columns)
+        return libraries.make(library, self.names, self.columns, self.types)
 
 
 def as_frame(table: Any, *, source: str = "table") -> Frame:
@@ -167,6 +167,7 @@ def as_frame(table: Any, *, source: str = "table") -> Frame:
     elif isinstance(table, np.ndarray):
         frame = _from_array(table, source)
     else:
+        table = libraries.plain(table)
         read = libraries.read(table, source)
         frame = Frame(
             names=column_names(read.names, source),

@@ -22,7 +22,7 @@ from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, Column, usual
 from latently.data.tables.dates import date_text, unit_of
 from latently.data.tables.frame import Frame
 from latently.data.tables.kinds import Found
-from latently.data.tables.numbers import decimals_of
+from latently.data.tables.numbers import decimals_of, number_text
 from latently.data.tables.words import at, plural, shown
 from latently.errors import UserError, closest
 
@@ -79,19 +79,23 @@ def _build(
     if kind in ("empty", "identifier"):
         return Column(**shared, note=note)
     if kind == "constant":
-        return Column(**shared, categories=(_constant(column),), note=note)
+        return Column(**shared, categories=(_constant(column, raw),), note=note)
     if kind in DISCRETE:
         return _discrete(shared, column, levels if ordered or kind == "ordinal" else None, note)
     return _continuous(shared, column, note)
 
 
-def _constant(column: Cells) -> Any:
-    value = column.observed[0]
-    if column.form in ("text", "flag"):
-        return column.labels[int(value)]
+def _constant(column: Cells, raw: Cells) -> Any:
+    """The one value; of text that is a date, or a number such as 1.50, how it is written most."""
+    if raw.form in ("text", "flag"):
+        values, counts = raw.tally()
+        written = raw.labels[int(values[counts.argmax()])]
+        if column.form == "number" and number_text(float(column.observed[0])) == written:
+            return _number(float(column.observed[0]))
+        return written
     if column.form == "time":
-        return date_text(float(value), "%Y-%m-%dT%H:%M:%S")
-    return _number(float(value))
+        return date_text(float(column.observed[0]), "%Y-%m-%dT%H:%M:%S")
+    return _number(float(column.observed[0]))
 
 
 def _number(value: float) -> int | float:
@@ -206,8 +210,8 @@ def _refuse_unread(raw: Cells, read: Cells, what: str) -> None:
     if strange.any():
         row = first_row(strange)
         raise UserError(
-            f"{at(raw.name, row)}: {label_at(raw, row)} is {what}; empty the cell, add it to "
-            "missing, or choose another kind"
+            f"{at(raw.name, row)}: {label_at(raw, row)} is {what}; empty the cell, count it as "
+            "missing (na_values), or choose another kind"
         )
 
 
@@ -246,8 +250,8 @@ def _declared_levels(raw: Cells, kind: str) -> Found:
         raise UserError(f"column {shown(raw.name)}: kind {kind}, but it holds dates; use datetime")
     column = raw
     if raw.form == "text":
-        numbers = as_numbers(raw)
-        column = raw if np.isnan(numbers.observed).any() else numbers
+        numbers = as_numbers(raw, checked=False)  # 12E400 may be a code
+        column = numbers if np.isfinite(numbers.observed).all() else raw
     distinct = len(column.tally()[0])
     wanted = {"empty": 0, "constant": 1, "binary": 2}.get(kind, max(distinct, 2))
     if distinct != wanted:

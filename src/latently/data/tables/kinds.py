@@ -132,8 +132,8 @@ def _refuse_strays(column: Cells, read: Cells, strange: np.ndarray, what: str) -
     word, name = label_at(column, row), shown(column.name)
     raise UserError(
         f"{at(column.name, row)}: {word} among {rest:,} {what} ({plural(count, 'such cell')}); "
-        "empty these cells, add it to missing, or choose "
-        f"kinds={{{name}: 'categorical'}}"
+        "empty these cells, count it as missing (na_values; latently schema --na-values), or "
+        f"choose kinds={{{name}: 'categorical'}} (--kinds)"
     )
 
 
@@ -146,13 +146,13 @@ def _labels(column: Cells) -> Found:
     if distinct == 2:
         return Found("binary", column)
     how = f"{distinct:,} values in {plural(n, 'cell')}"
+    dated = column.form == "text" and ambiguous(column.labels)
+    note = "dates whose day and month nobody can tell apart" if dated else ""
     if distinct > MOST_ORDINAL and distinct > n / 2:
-        return Found("identifier", column, f"left out: nearly all differ, {how}")
+        return Found("identifier", column, f"left out: {note or f'nearly all differ, {how}'}")
     if distinct > MOST_ORDINAL and counts[_rare(counts)].sum() > n / 2:
-        return Found("identifier", column, f"left out: mostly rare values, {how}")
-    if column.form == "text" and ambiguous(column.labels):
-        return Found("categorical", column, "dates whose day and month nobody can tell apart")
-    return Found("categorical", column)
+        return Found("identifier", column, f"left out: {note or f'mostly rare values, {how}'}")
+    return Found("categorical", column, note)
 
 
 def pooled(counts: np.ndarray) -> np.ndarray:

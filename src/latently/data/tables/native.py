@@ -7,6 +7,8 @@ is. No library is imported before one of its tables came or was asked for.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import narwhals as nw
@@ -15,10 +17,22 @@ import numpy as np
 from latently.data.tables.words import shown
 from latently.errors import UserError
 
-__all__ = ["Columns", "library_of", "make", "put_back", "read", "take"]
+__all__ = [
+    "Columns",
+    "emptied",
+    "library_of",
+    "make",
+    "plain",
+    "put_back",
+    "read",
+    "stacked",
+    "take",
+    "zone_of",
+]
 
 _EXACT = 2**53  # whole numbers up to here are floats without loss
 _LONGEST = 60  # characters of a type
+_ZONE = re.compile(r"(?:tz=|time_zone='|\[\w+, (?!tz=))([A-Za-z][\w/+:-]*|[+-]\d\d:\d\d)")
 LIBRARIES = ("pandas", "polars", "pyarrow", "numpy")
 
 
@@ -40,6 +54,36 @@ def library_of(table: Any) -> str | None:
     """
     name = type(table).__module__.partition(".")[0]
     return name if name in LIBRARIES else None
+
+
+def zone_of(kind: str) -> str | None:
+    """The time zone that a type of moments names in its library's words.
+
+    >>> zone_of("timestamp[ns, tz=Europe/Berlin]"), zone_of("datetime64[ns, UTC]")
+    ('Europe/Berlin', 'UTC')
+    >>> zone_of("Datetime(time_unit='us', time_zone='Asia/Tokyo')"), zone_of("datetime64[ns]")
+    ('Asia/Tokyo', None)
+    """
+    found = _ZONE.search(kind) if kind.lower().startswith(("timestamp", "datetime")) else None
+    return None if found is None else found[1]
+
+
+def plain(table: Any) -> Any:
+    """A table of pyarrow without text in views, with which it computes nothing; others as is."""
+    if library_of(table) != "pyarrow":
+        return table
+    import pyarrow
+
+    types = pyarrow.types
+    fields = []
+    for field in table.schema:
+        if types.is_string_view(field.type):
+            field = field.with_type(pyarrow.large_string())
+        elif types.is_binary_view(field.type):
+            field = field.with_type(pyarrow.large_binary())
+        fields.append(field)
+    schema = pyarrow.schema(fields, table.schema.metadata)
+    return table if schema.equals(table.schema) else table.cast(schema)
 
 
 def read(table: Any, source: str) -> Columns:
@@ -87,6 +131,10 @@ def _levels(series: nw.Series[Any]) -> tuple[tuple[Any, ...] | None, bool]:
     kind = getattr(native, "dtype", None)
     if library_of(native) == "pandas" and kind is not None and hasattr(kind, "categories"):
         return tuple(_plain(value) for value in kind.categories), bool(kind.ordered)
+    if library_of(native) == "pyarrow" and str(native.type).startswith("dictionary"):
+        kinds = native.unify_dictionaries().chunks
+        values = kinds[0].dictionary.to_pylist() if kinds else []
+        return tuple(values), bool(native.type.ordered)
     if isinstance(series.dtype, nw.Enum):
         return tuple(series.dtype.categories), False
     return None, False
@@ -140,8 +188,33 @@ def take(table: Any, rows: np.ndarray) -> Any:
     return table[rows]
 
 
-def make(library: str, names: tuple[str, ...], columns: tuple[np.ndarray, ...]) -> Any:
-    """A table of a library from arrays.
+def emptied(table: Any, lost: Mapping[int, np.ndarray]) -> Any:
+    """A table of pyarrow without some cells: by place of the column which `(n,)` they are."""
+    import pyarrow
+
+    numbers = np.arange(len(table))
+    for place, gone in lost.items():
+        rows = pyarrow.array(numbers, mask=gone)  # a row that is not known has no cell
+        table = table.set_column(place, table.schema.field(place), table.column(place).take(rows))
+    return table
+
+
+def stacked(tables: Sequence[Any], name: str) -> Any:
+    """Tables of pyarrow under each other, with their number in a first column of that name."""
+    import pyarrow
+
+    number = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    whole = pyarrow.concat_tables(tables).unify_dictionaries()
+    return whole.add_column(0, name, pyarrow.array(number))
+
+
+def make(
+    library: str,
+    names: tuple[str, ...],
+    columns: tuple[np.ndarray, ...],
+    types: Sequence[str] = (),
+) -> Any:
+    """A table of a library from arrays; moments are in the time zone that their type names.
 
     Raises:
         UserError: no such library, or one that is not installed.
@@ -150,20 +223,36 @@ def make(library: str, names: tuple[str, ...], columns: tuple[np.ndarray, ...]) 
         raise UserError(f"library={shown(library)}: choose one of {', '.join(LIBRARIES)}")
     if library == "numpy":
         return np.column_stack(columns)
-    data = dict(zip(names, columns, strict=True))
+    data = {name: _listed(column) for name, column in zip(names, columns, strict=True)}
+    zones = dict(zip(names, map(zone_of, types), strict=False))
+    zones = {name: zone for name, zone in zones.items() if zone and _is_moment(data[name])}
     try:
         if library == "pandas":
             import pandas
 
-            return pandas.DataFrame(data)
+            table = pandas.DataFrame(data)
+            for name, zone in zones.items():
+                table[name] = table[name].dt.tz_localize("UTC").dt.tz_convert(zone)
+            return table
         if library == "polars":
             import polars
 
-            return polars.DataFrame({name: _listed(column) for name, column in data.items()})
+            frame = polars.DataFrame(data)
+            return frame.with_columns(
+                polars.col(name).dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+                for name, zone in zones.items()
+            )
         import pyarrow
     except ImportError:
         raise UserError(f"{library} is not installed; pip install 'latently[tables]'") from None
-    return pyarrow.table({name: pyarrow.array(_listed(column)) for name, column in data.items()})
+    arrays = {name: pyarrow.array(column) for name, column in data.items()}
+    for name, zone in zones.items():
+        arrays[name] = arrays[name].cast(pyarrow.timestamp("us", tz=zone))
+    return pyarrow.table(arrays)
+
+
+def _is_moment(column: Any) -> bool:
+    return isinstance(column, np.ndarray) and column.dtype.kind == "M"
 
 
 def _listed(column: np.ndarray) -> Any:
@@ -201,13 +290,15 @@ def _put_numpy(
     like: np.ndarray, columns: dict[int, np.ndarray], kept: dict[int, np.ndarray], n: int
 ) -> np.ndarray:
     same = len(like) == n
-    out = like.copy() if same else np.empty((n, like.shape[1]), dtype=like.dtype)
+    text = like.dtype.kind in "UO"  # a text may be longer than all there are
+    kind = np.dtype(object) if text else like.dtype
+    out = like.astype(kind) if same else np.empty((n, like.shape[1]), dtype=kind)
     if not same:
-        out[:] = None if like.dtype == object else np.array("nan").astype(like.dtype)
+        out[:] = None if text else np.array("nan").astype(kind)
     for j, values in columns.items():
         here = ~kept[j] if j in kept else np.ones(n, dtype=bool)
         out[here, j] = values[here]
-    return out
+    return out.astype(str) if like.dtype.kind == "U" and not _holes(out.ravel()) else out
 
 
 def _put_pandas(

@@ -3,7 +3,8 @@ r"""Text that is a number, and numbers as the text they were.
 | text | number |
 |---|---|
 | `12`, `-3.50`, `.5`, `1e-3`, `+7` | as in Python |
-| `3,5` | 3.5 where the whole column is written so and some comma is not followed by three digits |
+| `3,5` | 3.5 where the whole column is written so, and some comma follows a single 0, or is not \
+followed by three digits |
 | `inf`, `-Infinity` | infinite, refused later by name and row |
 | `007`, `02139` | none: leading zeros belong to codes such as postal codes, and would be lost |
 | `1,234`, `12 kg`, `1_000`, `0x1F`, `$5` | none |
@@ -29,6 +30,7 @@ _PADDED_LINE = re.compile(r"^[+-]?0\d", re.ASCII | re.MULTILINE)
 _SIGNS = b"0123456789+-.eE\n"
 _COMMA = re.compile(r"[+-]?\d+,\d+|[+-]?\d+", re.ASCII)
 _PADDED = re.compile(r"[+-]?0\d", re.ASCII)
+_FRACTION = re.compile(r"[+-]?0,", re.ASCII)
 _THREE = re.compile(r".*,\d{3}", re.ASCII)
 
 
@@ -69,9 +71,9 @@ def parse_numbers(texts: Sequence[str], *, codes: bool = True, comma: bool = Fal
 
 def _has_commas(texts: Sequence[str]) -> bool:
     some = [text for text in texts if "," in text]
-    return (
-        bool(some) and all(map(_COMMA.fullmatch, texts)) and not all(map(_THREE.fullmatch, some))
-    )
+    if not some or not all(map(_COMMA.fullmatch, texts)):
+        return False
+    return any(not _THREE.fullmatch(text) or _FRACTION.match(text) for text in some)
 
 
 def _plain_numbers(texts: Sequence[str]) -> np.ndarray | None:

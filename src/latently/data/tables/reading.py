@@ -5,8 +5,8 @@
 | `.csv`, `.tsv`, `.txt`, `.dat`, each also `.gz` | text, see `sniffing` |
 | `.parquet`, `.feather`, `.arrow` | by pyarrow, types as they are |
 
-Text is UTF-8 with or without a byte order mark, UTF-16 or UTF-32 with one, otherwise Latin-1 with
-a notice.
+Text is UTF-8 with or without a byte order mark, UTF-16 or UTF-32 with one, otherwise Windows-1252,
+or where it has bytes that this has not, Latin-1, with a notice.
 Every cell stays the text that it is, so that observed cells are written back verbatim; what it
 means is the business of `Schema`. Blank lines are skipped, and so are lines of comment (`#`, `%`
 or `|`) above the first row. Quotes inside quoted text are doubled. A cell holds at most 131,072
@@ -38,6 +38,7 @@ COLUMNAR = (".parquet", ".feather", ".arrow")
 SUFFIXES = (*TEXT, *(f"{suffix}.gz" for suffix in TEXT), *COLUMNAR)
 _HEAD = 2**18  # characters that are looked at to see how a file is written
 _BLOCK = 65_536  # rows
+_OLDER = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}  # encodings of text that is not UTF-8
 
 
 def read_frame(path: str | Path, *, header: bool | None = None) -> Frame:
@@ -99,7 +100,7 @@ def _encodings(path: Path) -> tuple[str, ...]:
             f"{path.name}: a binary file, not a table of text (UTF-16 without its mark is "
             f"none either; save it as UTF-8); known: {_known()}"
         )
-    return ("utf-8-sig", "latin-1")
+    return ("utf-8-sig", *_OLDER)
 
 
 def _known() -> str:
@@ -112,7 +113,7 @@ def _read_text(path: Path, encoding: str, header: bool | None) -> Frame:
         layout = sniff(head, complete=len(head) < _HEAD, suffix=suffix_of(path), header=header)
         file.seek(0)
         names, columns = _parse(path.name, file, layout)
-    notices = [f"{path.name}: not UTF-8; read as Latin-1"] * (encoding == "latin-1")
+    notices = [f"{path.name}: not UTF-8; read as {_OLDER[encoding]}"] if encoding in _OLDER else []
     if layout.skip:
         notices.append(f"{path.name}: {plural(layout.skip, 'line')} of comment skipped")
     if not layout.header and header is None:

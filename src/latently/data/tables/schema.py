@@ -19,6 +19,7 @@ from latently.data.tables.coding import (
 from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, Column, usual
 from latently.data.tables.frame import Frame
 from latently.data.tables.infer import infer_column
+from latently.data.tables.numbers import parse_numbers
 from latently.data.tables.words import by_name, plural, shown
 from latently.errors import UserError, closest
 
@@ -244,7 +245,8 @@ class Schema:
                 new[place] = fill_constant(column, len(x), old, dtype)
                 if same and like is not None:
                     stay[place] = cells(like, place, self._codes(column)).present
-        return _assembled(names, len(x), new, stay, like)
+        types = tuple(column.dtype for column in self.columns)
+        return _assembled(names, len(x), new, stay, like, types)
 
     def unfilled(
         self, frame: Frame, of: Sequence[str] = ("identifier", "empty")
@@ -302,6 +304,39 @@ class Schema:
         changed = (_with_kind(c, kinds[c.name]) if c.name in kinds else c for c in self.columns)
         return replace(self, columns=tuple(changed))
 
+    def unbounded(self) -> Schema:
+        """The schema without the least and the greatest number of its columns.
+
+        What is put in may then lie beyond all that was observed, as it should where values are
+        missing because they are high.
+        """
+        return replace(self, columns=tuple(replace(c, low=None, high=None) for c in self.columns))
+
+    def holding(self, row: Frame, x: np.ndarray) -> tuple[np.ndarray, Schema]:
+        """Numbers and a schema by which `decode` gives the cells of a row as they stand there.
+
+        Args:
+            row: one row; cells that are not held are empty.
+            x: rows of a model that hold them, (n, D).
+
+        Returns:
+            x with the very numbers, and the schema, without bounds and rounding of these columns,
+            and with the value in place of `other` where it is a rare or unseen one.
+        """
+        coded = self.encode(row)
+        seen = coded.mask[0]
+        known = dict(zip(self.names, zip(seen, coded.x[0], strict=True), strict=True))
+        columns = []
+        for column in self.columns:
+            there, code = known.get(column.name, (False, 0.0))
+            if there and column.kind not in DISCRETE:
+                column = replace(column, low=None, high=None, decimals=None, unit=None)
+            elif there and column.other and code == len(column.categories):
+                value = _like_others(row[column.name][0], column.categories)
+                column = replace(column, categories=(*column.categories, value), other=False)
+            columns.append(column)
+        return np.where(seen, coded.x, x), replace(self, columns=tuple(columns))
+
     def to_json(self) -> dict[str, Any]:
         """The schema as plain lists and texts, one object for each column, defaults left out."""
         return document.to_json(self.columns, self.missing)
@@ -328,6 +363,16 @@ class Schema:
 
     def __str__(self) -> str:
         return self.table()
+
+
+def _like_others(value: Any, categories: Sequence[Any]) -> Any:
+    """A value in the type of the others."""
+    if any(isinstance(other, str) for other in categories):
+        return str(value)
+    number = float(parse_numbers([str(value)]).values[0])
+    if number != number:
+        return str(value)
+    return int(number) if number == int(number) else number
 
 
 def _checked_missing(missing: Sequence[str] | None, option: str = "missing") -> tuple[str, ...]:
@@ -382,9 +427,10 @@ def _assembled(
     new: dict[int, np.ndarray],
     stay: dict[int, np.ndarray],
     like: Frame | None,
+    types: tuple[str, ...],
 ) -> Frame:
     if like is None:
-        return Frame(names=names, columns=tuple(new[j] for j in range(len(names))))
+        return Frame(names, tuple(new[j] for j in range(len(names))), types=types)
     columns = []
     for place, old in enumerate(like.columns):
         if place not in new:

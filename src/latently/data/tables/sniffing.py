@@ -8,7 +8,10 @@ cells, and otherwise the table has one column, or is ragged, which reading it wi
 The first line holds names if none of its cells is a number or a date, and
 
 - some column below has numbers or dates only, or
-- all is text, no cell of the first line is empty, and none occurs again in its column.
+- all is text, no cell of the first line is empty, and none occurs again in its column,
+
+or if its numbers are years that follow each other, as of columns by year, and the columns below
+them have numbers only, none of which is such a year.
 
 Cells that mean a missing value say nothing, in either place. Lines that begin with `#`, `%` or `|`
 above the first row are comments, but for the last one if it has two or more cells, as many as the
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,6 +36,7 @@ from latently.data.tables.numbers import parse_numbers
 __all__ = ["COMMENTS", "Layout", "sniff"]
 
 _LINES = 1000
+_YEAR = re.compile(r"(1[89]|20)\d\d", re.ASCII)
 _SIGNS = ("\t", ";", "|", ",")
 COMMENTS = ("#", "%", "|")
 
@@ -119,10 +124,12 @@ def _has_names(rows: Sequence[Sequence[str]]) -> bool:
     if not rows:
         return False
     first, below = [cell.strip() for cell in rows[0]], rows[1:]
-    if any(_is_value(cell) for cell in first):
-        return False
     columns = [[row[j].strip() for row in below if j < len(row)] for j in range(len(first))]
     columns = [[cell for cell in column if cell not in MISSING] for column in columns]
+    values = [_is_value(cell) for cell in first]
+    if any(values):
+        names, numbers = (list(itertools.compress(part, values)) for part in (first, columns))
+        return _has_years(names, numbers)
     if any(
         column and name not in MISSING[1:] and all(map(_is_value, column))
         for name, column in zip(first, columns, strict=True)
@@ -130,6 +137,20 @@ def _has_names(rows: Sequence[Sequence[str]]) -> bool:
         return True
     told = len(set(first)) == len(first) and "" not in first
     return told and not any(n in set(c) for n, c in zip(first, columns, strict=True))
+
+
+def _has_years(names: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
+    """Whether the numbers in the first line are the years that columns are of."""
+    if len(names) < 2 or not all(map(_YEAR.fullmatch, names)):
+        return False
+    follow = all(int(b) - int(a) == 1 for a, b in itertools.pairwise(names))
+    cells = [cell for column in columns for cell in column]
+    return (
+        follow
+        and bool(cells)
+        and all(map(_is_value, cells))
+        and not any(map(_YEAR.fullmatch, cells))
+    )
 
 
 def _is_value(cell: str) -> bool:

@@ -144,7 +144,8 @@ def latent_layers(model: Model, data: Data) -> list[Layer]:
         noted: list[Distribution] = []
 
         def note(q: Distribution, samples: int, noted: list[Distribution] = noted) -> Tensor:
-            noted.append(q)
+            if getattr(q, "of_latents", True):  # others are of missing cells
+                noted.append(q)
             return draw_centre(q, samples)
 
         with torch.no_grad(), seeded(derive(0, "report", "latents", start), model.device):

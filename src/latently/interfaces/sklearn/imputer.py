@@ -16,6 +16,7 @@ from torch import Tensor
 from latently.data import Data
 from latently.data.tables import MISSING
 from latently.data.tables.kinds import has_atom
+from latently.data.tables.native import put_back
 from latently.errors import UserError, closest
 from latently.inference import Imputation, impute
 from latently.inference.imputation import SWEEPS
@@ -319,13 +320,17 @@ class LatentImputer(TransformerMixin, _TableEstimator):
         """X with the values of x where it has holes."""
         rows, holes = x.double().numpy(), table.holes
         if table.array is not None:
-            decoded = np.column_stack(self.schema_.decode(rows).columns).astype(np.float64)
+            decoded = np.column_stack(self._outwards.decode(rows).columns).astype(np.float64)
             decoded[:, self._empty] = 0
             kept: np.ndarray = table.array
             filled: Any = np.where(holes, decoded, kept).astype(kept.dtype)
             return filled
         modelled = [column.modelled for column in self.schema_.columns]
-        return self.schema_.decode(rows, like=table.frame, kept=~holes[:, modelled]).native
+        found = self._outwards.decode(rows, like=table.frame, kept=~holes[:, modelled])
+        empty = [j for j in self._kept if self._empty[j]]
+        zeros = {j: np.zeros(len(rows)) for j in empty}
+        there = {j: ~holes[:, j] for j in empty}
+        return put_back(found.native, zeros, there, len(rows)) if empty else found.native
 
     def _shaped(self, table: Table, filled: Any) -> Any:
         """The columns that stay, with the indicators, in the container that is asked for."""

@@ -21,7 +21,7 @@ from latently.data import Data
 from latently.data.tables import MISSING, Frame, Schema
 from latently.data.tables.cells import cells, is_null
 from latently.errors import UserError, closest
-from latently.inference import impute
+from latently.inference import draw_given
 from latently.inference.schedules import Schedule
 from latently.interfaces.sklearn.base import NUMBERS, _Estimator, is_count, number
 from latently.interfaces.sklearn.containers import as_table, named
@@ -262,6 +262,11 @@ class _TableEstimator(_Estimator):
 
     # ---- Rows out
 
+    @property
+    def _outwards(self) -> Schema:
+        """By which numbers become cells: what nobody saw may lie beyond all that was seen."""
+        return self.schema_ if self.model_.evidence_of == "x" else self.schema_.unbounded()
+
     def _sample(
         self,
         n: int,
@@ -277,33 +282,38 @@ class _TableEstimator(_Estimator):
         seed = self.seed_
         if random_state is not None:
             seed = int(check_random_state(random_state).randint(2**31 - 1))
-        if given:
-            x = self._conditioned(number(n), given, seed)
-        else:
-            x = self.model_.sample(number(n), seed=seed)
-        return self._as_came(x)
+        if not given:
+            return self._as_came(self.model_.sample(number(n), seed=seed))
+        row = self._row(given)
+        x = self._conditioned(number(n), given, row, seed)
+        return self._as_came(x, row)
 
-    def _as_came(self, x: Tensor) -> Any:
-        rows = x.double().numpy()
+    def _as_came(self, x: Tensor, held: Frame | None = None) -> Any:
+        """Rows in the container of the fit, the cells of a row that are held as they stand."""
+        rows, schema = x.double().numpy(), self._outwards
+        if held is not None:
+            rows, schema = schema.holding(held, rows)
         if self._like.native is None:
-            return np.column_stack(self.schema_.decode(rows).columns).astype(np.float64)
-        return self.schema_.decode(rows, like=self._like).native
+            return np.column_stack(schema.decode(rows).columns).astype(np.float64)
+        return schema.decode(rows, like=self._like).native
 
-    def _conditioned(self, n: int, given: Mapping[str | int, Any], seed: int) -> Tensor:
+    def _conditioned(
+        self, n: int, given: Mapping[str | int, Any], row: Frame, seed: int
+    ) -> Tensor:
         """Rows (n, columns) drawn given the values of some columns."""
         if not self.model_.holes or self.model_.density is None:
             raise UserError(
                 f"recipe={self.recipe!r} cannot leave cells out, so it draws none given others; "
                 "choose table, vae, fa, ppca or mixture"
             )
-        data = self._encoded(Table(self._row(given), None))
+        data = self._encoded(Table(row, None))
         self._check_given(data, given)
+        mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
         particles = max(number(self.samples), _PARTICLES)
-        none = torch.zeros(self.model_.shape, dtype=torch.bool)
-        found = impute(
-            self.model_, data, draws=n, samples=particles, quantiles=(), cells=none, seed=seed
-        )
-        return found.draws[:, 0]
+        found = draw_given(self.model_, data.x[0], mask[0], n, samples=particles, seed=seed)
+        for note in found.warnings:
+            warnings.warn(f"{type(self).__name__}: {note.replace('--', '')}", stacklevel=4)
+        return found.draws
 
     def _check_given(self, data: Data, given: Mapping[str | int, Any]) -> None:
         """Refuses values that their columns cannot have."""

@@ -1,0 +1,60 @@
+"""Constants, words and texts of unusual length come back as they were written."""
+
+import numpy as np
+import pytest
+
+from latently.data.tables import Frame, Schema, as_frame
+
+WORDS = ["Fin", "Inf", "Part"] * 10
+
+
+def text(**columns):
+    arrays = tuple(np.array(column, dtype=object) for column in columns.values())
+    return Frame(tuple(columns), arrays, types=("text",) * len(columns))
+
+
+@pytest.mark.parametrize(
+    ("written", "other"),
+    [("31.01.2020", "01.02.2020"), ("1.50", "1.51"), ("3,5", "3,6"), ("yes", "no"), ("7", "8")],
+)
+def test_a_constant_is_filled_in_as_it_is_written(written, other):
+    x = [str(v) for v in np.random.default_rng(0).normal(size=30)]
+    frame = text(x=x, c=["", *[written] * 29])
+    schema = Schema.infer(frame)
+    assert [c.kind for c in schema.columns] == ["real", "constant"]
+    found = schema.encode(frame)
+    assert found.notices == ()
+    back = schema.decode(found.x, like=frame, kept=found.present)
+    assert back["c"].tolist() == [written] * 30
+    assert Schema.from_json(schema.to_json()) == schema
+    (notice,) = schema.encode(text(x=x[:2], c=[written, other])).notices
+    assert repr(written) in notice or written in notice
+
+
+def test_constants_are_compared_by_their_value():
+    x = [str(v) for v in np.random.default_rng(0).normal(size=30)]
+    for one, same in (("1.50", "1.5"), ("2020-01-31", "2020-01-31T00:00:00")):
+        schema = Schema.infer(text(x=x, c=[one] * 30))
+        assert schema.encode(text(x=x[:2], c=[same, one])).notices == ()
+
+
+def test_a_word_may_be_spelled_like_infinity():
+    schema = Schema.infer(text(verb=WORDS))
+    assert schema.columns[0].categories == ("Fin", "Inf", "Part")
+    codes = Schema.infer(
+        text(code=["12E400", "3E500", "7E999"] * 9), kinds={"code": "categorical"}
+    )
+    assert codes.columns[0].categories == ("12E400", "3E500", "7E999")
+
+
+def test_texts_in_an_array_may_become_longer():
+    rows = np.array([["-2.5", "a"], ["1.5", "b"], ["", "a"]] * 8)
+    frame = as_frame(rows)
+    schema = Schema.infer(frame, kinds={"column 1": "real"})
+    found = schema.encode(frame)
+    schema = schema.unbounded()
+    x = np.where(found.mask, found.x, [-123456.7, 0])
+    back = schema.decode(x, like=frame, kept=found.present).native
+    assert back.dtype.kind == "U"
+    assert back[2, 0] == "-123456.7"
+    assert back[0].tolist() == ["-2.5", "a"]
