@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from latently import Data, vae
+from latently import Data, not_random, vae
 from latently.inference.given import draw_given, predictive
+from latently.models.not_at_random import SelfMasking
 from latently.nets import MLP
 from latently.probability.families import Categorical, Gamma, Mixed, Normal
 
@@ -62,6 +63,20 @@ def test_a_seed_gives_the_same_draws_and_hidden_values_do_not_matter(untouched):
     other = torch.where(mask, x, torch.randn(5))
     assert torch.equal(draw_given(model, other, mask, 4).draws, first)
     assert not torch.equal(draw_given(model, x, mask, 4, seed=1).draws, first)
+
+
+def test_of_a_model_of_what_is_missing_others_are_no_lost_cells():
+    """Given x_0, x_1 is drawn from p(x_1|x_0), though high values are lost more often."""
+    model = not_random(factors(), partial(SelfMasking, sign="above"))
+    model.lacking.fill_(True)
+    none = torch.zeros(5, dtype=torch.bool)
+    found = draw_given(model, torch.zeros(5), none, 20_000).draws
+    loc, cov = dense(model.model)
+    assert np.abs((found.mean(0).numpy() - loc) / cov.diagonal() ** 0.5).max() < 0.04
+    x, mask = model.sample(1, seed=3)[0], torch.tensor([True, False, True, False, False])
+    mean, cov = conditional(model.model, x.numpy(), mask.numpy())
+    found = draw_given(model, x, mask, 20_000).draws[:, ~mask].mean(0).numpy()
+    assert np.abs((found - mean) / cov.diagonal() ** 0.5).max() < 0.04
 
 
 def test_few_particles_are_said():
@@ -142,3 +157,5 @@ def test_what_is_refused(refused):
         predictive(model, data, torch.zeros(2), samples=0)
     with refused("values of shape (2, 3)"):
         predictive(model, data, torch.zeros(2, 3))
+    with refused("values: there are none"):
+        predictive(model, data, torch.zeros(0))

@@ -10,9 +10,15 @@ import torch
 from scipy.stats import norm
 
 from latently import PPCA, Data, Dequantized, FactorAnalysis, Mixture, fit, impute, vae
-from latently.inference import _blocks
+from latently.inference import _blocks, _population
+from latently.inference._population import (
+    Population,
+    effective,
+    first_particles,
+    moved_particles,
+    shares,
+)
 from latently.inference._population import _moved as moved
-from latently.inference._population import effective, first_particles, shares
 from latently.inference.rows import Rows
 from latently.models import Model
 from latently.models.components import Columns, Diagonal, Full, Student, columns
@@ -211,6 +217,19 @@ def test_bad_options(refused):
         impute(model, data, quantiles=(0.5, 1.2))
     with refused("rows of shape"):
         impute(model, Data.from_array(torch.zeros(3, 2)))
+    for quantiles in (0.5, "a"):
+        with refused("quantiles=", "must be numbers"):
+            impute(model, data, quantiles=quantiles)
+    with refused("quantiles: 'a'"):
+        impute(model, data, quantiles=("a",))
+    with refused("draws=True"):
+        impute(model, data, draws=True)
+    for wrong, said in (({"samples": 0}, "samples=0"), ({"draws": -1}, "draws=-1")):
+        with refused(said, "at least 1"):
+            model.impute(data.x, data.mask, **wrong)
+    for mask in (data.mask[:, :2], data.mask.float()):
+        with refused("mask: ", "must be bool of the shape of x"):
+            model.impute(data.x, mask)
     for cells in (torch.zeros(99, dtype=torch.bool), torch.zeros(model.shape)):
         with refused("cells: ", "one for each cell"):
             impute(model, data, cells=cells)
@@ -317,6 +336,17 @@ def test_draws_weighed_by_all_posteriors_are_worth_more_than_each_by_its_own():
     mixed, alone = torch.tensor(ess).T
     assert (mixed > alone).all()
     assert mixed.median() > 3 * alone.median()
+
+
+def test_a_sweep_with_particles_enough_is_not_spoiled_by_those_before_it(monkeypatch):
+    even, few = torch.zeros(1000, 1).double(), torch.full((1000, 1), -40.0).double()
+    few[:3] = 0.0
+    heavy = Population((torch.zeros(1000, 1, 2),), None, few)
+    more = heavy._replace(log_w=few.where(few < 0, 0.0).index_fill(0, torch.tensor([3, 4]), 0.0))
+    sweeps = iter([more, more, more._replace(log_w=even), None])
+    monkeypatch.setattr(_population, "_moved", lambda *_: next(sweeps))
+    found = moved_particles(None, None, heavy, 10)
+    assert torch.equal(found.log_w, even)
 
 
 def test_good_proposals_do_not_move():

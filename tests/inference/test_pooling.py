@@ -52,6 +52,9 @@ def test_variances_of_zero_leave_what_lies_between():
     assert found.df == pytest.approx(1.0)
     assert np.isinf(found.relative_increase)
     assert found.fraction_missing == pytest.approx(1.0)
+    few = pool([1.0, 3.0], [0.0, 0.0], complete_df=20)
+    assert few.df == pytest.approx(1.0)
+    assert np.isfinite(few.interval()).all()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def check_cells(model: Any, rows: Rows) -> None:
             "known of the others; fit a model without missingness"
         )
     one = rows.part(slice(0, 1))
-    with torch.no_grad():
+    with torch.no_grad(), RowNoise([0], one.x.device).of(0):
         p = model.infer(one.x, 1, one.mask, one.context)
         d = model.likelihood(p.z, one.context)
     if not hasattr(d, "given") or type(d).log_prob is torch.distributions.Distribution.log_prob:

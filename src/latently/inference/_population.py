@@ -155,6 +155,8 @@ def moved_particles(
             return first
     if len(done) == 1:
         return first
+    if bool(settled(done[-1].log_w, enough)):
+        return done[-1] if _gains(done[-1].log_w, first.log_w) else first
     late = pooled(done[-max(1, len(done) // 2) :])
     return late if _gains(late.log_w, first.log_w) else first
 

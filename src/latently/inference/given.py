@@ -129,7 +129,7 @@ def draw_given(
     if model.evidence_of != "x":  # what is given is a condition, and nothing was lost
         model = model.model
     check_options(model, n, samples, sweeps, (), draws_name="n")
-    shape = tuple(model.shape)
+    shape, (row, mask) = tuple(model.shape), map(torch.as_tensor, (row, mask))
     for name, value in (("row", row), ("mask", mask)):
         if tuple(value.shape) != shape:
             raise UserError(
@@ -198,6 +198,8 @@ def predictive(
     rows = Rows(torch.where(mask, data.x, 0.0), mask, data.context)
     check_cells(model, rows)
     values = torch.as_tensor(values, device=mask.device)
+    if not values.numel() and mask.numel():
+        raise UserError("values: there are none; give those to score, such as [0, 1]")
     if values.dim() != 1 and tuple(values.shape[1:]) != tuple(mask.shape):
         raise UserError(
             f"values of shape {tuple(values.shape)}: give (V,) for all cells, or (V, *shape) with "

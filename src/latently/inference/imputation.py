@@ -136,11 +136,13 @@ def impute(
         UserError: no density, options out of range, or rows that are none of the model's.
     """
     check_options(model, draws, samples, sweeps, quantiles, least=0)
-    if cells is not None and (cells.dtype != torch.bool or cells.shape != tuple(model.shape)):
-        raise UserError(
-            f"cells: {cells.dtype} of shape {tuple(cells.shape)} must be bool of shape "
-            f"{tuple(model.shape)}, one for each cell of a row"
-        )
+    if cells is not None:
+        cells = torch.as_tensor(cells)
+        if cells.dtype != torch.bool or cells.shape != tuple(model.shape):
+            raise UserError(
+                f"cells: {cells.dtype} of shape {tuple(cells.shape)} must be bool of shape "
+                f"{tuple(model.shape)}, one for each cell of a row"
+            )
     data = as_evaluated(model, data)
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask
     kept = torch.where(mask, data.x, 0.0)
@@ -273,10 +275,16 @@ def check_options(
     if model.density is None:
         raise UserError(f"imputation draws missing cells given the others: {model.no_density}")
     for name, value, low in ((draws_name, draws, least), ("samples", samples, 1)):
-        if not isinstance(value, int) or value < low:
+        if not _is_count(value, low):
             raise UserError(f"{name}={value!r} must be a whole number of at least {low}")
-    if not isinstance(sweeps, int) or sweeps < 0:
+    if not _is_count(sweeps, 0):
         raise UserError(f"sweeps={sweeps!r} must be a whole number of at least 0")
+    if not isinstance(quantiles, Sequence) or isinstance(quantiles, str):
+        raise UserError(f"quantiles={quantiles!r} must be numbers, such as (0.05, 0.95)")
     for level in quantiles:
-        if not 0 < level < 1:
+        if not isinstance(level, int | float) or not 0 < level < 1:
             raise UserError(f"quantiles: {level!r} must lie between 0 and 1, both excluded")
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -65,7 +65,7 @@ class Pooled:
         """
         from scipy.stats import norm, t
 
-        if not 0 < level < 1:
+        if not isinstance(level, int | float) or not 0 < level < 1:
             raise UserError(f"level={level!r} must lie between 0 and 1, both excluded")
         q = (1 + level) / 2
         finite = np.isfinite(self.df)
@@ -104,7 +104,7 @@ def pool(estimates: Any, variances: Any, complete_df: float | None = None) -> Po
     m = len(q)
     if (u < 0).any():
         raise UserError(f"variances: {float(u.min()):g} is below 0; give squared standard errors")
-    if complete_df is not None and not complete_df > 0:
+    if complete_df is not None and not (isinstance(complete_df, int | float) and complete_df > 0):
         raise UserError(f"complete_df={complete_df!r} must be a positive number, or None")
     within, between = u.mean(0), q.var(0, ddof=1)
     added = (1 + 1 / m) * between
@@ -115,7 +115,9 @@ def pool(estimates: Any, variances: Any, complete_df: float | None = None) -> Po
         df = (m - 1) / share**2
         if complete_df is not None and math.isfinite(complete_df):
             nu = float(complete_df)
-            df = 1 / (1 / df + 1 / ((nu + 1) / (nu + 3) * nu * (1 - share)))
+            of_complete = (nu + 1) / (nu + 3) * nu * (1 - share)
+            # at share 1 complete data would tell exactly: only the number of analyses counts
+            df = np.where(share < 1, 1 / (1 / df + 1 / of_complete), df)
         missing = share + 2 / (df + 3) * (1 - share)  # (r + 2 / (df + 3)) / (r + 1)
     return Pooled(q.mean(0), total, within, between, increase, missing, df, m)
 

@@ -16,7 +16,7 @@ from torch.distributions.constraints import Constraint
 
 from latently.errors import UserError
 from latently.inference.estimators import Gradient
-from latently.inference.imputation import SWEEPS, imputed_rows
+from latently.inference.imputation import SWEEPS, check_options, imputed_rows
 from latently.inference.noise import seeded
 from latently.inference.particles import Particles
 from latently.probability.conditional import Draw, draw, draw_centre, draw_mean
@@ -462,11 +462,18 @@ class Model(nn.Module, ABC):
 
         Of `samples` particles, `draws` are chosen in proportion to their weights (sampling
         importance resampling), and the missing cells drawn from p(x|z). Observed cells stay. With
-        a seed, the draws of a row depend on the row alone, not on its company.
-        `latently.impute` adds means, deviations, quantiles and warnings.
+        a seed, the draws of a row depend on the row and on how many equal rows stand above it,
+        not on its company. `latently.impute` adds means, deviations, quantiles and warnings.
+
+        Raises:
+            UserError: no density, or numbers out of range.
         """
-        if self.density is None:
-            raise UserError(self.no_density)
+        check_options(self, draws, samples, sweeps, ())
+        if mask.shape != x.shape or mask.dtype != torch.bool:
+            raise UserError(
+                f"mask: {mask.dtype} of shape {tuple(mask.shape)} must be bool of the shape of x, "
+                f"{tuple(x.shape)}, True where observed"
+            )
         x = torch.where(mask, x, 0.0)  # what stands in a missing cell must not move the seed
         drawn = x.expand(draws, *x.shape).clone()
         for b, found in imputed_rows(self, x, mask, context, draws, samples, sweeps, seed=seed):

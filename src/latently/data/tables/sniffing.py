@@ -128,8 +128,8 @@ def _has_names(rows: Sequence[Sequence[str]]) -> bool:
     columns = [[cell for cell in column if cell not in MISSING] for column in columns]
     values = [_is_value(cell) for cell in first]
     if any(values):
-        names, numbers = (list(itertools.compress(part, values)) for part in (first, columns))
-        return _has_years(names, numbers)
+        names = list(itertools.compress(first, values))
+        return _has_years(names, list(itertools.compress(columns, values)))
     if any(
         column and name not in MISSING[1:] and all(map(_is_value, column))
         for name, column in zip(first, columns, strict=True)
