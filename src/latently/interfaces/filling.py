@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,8 +42,10 @@ def chosen(found: Imputation, schema: Schema, fill: str) -> Tensor:
     return single
 
 
-def filled(found: Imputation, data: Data, fill: str) -> list[Frame]:
+def filled(found: Imputation, data: Data, fill: str) -> tuple[list[Frame], tuple[str, ...]]:
     """The table with its holes filled, once or for every draw; observed cells as they came.
+
+    Beside it stands a line for each thing that the reader should know of what was filled in.
 
     Args:
         found: imputations of the rows.
@@ -54,6 +57,6 @@ def filled(found: Imputation, data: Data, fill: str) -> list[Frame]:
     if data.unknown is not None:
         kept = kept | data.unknown.cpu()
     rows = list(found.draws) if fill == "draws" else [chosen(found, schema, fill)]
-    return [
-        schema.decode(x.cpu().double().numpy(), like=data.frame, kept=kept.numpy()) for x in rows
-    ]
+    numbers, there = [x.cpu().double().numpy() for x in rows], kept.numpy()
+    remarks = schema.remarks(np.concatenate(numbers), np.tile(there, (len(rows), 1)))
+    return [schema.decode(x, like=data.frame, kept=there) for x in numbers], remarks

@@ -18,7 +18,7 @@ from latently.interfaces.filling import filled, sought
 from latently.interfaces.memory import check_memory
 from latently.interfaces.opening import Rows, open_model, ticker
 from latently.interfaces.output import check_target, write_arrays, write_table
-from latently.interfaces.tabular import TABLES, check_suffix, write_frames
+from latently.interfaces.tabular import DRAW, TABLES, check_suffix, write_frames
 from latently.training.progress import Bar
 
 __all__ = ["FILLS", "impute_command"]
@@ -51,11 +51,13 @@ def impute_command(
     target = check_target(out, (".npz", ".npy", ".png", *TABLES), force)
     levels = _read_levels(quantiles)
     saved = open_model(path)
-    table = check_suffix(target, saved) is not None
+    schema = check_suffix(target, saved)
+    table = schema is not None
     fill = fill or ("mean" if table and draws is None and target.suffix in TABLES else "draws")
     draws = 10 if draws is None else draws
     _check_options(fill, target.suffix, draws, samples, sweeps)
     data, whole = rows.open_both(saved)
+    _check_draw(data, target.suffix, fill, draws)
     if data.mask is None or not data.missing:
         where = "" if data.table is None else " in a column that is modelled"
         raise UserError(
@@ -88,7 +90,10 @@ def impute_command(
     for warning in (*found.warnings, *left):
         print(f"warning: {warning}", file=sys.stderr)
     _write(target, found, whole, data, fill)
-    return f"wrote {_what(target, found, fill)} of {data.missing} values to {target}"
+    count = found.missing
+    if data.unknown is not None and target.suffix in TABLES:
+        count -= int((data.unknown & ~found.mask).sum())  # words of no known value stay
+    return f"wrote {_what(target, found, fill)} of {count} values to {target}"
 
 
 def _sought(data: Data, suffix: str, fill: str) -> Tensor | None:
@@ -98,6 +103,16 @@ def _sought(data: Data, suffix: str, fill: str) -> Tensor | None:
     if data.table is not None and suffix in TABLES:
         return sought(data.table, fill)
     return torch.zeros(data.shape, dtype=torch.bool)
+
+
+def _check_draw(data: Data, suffix: str, fill: str, draws: int) -> None:
+    """Refuses a column that has the name of the one that numbers draws, before any work."""
+    taken = data.frame is not None and DRAW in data.frame.names
+    if taken and suffix in TABLES and fill == "draws" and draws > 1:
+        raise UserError(
+            f"{data.protocol}: has a column {DRAW!r}, which numbers the draws of --draws; rename "
+            "it, or give --draws 1"
+        )
 
 
 def _check_image(data: Data) -> None:
@@ -112,7 +127,10 @@ def _check_image(data: Data) -> None:
 
 def _write(target: Path, found: Imputation, whole: Data, data: Data, fill: str) -> None:
     if data.table is not None and target.suffix in TABLES:
-        write_frames(target, filled(found, data, fill))
+        frames, remarks = filled(found, data, fill)
+        for remark in remarks:
+            print(f"note: {remark}", file=sys.stderr)
+        write_frames(target, frames)
     elif target.suffix == ".png":
         _write_picture(target, found, whole)
     elif target.suffix == ".npz":

@@ -11,6 +11,7 @@ import numpy as np
 from latently.data.tables import kinds
 from latently.data.tables.cells import (
     MISSING,
+    SPAN,
     Cells,
     as_numbers,
     as_times,
@@ -104,6 +105,7 @@ def _number(value: float) -> int | float:
 
 def _continuous(shared: dict[str, Any], column: Cells, note: str) -> Column:
     values, kind = column.observed, shared["kind"]
+    note = note or ("time spans, in seconds" if column.note == SPAN else "")
     low, high = float(values.min()), float(values.max())
     if kind == "datetime":
         unit = "month" if column.note == "%Y-%m" else unit_of(values)

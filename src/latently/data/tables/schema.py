@@ -16,7 +16,7 @@ from latently.data.tables.coding import (
     encode_column,
     fill_constant,
 )
-from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, Column, usual
+from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, OTHER, Column, usual
 from latently.data.tables.frame import Frame
 from latently.data.tables.infer import infer_column
 from latently.data.tables.numbers import parse_numbers
@@ -267,6 +267,46 @@ class Schema:
             for name, count in lacking.items()
             if count
         )
+
+    def remarks(self, x: np.ndarray, kept: np.ndarray | None = None) -> tuple[str, ...]:
+        """What `decode` makes of numbers that the reader should know, a line for each thing.
+
+        Args:
+            x: numbers of a model, (n, D), or of several draws below each other.
+            kept: bool of the same shape, cells that stand as they are; None for none.
+        """
+        new = np.ones(x.shape, dtype=bool) if kept is None else ~np.asarray(kept, dtype=bool)
+        beyond, notices = {}, []
+        for j, column in enumerate(self.modelled):
+            own = x[new[:, j], j]
+            if column.kind not in DISCRETE:
+                half = (
+                    0.5 * 10.0 ** -(column.decimals or 0) if column.decimals is not None else 0.0
+                )
+                low = -np.inf if column.low is None else column.low - half
+                high = np.inf if column.high is None else column.high + half
+                count = int(((own < low) | (own > high)).sum())
+                if count:
+                    beyond[column.name] = count
+            elif column.other:
+                pooled = int((np.rint(own) >= len(column.categories)).sum())
+                texts = any(isinstance(value, str) for value in column.categories)
+                end = (
+                    f"and read {OTHER!r}" if texts else "and stay empty: no number stands for them"
+                )
+                if pooled:
+                    notices.append(
+                        f"column {shown(column.name)}: {plural(pooled, 'cell')} of "
+                        f"{len(own):,} are one of the rare values that are pooled, {end}"
+                    )
+        if beyond:
+            most = max(beyond, key=lambda name: beyond[name])
+            notices.append(
+                f"{sum(beyond.values()):,} of {int(new.sum()):,} values lay beyond what their "
+                f"columns held in the fit and are put at its end, most ({beyond[most]:,}) in "
+                f"{shown(most)}; a schema whose low and high are null lets them be"
+            )
+        return tuple(notices)
 
     def _check_rows(self, x: np.ndarray, like: Frame | None, kept: np.ndarray | None) -> None:
         width = len(self.modelled)

@@ -21,6 +21,7 @@ _WIDTH, _HEIGHT = 250, 150  # CSS pixels
 _BINS = 24
 _LEVELS = 8  # bars, the last of all others where there are more
 _NAMES = 104  # CSS pixels of their names
+_DAYS = 5 * 86_400  # seconds from which dates are told by their days alone
 _TAIL = 0.005  # of a sample that may lie beyond the axis on either side
 _FINE = 1000  # steps of rounding from which nobody sees them
 _ZEROS = 0.3  # share of zeros from which they stand beside the axis
@@ -184,7 +185,8 @@ def of_numbers(cells: Cells, j: int, samples: Sequence[Sample], about: str) -> M
 def _labels(cells: Cells, j: int, axis: _Axis) -> list[tuple[float, str]]:
     if cells.kind(j) == "datetime":
         at = [axis.low + f * (axis.high - axis.low) for f in (0.12, 0.5, 0.88)]
-        return [(t, cells.value(j, t)[:10]) for t in at]
+        part = slice(10) if axis.high - axis.low >= _DAYS else slice(5, 16)
+        return [(t, cells.value(j, t)[part]) for t in at]
     made = [(t, cells.rough(j, 10.0**t if axis.steep else t, 4)) for t in axis.ticks()]
     return [pair for k, pair in enumerate(made) if k == 0 or pair[1] != made[k - 1][1]]
 

@@ -164,7 +164,7 @@ def _worth(cells: Cells, j: int, samples: Sequence[Sample], seen: np.ndarray) ->
 
 
 def _marginal(cells: Cells, j: int, samples: Sequence[Sample], seen: np.ndarray) -> Marginal:
-    lacking = 1 - float(seen.mean())
+    lacking = float((~seen).mean())
     about = f"{share(lacking)} missing" if lacking else ""
     draw = of_levels if cells.levels(j) else of_numbers
     gaps = [

@@ -53,7 +53,7 @@ def table_columns(data: Data) -> list[Line]:
         j = place.get(column.name)
         missing, holds = "", ""
         if j is not None:
-            missing = share(1 - float(seen[:, j].mean())) if len(x) else ""
+            missing = share((~seen[:, j]).mean()) if len(x) else ""
             holds = _holds(cells, j, x[seen[:, j], j])
         elif column.kind == "constant":
             holds = f"{cut(str(column.categories[0]), _LONG)} alone"

@@ -46,8 +46,9 @@ class LatentImputer(TransformerMixin, _TableEstimator):
     Sets", 2019.
 
     Columns of an array are continuous numbers, unless `kinds` says otherwise. To recipe "table"
-    zeros that make a twentieth or more of a column, with nothing below them, have a probability
-    of their own, and nothing below 0 is filled in.
+    zeros that make a twentieth or more of a column of more than 20 different numbers, with nothing
+    below them, have a probability of their own, and nothing below 0 is filled in. In a data frame
+    nothing is filled in beyond what a column held in the fit, but by a model of what is missing.
 
     Arrays of numbers come out as arrays (float32 stays, other types become float64), data frames
     as data frames with their columns, index and types, and `set_output` is obeyed.

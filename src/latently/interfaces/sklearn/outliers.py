@@ -208,9 +208,13 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
         if numbers or not self._reads_all():
             return found
         given = self._given_kinds(frame)
-        places = [j for j, column in enumerate(found.columns) if column.modelled]
+        places = [
+            j
+            for j, column in enumerate(found.columns)
+            if column.modelled or (column.kind == "identifier" and column.name not in given)
+        ]
         taken = [j for j in places if _is_number(found.columns[j], frame.columns[j])]
-        others = [found.columns[j] for j in places if j not in taken]
+        others = [found.columns[j] for j in places if j not in taken and found.columns[j].modelled]
         if all(column.kind == "datetime" or _is_flag(column) for column in others):
             taken += [j for j in places if _is_flag(found.columns[j])]
         kinds = {frame.names[j]: "real" for j in taken}

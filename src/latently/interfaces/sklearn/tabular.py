@@ -162,6 +162,10 @@ class _TableEstimator(_Estimator):
             frame = named(held, names)
         if reset:
             self.schema_ = self._schema(frame, numbers=array is not None)
+            for column in self.schema_.columns:
+                if column.kind == "identifier" and column.name not in self._given_kinds(frame):
+                    note = f"column {column.name!r}: {column.note}; kinds says otherwise"
+                    warnings.warn(f"{type(self).__name__}: {note}", stacklevel=5)
             self._names = frame.names
             self._like = frame.take(slice(0, 0))
         return Table(frame, array, self._missing())
