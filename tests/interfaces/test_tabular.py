@@ -156,6 +156,44 @@ def test_rows_are_drawn_with_some_cells_held(model, cli, done, tmp_path):
         assert said in ran.err
 
 
+def test_a_column_called_draw_is_named_before_any_work(done, rejected, tmp_path):
+    data, model = tmp_path / "t.csv", tmp_path / "m.safetensors"
+    rng = np.random.default_rng(0)
+    with data.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["draw", "x"])
+        for k in range(40):
+            rows.writerow([f"{rng.normal():.2f}", "" if k % 5 == 0 else f"{rng.normal():.2f}"])
+    done("fit", "fa", "--data", data, "--latents", 1, "--out", model)
+    how = ("impute", model, "--data", data, "--out", tmp_path / "five.csv")
+    rejected((*how, "--draws", 5), "'draw'", "rename it")
+    done(*how, "--draws", 1)
+
+
+def test_values_lost_because_they_are_high_are_filled_in_above_all_that_were_seen(done, tmp_path):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=300)
+    x = np.column_stack([z + 0.3 * rng.normal(size=300) for _ in range(3)])
+    data = tmp_path / "cut.csv"
+    with data.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["a", "b", "y"])
+        for a, b, y in x:
+            rows.writerow([f"{a:.2f}", f"{b:.2f}", "" if y > 0.5 else f"{y:.2f}"])
+    most, out = 0.5, tmp_path / "filled.csv"
+    budget = "--steps 300 --quiet --learning-rate 5e-3 --net MLP(hidden=(16,))".split()
+    for name, options, above in (
+        ("mnar", ("--missingness", "SelfMasking(sign='above')"), True),
+        ("mar", (), False),
+    ):
+        model = tmp_path / f"{name}.safetensors"
+        done("fit", "table", "--data", data, *budget, *options, "--out", model)
+        done("impute", model, "--data", data, "--samples", 100, "--force", "--out", out)
+        pairs = zip(read(out)[1], x[:, 2], strict=True)
+        filled = np.array([float(row[2]) for row, y in pairs if y > 0.5])
+        assert ((filled > most).mean() > 0.5) == above
+
+
 def test_cells_are_held_as_they_are_given(done, cli, tmp_path):
     """Beyond all that was seen, with more digits, or a name that is pooled with rare ones."""
     rng, data, out = np.random.default_rng(0), tmp_path / "t.csv", tmp_path / "held.csv"

@@ -47,6 +47,26 @@ def test_a_word_may_be_spelled_like_infinity():
     assert codes.columns[0].categories == ("12E400", "3E500", "7E999")
 
 
+def test_what_is_put_at_an_end_and_what_is_pooled_is_counted():
+    rng = np.random.default_rng(0)
+    rare = ["a"] * 60 + ["b"] * 50 + ["c", "d", "e"]
+    codes = ["101"] * 60 + ["102"] * 50 + ["7", "8", "9"]
+    x = [f"{v:.1f}" for v in rng.normal(size=113)]
+    schema = Schema.infer(text(x=x, name=rare, code=codes), kinds={"code": "categorical"})
+    low, high = schema.columns[0].low, schema.columns[0].high
+    rows = np.array([[low - 0.04, 0, 0], [high + 3, 2, 2], [low - 1, 2, 1]])
+    pooled, empty, beyond = schema.remarks(rows)
+    assert "'name': 2 cells of 3" in pooled
+    assert "read 'other'" in pooled
+    assert "'code': 1 cell of 3" in empty
+    assert "stay empty" in empty
+    assert beyond.startswith("2 of 9 values lay beyond")
+    assert "(2) in 'x'" in beyond
+    kept = np.ones((3, 3), dtype=bool)
+    assert schema.remarks(rows, kept) == ()
+    assert schema.unbounded().remarks(rows[:, :])[2:] == ()
+
+
 def test_texts_in_an_array_may_become_longer():
     rows = np.array([["-2.5", "a"], ["1.5", "b"], ["", "a"]] * 8)
     frame = as_frame(rows)

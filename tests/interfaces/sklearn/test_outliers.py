@@ -276,3 +276,17 @@ def test_a_mixture_that_the_user_names_complains_and_the_usual_does_not():
     spread = np.r_[np.zeros((60, 1)), [[1.0]]] + 1e-9 * np.arange(61)[:, None]
     with pytest.warns(UserWarning, match="covariance singular"):
         LatentOutlierDetector(latents=2, options={"family": Full()}).fit(spread)
+
+
+def test_whole_numbers_that_only_increase_are_numbers():
+    """They look like keys; the other estimators say that they are left out."""
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    log = pd.DataFrame({"t": np.cumsum(rng.integers(1, 60, 200)), "load": rng.normal(size=200)})
+    detector = LatentOutlierDetector().fit(log)
+    assert detector.schema_.names == ("t", "load")
+    assert detector.predict(pd.DataFrame({"t": [10**7], "load": [0.0]})).tolist() == [-1]
+    kept = LatentOutlierDetector(kinds={"t": "identifier"}).fit(log)
+    assert kept.schema_.names == ("load",)
+    with pytest.warns(UserWarning, match="LatentDensity: column 't': left out.*kinds"):
+        lt.LatentDensity("fa", latents=1).fit(log.assign(b=rng.normal(size=200)))
