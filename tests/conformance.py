@@ -103,6 +103,7 @@ def test_prior_shapes_and_draws(name, z_shape):
     assert (draws.mean(0) - second.mean(0)).abs().max() < 6 * draws.std() / math.sqrt(2000)
 
 
+@pytest.mark.slow
 @every("priors")
 @pytest.mark.parametrize("by", [0.0, 0.5, 2.0])
 def test_prior_integrates_to_one(name, by):

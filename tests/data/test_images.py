@@ -68,6 +68,7 @@ def test_8bit_is_the_file(image_folder):
         assert np.array_equal(data.x.squeeze(1).numpy(), x[part])
 
 
+@pytest.mark.slow
 def test_held_out_images_follow_the_formula(image_folder):
     def formula(x):
         return np.random.default_rng(0).random(x.shape) < x / 255
@@ -122,6 +123,7 @@ def test_the_original_idx_files(image_folder, tmp_path, suffix, dot):
     assert data.labels.tolist() == [i % 10 for i in range(10_000)]
 
 
+@pytest.mark.slow
 def test_other_containers_pass_and_other_contents_do_not(image_folder, tmp_path, refused):
     (tmp_path / "mnist").mkdir()
     path = tmp_path / "mnist" / "test.npz"

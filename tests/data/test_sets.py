@@ -25,6 +25,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", list(SIZES))
 def test_sizes_and_kind(image_folder, spec):
     parts = [load(f"{spec}/{split}", data_dir=image_folder) for split in SPLITS]

@@ -44,6 +44,7 @@ def test_densities_sum_to_one(heights, name):
     assert float(log_p.exp().sum() * area) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_entropies_are_what_quadrature_in_the_plane_gives(heights, name):
     log_p, area = heights[name]
@@ -58,6 +59,7 @@ def test_the_mean_log_density_of_test_rows_is_minus_the_entropy(name):
     assert abs(float(log_p.mean()) + toy(name).entropy) <= 4 * error + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_draws_fall_into_cells_as_often_as_the_density_says(name):
     """Chi-square of 10,000 draws over 20 x 20 cells, their mass by a grid of 10 x 10 in each."""
@@ -151,6 +153,7 @@ def test_a_turn_by_the_radius_keeps_areas():
         assert float(torch.linalg.det(jacobian)) == pytest.approx(1, abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_what_they_say(name):
     parts = {split: load(f"toys:{name}/{split}") for split in SPLITS}

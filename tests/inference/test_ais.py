@@ -136,6 +136,7 @@ def test_linear_models_at_the_default_steps(kind, latents):
     assert (found.ess <= 16).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latents", SIZES)
 def test_two_layers_at_the_default_steps(latents):
     model, log_p = hierarchy(latents)
@@ -161,6 +162,7 @@ def test_from_a_spoiled_posterior(gaussian_vae):
     assert found.mc_variance.mean() < AIS(steps=100)(model, x).mc_variance.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latents", [4, 16])
 @pytest.mark.parametrize("steps", [2, 5, 20, 60])
 def test_what_is_off_by_more_than_its_error_bar_is_warned_of(latents, steps):
@@ -345,6 +347,7 @@ def test_it_leaves_the_model_and_the_generators_as_they_were(untouched):
     assert ticks[-1] == (5, 5)
 
 
+@pytest.mark.slow
 def test_float32_agrees_with_float64():
     model = bits_model()
     x = torch.tensor([[0.0, 1, 1, 0]])

@@ -201,6 +201,7 @@ def test_what_is_usual_is_the_entropy_of_the_cell_given_the_others():
         assert float(found.usual[i, 0]) == pytest.approx(entropy, abs=0.06)
 
 
+@pytest.mark.slow
 def test_binary_cells_by_integration():
     model = vae((4,), latents=1, net=partial(MLP, hidden=(8,)), likelihood=Bernoulli).double()
     with torch.no_grad():

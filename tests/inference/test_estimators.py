@@ -296,6 +296,7 @@ class NoBaseline(Score):
         return bound(p) + (f * p.log_q[0]).mean(0)
 
 
+@pytest.mark.slow
 def test_baselines_and_controls_take_most_of_the_noise():
     model, x = discrete_vae("Bernoulli"), row()
     own = encoder_part(model)

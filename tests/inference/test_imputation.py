@@ -289,6 +289,7 @@ class OneByOne:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [FactorAnalysis, PPCA])
 def test_the_population_moves_where_the_encoder_never_saw_holes(kind):
     exact, model, data = naive(kind)

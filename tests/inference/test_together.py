@@ -82,6 +82,7 @@ def at_once(monkeypatch):
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contexts", [0, 2])
 def test_a_rough_encoder_is_made_up_for(contexts, at_once, monkeypatch):
     exact, rough = pair(contexts)
@@ -144,6 +145,7 @@ def columns(posterior):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posterior", [Normal, LogNormal])
 def test_columns_of_every_kind_by_integration(posterior, at_once):
     """Latents above 0 have no Student's t: what the encoder does not find is moved one by one."""

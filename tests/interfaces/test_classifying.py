@@ -40,6 +40,7 @@ def some(tmp_path_factory, done):
     return folder
 
 
+@pytest.mark.slow
 def test_classes_are_written_and_compared(some, done, tmp_path):
     out = tmp_path / "c.csv"
     said = done("classify", some / "m2.safetensors", "--data", some / "all.npz", "--out", out)

@@ -199,6 +199,7 @@ def test_known_factors(done, asked, made):
     assert "size z[" in asked("drawn", "factors", *words[:-1])
 
 
+@pytest.mark.slow
 def test_conditional_models_say_what_is_given(done, asked, made):
     out = made / "given.safetensors"
     words = "--data digits --context label --latents 2 --net MLP(hidden=(8,)) --epochs 1 --quiet"

@@ -82,6 +82,7 @@ def test_a_fifth_of_a_file_is_held_out_and_told(asked):
     assert any("fitted to" in note for note in told["notes"])
 
 
+@pytest.mark.slow
 def test_other_rows_to_test_on(asked, folder):
     told = json.loads(asked(*QUICK, "--json", "--test", folder / "more.npz"))
     assert (told["rows"], told["n"]) == (80, 40)

@@ -342,6 +342,7 @@ def test_list_of_kinds(done):
     assert "latently list families\n" in done("list")
 
 
+@pytest.mark.slow
 def test_report(done, made, tmp_path):
     out = tmp_path / "report.html"
     model = made / "vae.safetensors"

@@ -187,6 +187,7 @@ def best(name, x):
 TIGHT = {"xatol": 1e-7, "fatol": 1e-12, "maxiter": 4000}
 
 
+@pytest.mark.slow
 @every_family
 @with_holes
 def test_one_component_is_the_maximum_likelihood_of_every_column(name, holes):

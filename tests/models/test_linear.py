@@ -158,6 +158,7 @@ def test_masked_fit_ends_where_the_gradient_is_zero(kind):
     assert (noise.sum().abs() if kind is PPCA else noise.abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:FactorAnalysis did not converge")
 @pytest.mark.parametrize("latents", [1, 2, 3])
 def test_factor_analysis_equals_scikit_learn(latents):

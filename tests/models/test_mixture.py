@@ -53,6 +53,7 @@ def fitted(kind, shape=(4,), count=3, holes=0.0, passes=15):
     return model, data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holes", [0.0, 0.3])
 @every_kind
 def test_fit_finds_clusters_and_evidence_is_exact(kind, holes):

@@ -132,6 +132,7 @@ def test_imputations_are_of_the_values_that_would_be_missing(gaussian_vae, form,
         assert float(found.std[b, j]) == pytest.approx(deviation, rel=0.1)
 
 
+@pytest.mark.slow
 def test_more_draws_of_missing_cells_tighten_the_bound(gaussian_vae):
     model, truth, x = gaussian(gaussian_vae, FORMS["above"], draws=1)
     model.missingness.weight.fill_(0.3)  # a slope of 4.3

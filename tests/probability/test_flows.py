@@ -127,6 +127,7 @@ def test_no_flow_is_refused(refused):
 # The host.
 
 
+@pytest.mark.slow
 def test_importing_latently_does_not_import_zuko():
     code = "import sys, latently.interfaces.cli, latently.registry; print('zuko' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -165,6 +166,7 @@ def prior_of(flow, z_shape=(2,), contexts=0, by=0.3):
     return shaken(FlowPrior(z_shape, encoder, flow=flow).double(), by)
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("contexts", [0, 2])
 def test_prior_integrates_to_one_in_the_plane(flow, contexts):

@@ -95,6 +95,7 @@ def test_a_coupling_is_undone(coupling, scale, size):
     torch.testing.assert_close(coupling.forward(coupling.inverse(x, h), h)[0], x)
 
 
+@pytest.mark.slow
 @every_coupling
 def test_the_inverse_of_a_coupling_has_its_gradient(coupling):
     y = torch.randn(10).double().requires_grad_(True)
@@ -225,6 +226,7 @@ def test_the_net_has_as_many_weights_as_it_says_and_starts_at_zero():
 # Flows.
 
 
+@pytest.mark.slow
 @every
 @every_coupling
 @pytest.mark.parametrize("context", [0, 3])

@@ -208,6 +208,7 @@ def expected(family, h, f):
     return (p * f(grid)).sum() * cell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [NormalFamily, MultivariateNormal])
 def test_implicit_gradient_of_an_expectation_is_unbiased(kind):
     family = Mixture((2,), components=3, family=kind).double()

@@ -66,6 +66,7 @@ def test_inverse_of_zuko_undoes_it(flow, scale):
     torch.testing.assert_close(f(f.inverse(x))[0], x, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @every
 def test_density_of_zuko_integrates_to_one_on_the_line(flow):
     f = built(flow, 1)

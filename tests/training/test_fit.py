@@ -393,6 +393,7 @@ def test_a_fit_goes_on_from_the_model_as_it_is():
     assert not torch.equal(model.decoder.offset, offset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_a_short_fit_in_bfloat16_learns_and_its_densities_stay_wide(precision):
     x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 4) * 2 + 1

@@ -92,6 +92,7 @@ def test_turns_are_cycles_of_the_step_alone():
     assert [turns(t) for t in range(9)] == [*cycle, *cycle, "inference", "all", "all"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_is_not_moved_stays_to_the_bit(name, precision):
@@ -252,6 +253,7 @@ RUN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", range(1, 10))
 def test_a_run_is_continued_exactly_from_any_step_of_a_cycle(stop):
     whole, cut = (model_of(net=partial(MLP, hidden=(5,), dropout=0.1)) for _ in range(2))

@@ -249,6 +249,7 @@ def grid(n=40, correlation=0.8):
     return loc, torch.cov(loc.T, correction=0) + torch.eye(2).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
 def test_total_correlation_of_a_gaussian_aggregate(correlation):
     """`-log det(R) / 2`, with R the correlations, on a batch that is the whole data set."""
@@ -442,6 +443,7 @@ def bits(n=300, columns=6):
     return Data.from_array(x.float(), levels=2)
 
 
+@pytest.mark.slow
 def test_a_wasserstein_autoencoder_trains():
     """alpha = 1: the KL is free, the aggregate posterior still comes to the prior."""
     data, apart, history = bits(), {}, {}

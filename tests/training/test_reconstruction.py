@@ -259,6 +259,7 @@ def test_a_penalty_that_overflows_ends_the_run_with_its_cause(curved, refused):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [
@@ -290,6 +291,7 @@ def test_a_stopped_run_goes_on_to_the_bit(objective, curved, tmp_path, monkeypat
     assert all(torch.equal(a, b) for a, b in zip(whole, run(path, resume=True), strict=True))
 
 
+@pytest.mark.slow
 def test_missing_cells_are_left_out_of_the_error(curved):
     x = curved.x.clone()
     x[::3, 0] = math.nan

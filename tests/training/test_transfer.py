@@ -135,6 +135,7 @@ def test_a_missing_cell_is_its_columns_mean():
     assert {score.method for score in found.scores} == set(METHODS)
 
 
+@pytest.mark.slow
 def test_test_rows_leak_nowhere(found):
     """Test rows in another order are told the same; others beside them change nothing."""
     order = torch.randperm(45, generator=torch.Generator().manual_seed(0))
@@ -144,6 +145,7 @@ def test_test_rows_leak_nowhere(found):
         assert torch.equal(score.predictions, first.predictions[:, order])
 
 
+@pytest.mark.slow
 def test_a_seed_says_it_all(found, untouched):
     model = model_of()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -185,6 +185,7 @@ def test_gradients_of_wake_sleep_are_the_sums_over_all_states(kind):
     assert_mean(by_phi, sleep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.0, 0.3, Linear(0.3, 1.0)])
 def test_gradients_of_reweighted_wake_sleep_are_the_sums_over_all_pairs(kind, share):
@@ -463,6 +464,7 @@ def test_six_bits_reach_the_exact_maximum_likelihood(six_bits, objective):
     assert maximum - 0.1 < reached < maximum + 1e-4
 
 
+@pytest.mark.slow
 def test_categories_and_normals_learn_by_either(six_bits):
     """A few steps raise the bound of any latents, by either."""
     data = six_bits[0]

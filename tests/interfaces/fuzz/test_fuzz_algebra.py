@@ -478,6 +478,7 @@ COUNTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", COUNTED)
 @pytest.mark.parametrize(
     "posterior", ["OneHot", "Ordinal(levels=3)", "DiscretizedLogistic(levels=2)"]

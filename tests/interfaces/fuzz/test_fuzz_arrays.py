@@ -97,6 +97,7 @@ def read(judge, words, tmp_path):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_rows_of_other_kinds(read, name, suffix):
@@ -117,6 +118,7 @@ def test_damaged(read, small, damaged, suffix, seed):
     read(damaged((small / f"x{suffix}").read_bytes(), seed), suffix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [

@@ -585,6 +585,7 @@ def labelled(tmp_path_factory, done):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", WRONG, ids=lambda call: call.partition(" --")[0])
 def test_mistakes_are_refused(call, judge, labelled, out):
     verb, *rest = call.split()

@@ -62,6 +62,7 @@ def fit(judge, words, tmp_path):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(14))
 @pytest.mark.parametrize("suffix", KINDS)
 def test_damaged(fit, damaged, suffix, seed):

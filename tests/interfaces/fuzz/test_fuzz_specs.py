@@ -69,6 +69,7 @@ def test_misspelt(ask, edited, name, seed):
     ask(["evaluate", "encode", "score", "compare", "reconstruct"][seed], edited(name, seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["evaluate", "fit"])
 @pytest.mark.parametrize("name", ODD)
 def test_odd(ask, name, verb):
@@ -135,6 +136,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".npz", ".npy", ".idx", ".idx3-ubyte.gz", ".png"])
 @pytest.mark.parametrize("place", PLACES)
 def test_places_of_data(ask, tmp_path, place, suffix):
@@ -170,6 +172,7 @@ def test_half_characters_in_names_are_no_reason_to_refuse(ask, small, tmp_path, 
     assert ask(verb, path).code == 0
 
 
+@pytest.mark.slow
 def test_half_characters_reach_a_terminal(small, tmp_path):
     out = tmp_path / "\udcff.npz"
     call = [sys.executable, "-m", "latently.interfaces.cli", "sample"]

@@ -94,6 +94,7 @@ def test_autoencoders_alone_have_no_evidence(rows, saved, page, tmp_path):
     assert "Trained under it: auto 1 (SaltAndPepper(level=0.1))" in text
 
 
+@pytest.mark.slow
 def test_an_autoencoder_beside_a_vae(rows, saved, plain, entry, fitted, page, tmp_path):
     vae = entry("vae", fitted(plain, rows, epochs=1), rows)
     _, found = page(tmp_path / "both.html", [Entry("auto", saved[0]), vae], rows)

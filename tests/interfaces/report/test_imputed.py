@@ -126,6 +126,7 @@ def test_names_have_a_likeliest_value_and_no_interval(family, fitted, entry, pag
     assert all(cell.low == "" and cell.value in "012" for cell in cells)
 
 
+@pytest.mark.slow
 def test_strips_show_what_was_seen_and_what_was_not(digits):
     strips = []
 
@@ -178,6 +179,7 @@ def test_a_page_tells_known_holes_from_unknown_ones(digits, fitted, entry, page,
     assert "Box(share=0.5)" in "".join(found.text)
 
 
+@pytest.mark.slow
 def test_a_column_alone_has_nothing_to_impute(fitted, entry, page, tmp_path):
     data = Data.from_array(torch.randn(20, 1), protocol="column")
     saved = fitted(lt.vae((1,), latents=1, likelihood=Normal), data, epochs=1)

@@ -52,6 +52,7 @@ def test_many_models_of_images(digits, tmp_path, page):
     assert len(source) < 2_000_000
 
 
+@pytest.mark.slow
 def test_the_policy_allows_styles_and_embedded_pictures_only(digits, tmp_path, page):
     data, entries = digits
     _, found = page(tmp_path / "one.html", entries[:1], data)

@@ -94,6 +94,7 @@ def test_models_of_numbers_and_rows_of_one_column(fitted, entry, page, tmp_path)
     assert "columns" in found.ids
 
 
+@pytest.mark.slow
 def test_a_plane_is_called_by_its_columns(fitted, entry, page, tmp_path):
     rng = np.random.default_rng(0)
     data = Data.from_frame({"north": rng.normal(size=60), "east": rng.normal(size=60)})

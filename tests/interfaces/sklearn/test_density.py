@@ -39,6 +39,7 @@ def fitted(X=IRIS, recipe="table", **options):
     return pickle.loads(kept(pickle.dumps((X, recipe, options))))
 
 
+@pytest.mark.slow
 @parametrize_with_checks([LatentDensity("fa", latents=1)])
 def test_what_scikit_learn_asks_of_estimators(estimator, check):
     with warnings.catch_warnings():

@@ -402,6 +402,7 @@ def test_masked_arrays_are_refused_as_their_masks_would_be_lost(refused):
         fitted().transform(masked)
 
 
+@pytest.mark.slow
 def test_many_zeros_of_an_array_have_a_probability():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 4))

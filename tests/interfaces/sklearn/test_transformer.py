@@ -224,6 +224,7 @@ def test_a_row_does_not_depend_on_its_company(recipe):
 # ---- Missing cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_nan_is_what_the_model_can_leave_out(recipe):
     holed = IRIS.copy()
