@@ -56,7 +56,9 @@ def test_typical_rows_show_their_values(people):
     data = people(60)
     values = torch.arange(60.0)
     found = typical(data, values)
-    assert [one.row for one in found] == [59, 58, 57, 56, 55, 54]
+    lacks = (~data.mask).sum(1)
+    least = [row for row in range(59, -1, -1) if lacks[row] <= lacks.sort().values[15]]
+    assert [one.row for one in found] == least[:6]
     cells = Cells.of(data)
     for one in found:
         for j, (name, value) in enumerate(one.cells):
@@ -64,3 +66,11 @@ def test_typical_rows_show_their_values(people):
             seen = bool(data.mask[one.row, j])
             assert value == (cells.value(j, float(data.x[one.row, j])) if seen else "")
     assert typical(data.rows([0]), values[:1]) == ()
+
+
+def test_rows_with_holes_are_not_the_most_typical(people):
+    data = people(80)
+    lacks = (~data.mask).sum(1)
+    found = typical(data, lacks.double())  # the more holes, the higher
+    assert found
+    assert all(int(lacks[one.row]) <= int(lacks.median()) for one in found)

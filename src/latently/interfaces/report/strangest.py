@@ -95,9 +95,18 @@ def strangest(subject: Subject, values: Tensor) -> tuple[Strange, ...]:
 
 
 def typical(data: Data, values: Tensor) -> tuple[Typical, ...]:
-    """The rows of most log p(x), the most typical first; none where there is one row alone."""
+    """The rows of most log p(x), the most typical first; none where there is one row alone.
+
+    Rows with holes have a density of fewer cells, mostly a higher one: of rows that lack unlike
+    many, those that lack least compete, a quarter of all at least.
+    """
     cells, most = Cells.of(data), min(_ROWS, len(data) - 1)
-    order = torch.nan_to_num(values, nan=-math.inf).argsort(descending=True, stable=True)
+    score = torch.nan_to_num(values, nan=-math.inf)
+    if data.mask is not None:
+        lacks = (~data.mask).flatten(1).sum(1)
+        least = lacks.sort().values[min(len(lacks) - 1, max(_ROWS, len(lacks) // 4))]
+        score = torch.where(lacks.to(score.device) <= least, score, -math.inf)
+    order = score.argsort(descending=True, stable=True)
     found = []
     for row in order[: max(0, most)].tolist():
         x = data.x[row].flatten()
