@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
 
 from latently.probability.distributions import (
     Bernoulli,
@@ -359,3 +360,24 @@ def test_categorical_moments_quantiles_and_draws_are_those_of_its_codes():
         counts = torch.bincount(x[..., j].long().flatten(), minlength=4).double()
         assert (counts / 20_000 - p[j]).abs().max() < 0.015
     assert d.sample().shape == (2,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("std", [0.4, 1.0, 7.0])
+def test_rounding_keeps_its_digits_in_both_tails(std, dtype):
+    """At 0 to 36 deviations, against the logarithms of scipy's tails; outer bins too."""
+    levels, loc = 600, 300.0
+    base = Normal(torch.tensor(loc, dtype=dtype), torch.tensor(math.log(std), dtype=dtype))
+    apart = np.unique(np.rint(std * np.linspace(0, 36, 60)))
+    x = np.concatenate([loc - apart - 1, loc + apart, [0.0, levels - 1.0]])
+    x = x[(x >= 0) & (x < levels)]
+    low, high = (x - loc) / std, (x + 1 - loc) / std
+    low, high = np.where(x == 0, -np.inf, low), np.where(x == levels - 1, np.inf, high)
+    near, far = np.minimum(abs(low), abs(high)), np.maximum(abs(low), abs(high))
+    tail = norm.logcdf(-near) + np.log1p(-np.exp(norm.logcdf(-far) - norm.logcdf(-near)))
+    wanted = np.where(low * high < 0, np.log(norm.cdf(high) - norm.cdf(low)), tail)
+    found = Rounded(base, levels).log_prob(torch.tensor(x, dtype=dtype)).double().numpy()
+    seen = near < 36
+    assert np.abs(found - wanted)[seen].max() < (1e-2 if dtype == torch.float32 else 1e-3)
+    assert np.isfinite(found).all()
+    assert (np.diff(found[x >= loc][np.argsort(x[x >= loc])]) <= 0).all()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +17,8 @@ from latently.probability.distributions.discrete import Levels
 __all__ = ["DiscretizedLogistic", "Rounded", "integer_moments", "log1mexp"]
 
 _BLOCK_VALUES = 2**20  # values held at once where a sum runs over the levels
+_LOST = 1e4  # roundings of 1, below which a difference of two cdfs has lost its digits
+_NODES = tuple((np.polynomial.legendre.leggauss(16)[i] + 1 - i) / 2 for i in (0, 1))  # on (0, 1)
 
 
 class DiscretizedLogistic(Levels):
@@ -135,8 +138,8 @@ class Rounded(Distribution):
     r"""The integers `floor(y)`, clipped to 0 .. levels - 1, of a continuous elementwise `y`.
 
     `P(x) = F(x + 1) - F(x)` with the outer bins reaching to infinity; `F` is the cdf of `y`. Far
-    in the tails the difference loses its digits: it serves samples and moments, while evidence
-    goes through the density of y.
+    in the tails, where the difference loses its digits, the density of y is integrated over the
+    bin, by Gauss and Legendre.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
@@ -147,10 +150,26 @@ class Rounded(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of integers in 0 .. levels - 1, in nats."""
-        upper = torch.where(value >= self.levels - 1, 1.0, self.base.cdf(value + 1))
-        lower = torch.where(value <= 0, 0.0, self.base.cdf(value))
-        tiny = torch.finfo(upper.dtype).tiny
-        return (upper - lower).clamp(min=tiny).log()
+        first, last = value <= 0, value >= self.levels - 1
+        upper = torch.where(last, 1.0, self.base.cdf(value + 1))
+        found = upper - torch.where(first, 0.0, self.base.cdf(value))
+        limits = torch.finfo(found.dtype)
+        lost = found < _LOST * limits.eps
+        log_p = found.clamp(min=limits.tiny).log()
+        if not bool(lost.any()):
+            return log_p
+        return torch.where(lost, self._integrated(value, first, last), log_p)
+
+    def _integrated(self, value: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        """`log int p(y) dy` over each bin; an outer one is mapped to u = t / (1 - t)."""
+        found = []
+        for t, weight in zip(*(nodes.tolist() for nodes in _NODES), strict=True):
+            far, log_slope = t / (1 - t), -2 * math.log1p(-t)
+            y = torch.where(last, value + far, torch.where(first, value + 1 - far, value + t))
+            log_p = self.base.log_prob(y).nan_to_num(nan=-math.inf)
+            outer = torch.where(first | last, log_slope, 0.0)
+            found.append(log_p + outer + math.log(weight))
+        return torch.stack(found).logsumexp(0)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws."""
