@@ -9,11 +9,12 @@ import pytest
 import torch
 from scipy import stats
 
-from latently import Data, FactorAnalysis, Mixture, NormalizingFlow, vae
+from latently import Data, FactorAnalysis, Mixture, NormalizingFlow, fit, vae
 from latently.inference import _cells
 from latently.inference.attribution import attribution
 from latently.inference.pareto import K_HAT_LIMIT
 from latently.models.components import (
+    Columns,
     Diagonal,
     Factors,
     Full,
@@ -23,7 +24,15 @@ from latently.models.components import (
     Tied,
 )
 from latently.nets import MLP
-from latently.probability.families import Bernoulli, MultivariateNormal
+from latently.probability.families import (
+    Bernoulli,
+    Gamma,
+    Hurdle,
+    LogNormal,
+    Mixed,
+    MultivariateNormal,
+    Normal,
+)
 from latently.probability.flows import NSF
 
 
@@ -326,3 +335,67 @@ def test_cells_of_heavy_weights_get_more_draws_which_move(monkeypatch):
 def test_what_is_advised_is_an_option_of_the_command_line():
     heavy = replace(attribution(factors(), rows(factors())), k_hat=torch.ones(8))
     assert heavy.warnings[0].endswith("raise --samples")
+
+
+def hurdles(unit=1.0, seed=0):
+    """A normal column and an amount, 0 in nine rows of ten, log-normal of deviation 1.2 else."""
+    torch.manual_seed(seed)
+    x = torch.randn(2000, 2).double()
+    amount = unit * (1 + 1.2 * torch.randn(2000).double()).exp()
+    return torch.stack([x[:, 0], torch.where(torch.rand(2000) < 0.9, 0.0, amount)], 1)
+
+
+def as_inexact(model):
+    """The same model by particles."""
+
+    class Particles(type(model)):
+        density = "bound"
+
+        def predictive(self, *_):
+            return None
+
+        def left_out(self, *_):
+            return None
+
+    model.__class__ = Particles
+    return model
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "particles"])
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_the_excess_of_an_amount_has_no_unit(unit, exact):
+    """At 0 -log P(0) less the entropy of the branch; above, the number's own excess besides."""
+    x = hurdles(unit)
+    columns = (Normal, partial(Hurdle, family=LogNormal))
+    model = Mixture((2,), components=1, family=Columns(columns))
+    fit(model, Data.from_array(x), progress=False)
+    zeros, above = x[:, 1] == 0, x[:, 1] > 0
+    logs = x[above, 1].log()
+    loc, std, p0 = logs.mean(), logs.std(unbiased=False), zeros.double().mean()
+    entropy = -(p0 * p0.log() + (1 - p0) * (1 - p0).log())
+    wanted = torch.where(zeros, -p0.log() - entropy, -(1 - p0).log() - entropy)
+    r = (logs - loc) / std  # log-normal: -log p less its entropy is log x - E log x and r^2
+    wanted[above] += (r.square() - 1) / 2 + logs - loc
+    some = torch.cat([above.nonzero()[:20, 0], zeros.nonzero()[:4, 0]])
+    model = model if exact else as_inexact(model)
+    found = attribution(model, Data.from_array(x[some]), samples=20, draws=2000).excess[:, 1]
+    error = 1.4 / math.sqrt(2000)  # 1.4 nats is the deviation of -log p above 0
+    torch.testing.assert_close(found, wanted[some], rtol=0, atol=5 * error)
+
+
+def test_an_amount_has_its_like_in_all_ways_to_go(monkeypatch):
+    """Cells one by one, in blocks and together; one hurdle beside columns of other kinds."""
+    torch.manual_seed(0)
+    x = torch.cat([hurdles()[:, 1:], torch.randn(2000, 3).double()], 1)
+    x[:, 3] = (x[:, 3] > 0).double()
+    columns = (partial(Hurdle, family=Gamma), Normal, Normal, Bernoulli)
+    model = vae((4,), latents=1, likelihood=partial(Mixed, columns=columns)).double()
+    model.initialise(x)
+    data = Data(x[:8], "Mixed", "amounts")
+    told = attribution(model, data, samples=200, draws=600)
+    monkeypatch.setattr(_cells, "_WIDE", 2)
+    moved = attribution(model, data, samples=200, draws=600)
+    torch.testing.assert_close(told.excess, moved.excess, rtol=0.05, atol=0.15)
+    alone = [attribution(model, data.rows([i]), samples=200, draws=600) for i in (0, 5)]
+    single = torch.cat([found.excess for found in alone])
+    torch.testing.assert_close(single, moved.excess[[0, 5]], rtol=0.05, atol=0.15)

@@ -37,6 +37,7 @@ from latently.inference._population import (
     shares,
 )
 from latently.inference._together import Scored, can_move_together, moved_together
+from latently.inference._usual import asked_beside, of_amounts, of_draws
 from latently.inference.pareto import K_HAT_LIMIT
 from latently.inference.rows import Rows
 
@@ -226,11 +227,14 @@ def _scored(
     else:
         particles, likelihood = decoded_particles(model, rows, samples, noise)
     log_shares = shares(particles.log_w)
-    asked = values
+    asked, share = values, None
     if draws:
-        asked = torch.cat([values, _drawn(model, rows, particles, cells, noise, draws)])
+        drawn, share = _drawn(model, rows, particles, cells, noise, draws)
+        asked = asked_beside(values, drawn, share)
     found = _mixed(model, rows, particles, log_shares.T, cells, asked, likelihood)
-    usual = found[len(values) :].mean(0) if draws else found.new_zeros(found.shape[1])
+    usual = found.new_zeros(found.shape[1])
+    if draws:
+        usual = of_draws(found[len(values) :], values[0], share)
     return Scored(found[: len(values)], usual, shapes(log_shares))
 
 
@@ -245,18 +249,30 @@ def _exact(
 
     usual = torch.zeros(len(cells), dtype=torch.float64, device=cells.device)
     if draws:
-        usual = _usual(known, noise, draws).flatten(1)[at]
+        (truth,) = _put(rows.x, cells, values[:1])
+        usual = _usual(known, truth, noise, draws).flatten(1)[at]
     return Scored(log_prob(values), usual, torch.zeros_like(usual))
 
 
-def _usual(known: Any, noise: RowNoise, draws: int) -> Tensor:
-    """The mean of log p of every cell, (B, *X): minus its entropy, or over draws."""
+def _usual(known: Any, x: Tensor, noise: RowNoise, draws: int) -> Tensor:
+    """Usual log p of every cell of x, (B, *X): minus its entropy, or over draws."""
     try:
         entropy: Tensor = known.base.entropy()
     except (AttributeError, NotImplementedError):
-        drawn = _of_known(known, noise, draws)
-        return torch.stack([known.cell_log_prob(x) for x in drawn]).double().mean(0)
+        found = _mean_log_p(known, noise, draws).flatten(1)
+        for at, own in cells_of(known, x):
+            split = own.above() if hasattr(own, "above") else None
+            if split is not None:
+                mean = _mean_log_p(split[1], noise, draws)
+                found[:, at] = of_amounts(split[0].double(), mean, _at(x, at, own)).flatten(1)
+        return found.view(x.shape)
     return -entropy.double()
+
+
+def _mean_log_p(known: Any, noise: RowNoise, draws: int) -> Tensor:
+    """The mean of log p of every cell over draws of it."""
+    drawn = _of_known(known, noise, draws)
+    return torch.stack([known.cell_log_prob(x) for x in drawn]).double().mean(0)
 
 
 def left_out_rows(
@@ -281,7 +297,7 @@ def _left_out(
         some, noise = rows.part(which), RowNoise([keys[i] for i in numbers], rows.x.device)
         known = model.left_out(*some)
         log_p = known.cell_log_prob(some.x).double()
-        yield which[places], log_p[places], _usual(known, noise, draws)[places]
+        yield which[places], log_p[places], _usual(known, some.x, noise, draws)[places]
 
 
 def _of_known(known: Any, noise: RowNoise, draws: int) -> Tensor:
@@ -295,13 +311,19 @@ def _of_known(known: Any, noise: RowNoise, draws: int) -> Tensor:
 
 def _drawn(
     model: Any, rows: Rows, particles: Population, cells: Tensor, noise: RowNoise, draws: int
-) -> Tensor:
-    """Draws of the cells, (draws, B)."""
+) -> tuple[Tensor, Tensor | None]:
+    """Draws of the cells, (draws, B), of amounts above 0; P(X > 0) of these, as `of_draws`."""
     log_shares = shares(particles.log_w)
     u = noise.rand(draws, torch.float64, rows.x.device)
     chosen = conditioned(model, particles.picked(weighted_index(log_shares.exp(), u)), rows)
     found = rows.x.new_zeros(draws, len(cells))
+    share = torch.full_like(found, torch.nan, dtype=torch.float64)
     for at, own in _asked(chosen, cells, rows.x):
+        here, place = _places(at, cells)
+        split = own.above() if hasattr(own, "above") else None
+        if split is not None:
+            log_share, own = split
+            share[:, here] = log_share.double().exp().flatten(2)[:, here, place]
         try:
             drawn = noise.copy().sample(own)  # whatever else is drawn for others of the block
         except Inseparable:
@@ -309,12 +331,12 @@ def _drawn(
                 raise
             with noise.copy().of(0):
                 drawn = own.sample()
-        here, place = _places(at, cells)
         drawn = drawn.flatten(2)[:, here, place]
         found = found.to(torch.promote_types(found.dtype, drawn.dtype))
         found[:, here] = drawn.to(found.dtype)
     whole = inside(model, torch.stack([*_put(rows.x, cells, found)]), rows.x.dtype).flatten(2)
-    return whole[:, torch.arange(len(cells), device=cells.device), cells]
+    own = whole[:, torch.arange(len(cells), device=cells.device), cells]
+    return own, None if bool(share.isnan().all()) else share
 
 
 def _mixed(

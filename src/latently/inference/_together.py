@@ -39,6 +39,7 @@ from latently.inference._population import (
     shapes,
     shares,
 )
+from latently.inference._usual import asked_beside, of_draws
 from latently.inference.rows import Rows
 
 __all__ = ["Scored", "can_move_together", "moved_together"]
@@ -121,12 +122,15 @@ def moved_together(
         light = settled(log_w) & (sweep > 0 or not real)
         found, some = left[light], without.part(light)
         if len(found):
-            asked, log_shares = values[:, found], shares(log_w[:, light])
+            asked, share, log_shares = values[:, found], None, shares(log_w[:, light])
             if draws:
                 own = z[resampled(log_shares, draws).T]
-                asked = torch.cat([asked, _drawn(model, some, own, cells[found])])
+                drawn, share = _drawn(model, some, own, cells[found])
+                asked = asked_beside(asked, drawn, share)
             log_p = _mixed(decoded, row, cells[found], asked, log_shares)
-            usual = log_p[len(values) :].mean(0) if draws else log_p.new_zeros(len(found))
+            usual = log_p.new_zeros(len(found))
+            if draws:
+                usual = of_draws(log_p[len(values) :], values[0, found], share)
             yield found, Scored(log_p[: len(values)], usual, shapes(log_shares))
         left, without, log_w = left[~light], without.part(~light), log_w[:, ~light]
         if not len(left) or not real:
@@ -195,11 +199,24 @@ def _of_cells(d: Any, row: Rows, x: Tensor) -> Tensor:
     return found
 
 
-def _drawn(model: Any, without: Rows, z: Tensor, cells: Tensor) -> Tensor:
-    """Draws of the cells by particles (draws, C, *Z), (draws, C)."""
-    drawn = model.likelihood((z,), without.context).sample()
-    whole = inside(model, drawn, without.x.dtype).flatten(2)
-    return whole[:, torch.arange(len(cells), device=cells.device), cells]
+def _drawn(model: Any, without: Rows, z: Tensor, cells: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Draws of the cells by particles (draws, C, *Z), (draws, C), of amounts above 0.
+
+    Beside them P(X > 0) of these, as `of_draws` takes it.
+    """
+    d = model.likelihood((z,), without.context)
+    drawn = d.sample()
+    whole = drawn.flatten(2).clone()
+    share = torch.full(z.shape[:2], torch.nan, dtype=torch.float64, device=z.device)
+    for at, own in cells_of(d, without.x):
+        split = own.above()
+        if split is not None:
+            whole[..., at] = split[1].sample().flatten(2).to(whole.dtype)
+            here, place = (cells[:, None] == at).nonzero(as_tuple=True)
+            share[:, here] = split[0].double().exp().flatten(2)[:, here, place]
+    whole = inside(model, whole.view(drawn.shape), without.x.dtype).flatten(2)
+    own = whole[:, torch.arange(len(cells), device=cells.device), cells]
+    return own, None if bool(share.isnan().all()) else share
 
 
 def _mixed(

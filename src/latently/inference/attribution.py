@@ -7,9 +7,10 @@ entropy; e_j, the excess, says by how many nats more than usual the model is sur
 have units: halve the scale of a column, and log 2 is taken off every s_j of it, so that s_j ranks
 rows within a column, never columns within a row. The excess has no unit and is on one scale for
 numbers, counts and names: it is 0 for what is as likely as what the model itself draws, of a
-normal column `(r^2 - 1) / 2` at r standard deviations, 4 nats at 3. Rank by it. One kind of column is
-apart: amounts with zeros (`Hurdle`) have a probability at 0 and a density above it, so that what is
-usual, and with it the excess, still hangs on their unit; compare these within the column.
+normal column `(r^2 - 1) / 2` at r standard deviations, 4 nats at 3. Rank by it. Of amounts
+with zeros (`Hurdle`), which have a probability at 0 and a density above, H is that of the branch,
+and above 0 of the density besides: the excess says how surprising it is that there is something,
+and how surprising the amount is, given that there is one.
 
 The s_j do not sum to -log p(x): the chain rule conditions each cell on those before it, here each
 has all others. Two cells that contradict each other are both strange, and each is hidden in turn,

@@ -89,6 +89,13 @@ class Factorized(Joint):
             ]
         return [(torch.arange(math.prod(self.event_shape)), self)]
 
+    def above(self) -> tuple[Tensor, Factorized] | None:
+        """Of amounts with a probability of 0: log P(X > 0) and X | X > 0; None of all else."""
+        if not hasattr(self.base, "above"):
+            return None
+        log_share, base = self.base.above()
+        return log_share, Factorized(base, self.ndim, self.fill)
+
     @property
     def levels(self) -> int | None:
         """How many values every cell has, 0 .. levels - 1; None: too many to tell, or unlike."""

@@ -128,6 +128,10 @@ class _Hurdle(Distribution):
         above = self.base.log_prob(torch.where(zero, inside, value))
         return torch.where(zero, F.logsigmoid(self.logits), F.logsigmoid(-self.logits) + above)
 
+    def above(self) -> tuple[Tensor, Distribution]:
+        """log P(X > 0), and the distribution of X | X > 0."""
+        return F.logsigmoid(-self.logits), self.base
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws."""
         with torch.no_grad():
