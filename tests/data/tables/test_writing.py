@@ -49,6 +49,10 @@ def test_moments_have_one_form_in_all_blocks_and_digits_as_few_as_they_need(tmp_
     frame = read_frame(path)
     assert set(frame["t"].tolist()) == {"2020-01-01T00:00:00", "2020-05-18T10:30:00"}
     assert set(frame["p"].tolist()) == {"68.6"}
+    days = times[:3].copy()
+    for zone, text in (("", "2020-01-01"), (", UTC", "2020-01-01T00:00:00Z")):
+        write_frame(path, Frame(("t",), (days,), types=(f"datetime64[ns{zone}]",)))
+        assert set(read_frame(path)["t"].tolist()) == {text}
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".feather", ".arrow"])

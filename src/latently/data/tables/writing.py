@@ -104,13 +104,12 @@ class _Lines:
 
 
 def _moments(column: np.ndarray, zoned: bool) -> np.ndarray:
-    """Moments as texts, of the days alone where no moment has an hour."""
+    """Moments as texts, without a time zone of the days alone where no moment has an hour."""
     known = ~np.isnat(column)
-    for unit in ("D", "s", "ms", "us", "ns"):
+    for unit in ("s", "ms", "us", "ns") if zoned else ("D", "s", "ms", "us", "ns"):
         rough = column.astype(f"datetime64[{unit}]")
         if rough.dtype == column.dtype or bool((rough[known] == column[known]).all()):
             break
-    zoned = zoned and unit != "D"
     texts = np.datetime_as_string(rough, timezone="UTC" if zoned else "naive")
     found: np.ndarray = np.where(known, texts, "")
     return found
