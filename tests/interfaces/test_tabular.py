@@ -426,6 +426,15 @@ def test_given_cells_that_are_none_are_named(given, said, model, rejected, tmp_p
     rejected(("sample", model, "--given", given, "--out", tmp_path / "x.csv"), said)
 
 
+@pytest.mark.parametrize("text", ["", ",", "a\nb=count", "a" * 140_000, '"', "age=count,"])
+def test_words_that_are_none_are_named(table, model, rejected, tmp_path, text):
+    rejected(
+        ("fit", "table", "--data", table, f"--kinds={text}", "--out", tmp_path / "x"), "--kinds"
+    )
+    how = ("sample", model, "-n", 2, "--out", tmp_path / "x.csv", f"--given={text}")
+    rejected(how, "--given")
+
+
 def test_a_column_has_one_kind(table, rejected):
     rejected(("schema", table, "--kinds", "age=real,age=positive"), "'age' has two kinds")
 

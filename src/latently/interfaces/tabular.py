@@ -84,9 +84,19 @@ def read_noted(path: Path) -> Frame:
     return frame
 
 
-def _words(text: str) -> list[str]:
-    """Words with commas between them, one that holds a comma in double quotes."""
-    return next(csv.reader([text], skipinitialspace=True), [])
+def _words(text: str, option: str) -> list[str]:
+    """Words with commas between them, one that holds a comma in double quotes.
+
+    Raises:
+        UserError: line ends, or more characters than a cell may hold.
+    """
+    try:
+        return next(csv.reader([text], skipinitialspace=True)) or [text]
+    except csv.Error as error:
+        shown = text if len(text) < 60 else f"{text[:60]}..."
+        raise UserError(
+            f"{option} {shown!r}: {error}; give words on one line, with commas between them"
+        ) from None
 
 
 def _split(word: str, names: Iterable[str] = ()) -> tuple[str, str, str]:
@@ -103,7 +113,7 @@ def _read_na_values(text: str | None) -> tuple[list[str], dict[str, list[str]]]:
     """Texts that mean missing in every column, and by column, from `-9,insulin=0`."""
     everywhere: list[str] = []
     by_column: dict[str, list[str]] = {}
-    for word in () if text is None else _words(text):
+    for word in () if text is None else _words(text, "--na-values"):
         name, sign, code = word.rpartition("=")
         if sign and name.strip():
             by_column.setdefault(name.strip(), []).append(code)
@@ -155,7 +165,7 @@ def read_kinds(text: str | None) -> dict[str, str] | None:
     if text is None:
         return None
     found = {}
-    for word in _words(text):
+    for word in _words(text, "--kinds"):
         name, sign, kind = word.rpartition("=")  # a kind has no such sign
         if not sign or not name.strip() or not kind.strip():
             raise UserError(
@@ -237,7 +247,7 @@ def _given_row(schema: Schema, text: str) -> Frame:
     """
     names = {column.name: column for column in schema.columns}
     held = dict.fromkeys(schema.names, "")
-    for word in _words(text):
+    for word in _words(text, "--given"):
         name, sign, value = _split(word, names)
         if not sign or not value:
             raise UserError(
