@@ -37,7 +37,7 @@ from latently.inference._population import (
     shares,
 )
 from latently.inference._together import Scored, can_move_together, moved_together
-from latently.inference._usual import asked_beside, of_amounts, of_draws
+from latently.inference._usual import amounts, asked_beside, of_amounts, of_draws
 from latently.inference.pareto import K_HAT_LIMIT
 from latently.inference.rows import Rows
 
@@ -261,7 +261,7 @@ def _usual(known: Any, x: Tensor, noise: RowNoise, draws: int) -> Tensor:
     except (AttributeError, NotImplementedError):
         found = _mean_log_p(known, noise, draws).flatten(1)
         for at, own in cells_of(known, x):
-            split = own.above() if hasattr(own, "above") else None
+            split = amounts(own)
             if split is not None:
                 mean = _mean_log_p(split[1], noise, draws)
                 found[:, at] = of_amounts(split[0].double(), mean, _at(x, at, own)).flatten(1)
@@ -320,7 +320,7 @@ def _drawn(
     share = torch.full_like(found, torch.nan, dtype=torch.float64)
     for at, own in _asked(chosen, cells, rows.x):
         here, place = _places(at, cells)
-        split = own.above() if hasattr(own, "above") else None
+        split = amounts(own)
         if split is not None:
             log_share, own = split
             share[:, here] = log_share.double().exp().flatten(2)[:, here, place]

@@ -155,10 +155,9 @@ def moved_particles(
             return first
     if len(done) == 1:
         return first
-    if bool(settled(done[-1].log_w, enough)):
-        return done[-1] if _gains(done[-1].log_w, first.log_w) else first
-    late = pooled(done[-max(1, len(done) // 2) :])
-    return late if _gains(late.log_w, first.log_w) else first
+    alone = bool(settled(done[-1].log_w, enough))
+    found = done[-1] if alone else pooled(done[-max(1, len(done) // 2) :])
+    return found if _gains(found.log_w, first.log_w) else first
 
 
 def _moved(model: Any, rows: Rows, before: Population) -> Population:

@@ -39,7 +39,7 @@ from latently.inference._population import (
     shapes,
     shares,
 )
-from latently.inference._usual import asked_beside, of_draws
+from latently.inference._usual import amounts, asked_beside, of_draws
 from latently.inference.rows import Rows
 
 __all__ = ["Scored", "can_move_together", "moved_together"]
@@ -209,7 +209,7 @@ def _drawn(model: Any, without: Rows, z: Tensor, cells: Tensor) -> tuple[Tensor,
     whole = drawn.flatten(2).clone()
     share = torch.full(z.shape[:2], torch.nan, dtype=torch.float64, device=z.device)
     for at, own in cells_of(d, without.x):
-        split = own.above()
+        split = amounts(own)
         if split is not None:
             whole[..., at] = split[1].sample().flatten(2).to(whole.dtype)
             here, place = (cells[:, None] == at).nonzero(as_tuple=True)

@@ -13,10 +13,17 @@ how many the number is, given that it is above: halve the unit, and nothing chan
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["asked_beside", "of_amounts", "of_draws"]
+__all__ = ["amounts", "asked_beside", "of_amounts", "of_draws"]
+
+
+def amounts(d: Any) -> tuple[Tensor, Any] | None:
+    """log P(X > 0) and X | X > 0 of cells that are amounts with a probability of 0, else None."""
+    return d.above() if hasattr(d, "above") else None
 
 
 def asked_beside(values: Tensor, drawn: Tensor, share: Tensor | None) -> Tensor:

@@ -51,8 +51,7 @@ def impute_command(
     target = check_target(out, (".npz", ".npy", ".png", *TABLES), force)
     levels = _read_levels(quantiles)
     saved = open_model(path)
-    schema = check_suffix(target, saved)
-    table = schema is not None
+    table = check_suffix(target, saved) is not None
     fill = fill or ("mean" if table and draws is None and target.suffix in TABLES else "draws")
     draws = 10 if draws is None else draws
     _check_options(fill, target.suffix, draws, samples, sweeps)

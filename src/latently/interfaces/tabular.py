@@ -99,12 +99,12 @@ def _words(text: str, option: str) -> list[str]:
         ) from None
 
 
-def _split(word: str, names: Iterable[str] = ()) -> tuple[str, str, str]:
+def _split(word: str, names: Iterable[str]) -> tuple[str, str, str]:
     """Name, sign and value of `name=value`: the longest of the names that fits, else the first."""
     fitting = [name for name in names if word.strip().startswith(f"{name}=")]
     if fitting:
         name = max(fitting, key=len)
-        return name, "=", word.strip()[len(name) + 1 :].strip()
+        return name, "=", word.strip().removeprefix(f"{name}=").strip()
     name, sign, value = word.partition("=")
     return name.strip(), sign, value.strip()
 

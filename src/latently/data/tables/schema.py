@@ -245,8 +245,10 @@ class Schema:
                 new[place] = fill_constant(column, len(x), old, dtype)
                 if same and like is not None:
                     stay[place] = cells(like, place, self._codes(column)).present
-        types = tuple(column.dtype for column in self.columns)
-        return _assembled(names, len(x), new, stay, like, types)
+        if like is None:
+            types = tuple(column.dtype for column in self.columns)
+            return Frame(names, tuple(new[j] for j in range(len(names))), types=types)
+        return _assembled(len(x), new, stay, like)
 
     def unfilled(
         self, frame: Frame, of: Sequence[str] = ("identifier", "empty")
@@ -280,9 +282,7 @@ class Schema:
         for j, column in enumerate(self.modelled):
             own = x[new[:, j], j]
             if column.kind not in DISCRETE:
-                half = (
-                    0.5 * 10.0 ** -(column.decimals or 0) if column.decimals is not None else 0.0
-                )
+                half = 0.0 if column.decimals is None else 0.5 * 10.0**-column.decimals
                 low = -np.inf if column.low is None else column.low - half
                 high = np.inf if column.high is None else column.high + half
                 count = int(((own < low) | (own > high)).sum())
@@ -462,15 +462,8 @@ def _with_kind(column: Column, kind: str) -> Column:
 
 
 def _assembled(
-    names: tuple[str, ...],
-    n: int,
-    new: dict[int, np.ndarray],
-    stay: dict[int, np.ndarray],
-    like: Frame | None,
-    types: tuple[str, ...],
+    n: int, new: dict[int, np.ndarray], stay: dict[int, np.ndarray], like: Frame
 ) -> Frame:
-    if like is None:
-        return Frame(names, tuple(new[j] for j in range(len(names))), types=types)
     columns = []
     for place, old in enumerate(like.columns):
         if place not in new:

@@ -162,8 +162,9 @@ class _TableEstimator(_Estimator):
             frame = named(held, names)
         if reset:
             self.schema_ = self._schema(frame, numbers=array is not None)
+            given = self._given_kinds(frame)
             for column in self.schema_.columns:
-                if column.kind == "identifier" and column.name not in self._given_kinds(frame):
+                if column.kind == "identifier" and column.name not in given:
                     note = f"column {column.name!r}: {column.note}; kinds says otherwise"
                     warnings.warn(f"{type(self).__name__}: {note}", stacklevel=5)
             self._names = frame.names

@@ -18,7 +18,7 @@ __all__ = ["DiscretizedLogistic", "Rounded", "integer_moments", "log1mexp"]
 
 _BLOCK_VALUES = 2**20  # values held at once where a sum runs over the levels
 _LOST = 1e4  # roundings of 1, below which a difference of two cdfs has lost its digits
-_NODES = tuple((np.polynomial.legendre.leggauss(16)[i] + 1 - i) / 2 for i in (0, 1))  # on (0, 1)
+_NODES = 16  # of an integral over a bin
 
 
 class DiscretizedLogistic(Levels):
@@ -163,7 +163,8 @@ class Rounded(Distribution):
     def _integrated(self, value: Tensor, first: Tensor, last: Tensor) -> Tensor:
         """`log int p(y) dy` over each bin; an outer one is mapped to u = t / (1 - t)."""
         found = []
-        for t, weight in zip(*(nodes.tolist() for nodes in _NODES), strict=True):
+        nodes, weights = np.polynomial.legendre.leggauss(_NODES)  # on (-1, 1)
+        for t, weight in zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True):
             far, log_slope = t / (1 - t), -2 * math.log1p(-t)
             y = torch.where(last, value + far, torch.where(first, value + 1 - far, value + t))
             log_p = self.base.log_prob(y).nan_to_num(nan=-math.inf)
