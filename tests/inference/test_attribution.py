@@ -399,3 +399,22 @@ def test_an_amount_has_its_like_in_all_ways_to_go(monkeypatch):
     alone = [attribution(model, data.rows([i]), samples=200, draws=600) for i in (0, 5)]
     single = torch.cat([found.excess for found in alone])
     torch.testing.assert_close(single, moved.excess[[0, 5]], rtol=0.05, atol=0.15)
+
+
+@pytest.mark.parametrize("columns", [4, _cells._WIDE], ids=["blocks", "together"])
+def test_beside_a_cell_out_of_all_proportion_nothing_is_known_of_the_others(columns):
+    net = partial(MLP, hidden=(8,))
+    model = vae((columns,), latents=2, net=net, likelihood=Normal).float()
+    x = torch.randn(6, columns)
+    usual = attribution(model, Data.from_array(x), samples=20)
+    assert usual.values.isfinite().all()
+    x[2, 1] = x[4, 0] = x[4, 3] = 1e25  # whose squares are none of float32
+    found = attribution(model, Data.from_array(x), samples=20)
+    near = torch.tensor([0, 1, 3, 5])
+    assert torch.equal(found.values[near], usual.values[near])
+    assert found.values[2, 1] == math.inf == found.excess[2, 1]
+    assert found.values[2].isnan().sum() == found.usual[2].isnan().sum() == columns - 1
+    assert found.values[4].isnan().all()
+    assert [found.ranked(row) for row in (2, 4)] == [((1,),), ()]
+    assert found.warnings[-1].startswith("2 of 6 rows, the first is row 2, hold a cell so far out")
+    assert not any("the first is" in said for said in usual.warnings)

@@ -243,6 +243,21 @@ def test_bad_options(refused):
     assert isinstance(model, Model)
 
 
+@pytest.mark.parametrize("samples", [50, 9000], ids=["blocks", "rows"])
+def test_a_row_of_no_density_is_named_with_its_largest_cell(samples, refused):
+    model = table_model(torch.float32)
+    x = torch.randn(40, 5)
+    x[:, 3] = torch.nan
+    x[17, 1] = -1e25
+    told = {name: x[:, j].tolist() for j, name in enumerate("abcde")}
+    told["d"][0] = 0.5  # or it would be left out
+    table = Data.from_frame(told, kinds=dict.fromkeys("abcde", "real"))
+    for data, column in ((Data.from_array(x), "column 1"), (table, "column 'b'")):
+        with refused("row 17", f"largest is -1e+25 in {column}", "no finite density"):
+            impute(model, data, draws=2, samples=samples)
+    assert impute(model, Data.from_array(x[:17]), draws=2, samples=samples).missing == 17
+
+
 def test_without_a_seed_the_global_generator_goes_on():
     model, data = little(), holey()
     torch.manual_seed(0)

@@ -237,6 +237,27 @@ def test_scores_say_which_cell_is_strange(table, model, done, tmp_path):
         assert [cell == "" for cell in score[5:]] == [cell in ("", "NA") for cell in row[1:]]
 
 
+def test_a_cell_out_of_all_proportion_hides_the_others_and_no_other_row(
+    table, model, done, tmp_path
+):
+    names, rows = read(table)
+    rows = [["p", "40.5", "Bonn", "no", "3", "5"] for _ in range(4)]
+    rows[2][1] = "1e29"
+    strange, out = tmp_path / "strange.csv", tmp_path / "scores.csv"
+    with strange.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows])
+    how = ("--data", strange, "--attribution", "--samples", 20, "--out", out)
+    done("score", model, *how)
+    scores = read(out)[1]
+    assert scores[2][4] == "age"
+    assert scores[2][5] == "inf"
+    assert scores[2][6:] == [""] * 4
+    assert all(cell for score in scores[:2] for cell in score)
+    page = tmp_path / "page.html"
+    done("report", model, "--data", strange, "--samples", 20, "--out", page)
+    assert "1.000e29" in page.read_text()
+
+
 def test_the_bar_of_attribution_counts_cells(table, model, done, tmp_path, monkeypatch):
     ends, leave = [], Bar.__exit__
 

@@ -15,14 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latently.errors import UserError
 from latently.inference._by_row import Inseparable, RowNoise
 from latently.inference._filled import Found, Wanted, found_of_block, found_of_row
 from latently.inference._population import (
+    NO_DENSITY,
     Population,
     block_rows,
     conditioned,
     decoded_particles,
     first_particles,
+    impossible,
     inside,
     moved_particles,
     narrowed,
@@ -49,6 +52,7 @@ def found_rows(
     *,
     samples: int,
     sweeps: int,
+    names: Sequence[str] | None = None,
 ) -> Iterator[tuple[Tensor, Found]]:
     """Rows (n, *X) that lack something, in blocks, by their numbers.
 
@@ -60,9 +64,10 @@ def found_rows(
         wanted: what is to be found.
         samples: particles per row and sweep.
         sweeps: most moves of them.
+        names: of the columns of a table, for messages.
 
     Raises:
-        UserError: a model that cannot leave cells out.
+        UserError: a model that cannot leave cells out, or a row of no finite density.
     """
     if not model.holes:
         model.check(every.x, every.mask)
@@ -76,7 +81,10 @@ def found_rows(
             if exact:
                 found = _exact(model, rows, wanted, noise, places)
             else:
-                found = _weighted(model, rows, wanted, noise, samples, sweeps, places)
+                try:
+                    found = _weighted(model, rows, wanted, noise, samples, sweeps, places)
+                except _NoDensity as error:
+                    raise _refused(every, int(which[error.place]), names) from None
         yield which[places], found.rows(places)
 
 
@@ -157,14 +165,15 @@ def _weighted(
     """Of a block of rows, of which those at some places count."""
     if len(rows.x) == 1:
         with noise.of(0):
-            particles = first_particles(model, rows, samples)
+            particles = _possible(first_particles(model, rows, samples))
             particles = moved_particles(model, rows, particles, sweeps)
             return found_of_row(model, rows, particles, wanted)
     first, likelihood = decoded_particles(model, rows, samples, noise)
+    _possible(first)
     enough, after, found = settled(first.log_w).tolist(), noise.copy(), {}
     for b in places:
         if not enough[b]:
-            row, own = rows.part(slice(b, b + 1)), first.row(b)
+            row, own = rows.part(slice(b, b + 1)), first.of(slice(b, b + 1))
             with after.of(b):
                 particles = moved_particles(model, row, own, sweeps)
                 if particles is not own:
@@ -174,6 +183,28 @@ def _weighted(
         found = {b: block.rows([b]) for b in range(len(rows.x))} | found
     some = next(iter(found.values()))
     return _joined([found.get(b, some) for b in range(len(rows.x))])
+
+
+class _NoDensity(Exception):
+    """A row of a block that no particle explains, by its place there."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+
+def _possible(particles: Population) -> Population:
+    bad = impossible(particles.log_w)
+    if bool(bad.any()):
+        raise _NoDensity(int(bad.nonzero()[0]))
+    return particles
+
+
+def _refused(rows: Rows, row: int, names: Sequence[str] | None) -> UserError:
+    """What is said of a row that no particle explains, with its largest cell."""
+    place = torch.unravel_index(rows.x[row].abs().argmax(), rows.x.shape[1:])
+    at = repr(names[int(place[0])]) if names else ", ".join(str(int(i)) for i in place)
+    value = float(rows.x[row][place])
+    return UserError(f"row {row} (largest is {value:.6g} in column {at}) {NO_DENSITY}")
 
 
 def _exact(

@@ -30,6 +30,7 @@ from latently.inference._population import (
     conditioned,
     decoded_particles,
     first_particles,
+    impossible,
     inside,
     moved_particles,
     parts,
@@ -226,6 +227,9 @@ def _scored(
             particles = moved_particles(model, rows, particles, sweeps)
     else:
         particles, likelihood = decoded_particles(model, rows, samples, noise)
+    unknown = impossible(particles.log_w)
+    if bool(unknown.any()):
+        particles, likelihood = particles.instead(unknown), None
     log_shares = shares(particles.log_w)
     asked, share = values, None
     if draws:
@@ -235,7 +239,7 @@ def _scored(
     usual = found.new_zeros(found.shape[1])
     if draws:
         usual = of_draws(found[len(values) :], values[0], share)
-    return Scored(found[: len(values)], usual, shapes(log_shares))
+    return Scored(found[: len(values)], usual, shapes(log_shares)).forgotten(unknown)
 
 
 def _exact(

@@ -35,6 +35,7 @@ from latently.inference.particles import Particles
 from latently.inference.rows import Rows
 
 __all__ = [
+    "NO_DENSITY",
     "Population",
     "block_rows",
     "completed",
@@ -43,6 +44,7 @@ __all__ = [
     "drawn_of_mixture",
     "effective",
     "first_particles",
+    "impossible",
     "inside",
     "moved_particles",
     "parts",
@@ -52,6 +54,10 @@ __all__ = [
     "shares",
 ]
 
+NO_DENSITY = (
+    "has no finite density under this model, so nothing says what it lacks; check its scale, or "
+    "leave the cell empty"
+)
 _MORE = 1.0  # nats of log p(x_o) by which one population beats another, whatever its ESS
 _ENOUGH = 30  # effective particles, or half of all, of a sweep that is the last if k-hat is low
 _COMPLETED = 100  # rows with their holes filled, whose posteriors are mixed
@@ -77,17 +83,28 @@ class Population(NamedTuple):
         noise = None if self.noise is None else self.noise[which]
         return Population(tuple(z[which] for z in self.z), noise, self.log_w[which])
 
-    def row(self, b: int) -> Population:
-        """The particles of one row, by itself."""
-        one = slice(b, b + 1)
-        noise = None if self.noise is None else self.noise[:, one]
-        return Population(tuple(z[:, one] for z in self.z), noise, self.log_w[:, one])
+    def of(self, rows: slice | Tensor) -> Population:
+        """The particles of some rows."""
+        noise = None if self.noise is None else self.noise[:, rows]
+        return Population(tuple(z[:, rows] for z in self.z), noise, self.log_w[:, rows])
+
+    def instead(self, which: Tensor) -> Population:
+        """The same with latents 0 and even weights in some rows (B,), for what must be numbers."""
+        z = tuple(torch.where(_beside(which, z), 0, z) for z in self.z)
+        noise = self.noise
+        noise = None if noise is None else torch.where(_beside(which, noise), 0.5, noise)
+        return Population(z, noise, self.log_w.masked_fill(which, 0.0))
 
     def picked(self, index: Tensor) -> Population:
         """Particles (N, B) by number, each row's own."""
         at = index, torch.arange(index.shape[1], device=index.device)
         noise = None if self.noise is None else self.noise[at]
         return Population(tuple(z[at] for z in self.z), noise, self.log_w[at])
+
+
+def _beside(rows: Tensor, values: Tensor) -> Tensor:
+    """Rows (B,) in the shape of values (K, B, ...)."""
+    return rows.view(1, -1, *(1,) * (values.dim() - 2))
 
 
 def block_rows(x: Tensor, samples: int) -> int:
@@ -120,9 +137,7 @@ def first_particles(
 def decoded_particles(
     model: Any, rows: Rows, samples: int, noise: RowNoise
 ) -> tuple[Population, Any]:
-    """`first_particles` and p(x|z) of them; None where they are decoded in several parts."""
-    if len(list(parts(samples, rows.x))) > 1:
-        return first_particles(model, rows, samples, noise), None
+    """`first_particles` and p(x|z) of them, of a block that is decoded at once."""
     p, likelihood = model.scored(rows.x, samples, rows.mask, rows.context, draw=noise.latents)
     return _weighed(p), likelihood
 
@@ -214,6 +229,11 @@ def _reweighed(model: Any, rows: Rows, z: tuple[Tensor, ...], log_q: Any) -> Pop
     return Population(z, p.noise, log_w[:, None])
 
 
+def impossible(log_w: Tensor) -> Tensor:
+    """Rows that no particle explains, (B,): all weights (K, B) are 0, or not known."""
+    return ~torch.log_softmax(log_w, 0).isfinite().any(0)
+
+
 def shares(log_w: Tensor) -> Tensor:
     """Log of the normalised weights v, (B, K).
 
@@ -222,10 +242,7 @@ def shares(log_w: Tensor) -> Tensor:
     """
     found = torch.log_softmax(log_w.T.contiguous(), 1)
     if not bool(found.isfinite().any(1).all()):
-        raise UserError(
-            "a row has no finite density under this model, so nothing says what it lacks; check "
-            "the scale of the row, or fit the model again"
-        )
+        raise UserError(f"what is given {NO_DENSITY}")
     return found
 
 

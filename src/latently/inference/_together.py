@@ -32,6 +32,7 @@ from latently.inference._population import (
     drawn_of_mixture,
     effective,
     first_particles,
+    impossible,
     inside,
     parts,
     resampled,
@@ -55,7 +56,8 @@ class Scored(NamedTuple):
     """Of B pairs of a row and a cell.
 
     Attributes:
-        log_prob: of each value asked for, (V, B), in nats.
+        log_prob: of each value asked for, (V, B), in nats; NaN, as is `usual`, where the other
+            cells have no finite density, so that nothing is known of this one.
         usual: its mean over draws from the same distribution, (B,): minus the entropy.
         k_hat: Pareto shape of the weights, (B,); 0 where the model is exact.
     """
@@ -67,6 +69,12 @@ class Scored(NamedTuple):
     def part(self, which: Tensor) -> Scored:
         """Some of the pairs."""
         return Scored(self.log_prob[:, which], self.usual[which], self.k_hat[which])
+
+    def forgotten(self, which: Tensor) -> Scored:
+        """The same without what is said of some of the pairs (B,)."""
+        log_prob = self.log_prob.masked_fill(which, torch.nan)
+        usual = self.usual.masked_fill(which, torch.nan)
+        return Scored(log_prob, usual, self.k_hat.masked_fill(which, 0.0))
 
 
 @torch.no_grad()
@@ -111,11 +119,20 @@ def moved_together(
     """
     each = max(2, math.ceil(_FILLED / len(cells)))
     first = first_particles(model, without, samples)
+    left = torch.arange(len(cells), device=cells.device)
+    unknown = impossible(first.log_w)
+    if bool(unknown.any()):
+        nothing = torch.full_like(values[:, unknown], torch.nan, dtype=torch.float64)
+        usual = nothing.new_full((nothing.shape[1],), torch.nan)
+        yield left[unknown], Scored(nothing, usual, torch.zeros_like(usual))
+        left, without = left[~unknown], without.part(~unknown)
+        first = first.of(~unknown)
+    if not len(left):
+        return
     picked = first.picked(resampled(shares(first.log_w), each).T)
     filled, contexts = completed(model, without, picked)
     q = model.posterior(filled, None, contexts)
     z, log_q = drawn_of_mixture(q, math.ceil(moved / len(filled)))
-    left = torch.arange(len(cells), device=cells.device)
     real = model.latent_constraints() == (constraints.real,)
     for sweep in range(sweeps):
         decoded, log_w = _weighed(model, row, z, log_q, cells[left])

@@ -43,9 +43,10 @@ class Attribution:
 
     Attributes:
         values: -log p(x_j | the others), (n, *shape), in nats; 0 where missing. Of counted cells
-            -log P, of others minus a log-density, in data units.
+            -log P, of others minus a log-density, in data units. NaN where the others have no
+            finite density, for one of them is too far out: nothing is known of this cell.
         usual: what -log p(x_j | the others) is on average, its entropy, (n, *shape), in nats;
-            0 where missing.
+            0 where missing, NaN as above.
         mask: True where observed, (n, *shape).
         kind: "exact" where the model knows its conditionals, else "estimate", of K draws.
         k_hat: the worst Pareto shape of the weights of a row's cells, (n,); 0 where exact.
@@ -74,23 +75,32 @@ class Attribution:
     def ranked(self, row: int, most: int = 3) -> tuple[tuple[int, ...], ...]:
         """The strangest observed cells of a row by excess, at most so many, worst first.
 
-        Each is a place in the row: (column,) of a table.
+        Each is a place in the row: (column,) of a table. Cells that are not known are left out.
         """
-        excess = self.excess[row].masked_fill(~self.mask[row], -torch.inf).flatten()
-        order = excess.argsort(descending=True)[: min(most, int(self.mask[row].sum()))]
+        excess = self.excess[row]
+        known = self.mask[row] & ~excess.isnan()
+        order = excess.masked_fill(~known, -torch.inf).flatten().argsort(descending=True)
+        order = order[: min(most, int(known.sum()))]
         places = torch.unravel_index(order, self.mask.shape[1:])
         return tuple(zip(*(axis.tolist() for axis in places), strict=True))
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know before trusting the numbers."""
+        found, n = [], len(self)
         heavy = int((self.k_hat > K_HAT_LIMIT).sum())
-        if not heavy:
-            return ()
-        return (
-            f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in {heavy} of {len(self)} rows: "
-            "surprises are overstated there; raise --samples",
-        )
+        if heavy:
+            found.append(
+                f"heavy importance weights (k-hat > {K_HAT_LIMIT}) in {heavy} of {n} rows: "
+                "surprises are overstated there; raise --samples"
+            )
+        dark = self.values.isnan().flatten(1).any(1).nonzero()[:, 0]
+        if len(dark):
+            found.append(
+                f"{len(dark)} of {n} rows, the first is row {int(dark[0])}, hold a cell so far "
+                "out that the model gives it no finite density: nothing is known of the others"
+            )
+        return tuple(found)
 
 
 def attribution(

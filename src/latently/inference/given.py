@@ -79,9 +79,9 @@ class Predictive:
     """log p(x_j = v | x_observed) of values v in missing cells.
 
     Attributes:
-        log_prob: (V, n, *shape), in nats; NaN where the cell is observed, -inf where the value is
-            none that the model holds. Of counted cells log P, of others a log-density in data
-            units.
+        log_prob: (V, n, *shape), in nats; NaN where the cell is observed, or what is observed of
+            its row has no finite density; -inf where the value is none that the model holds. Of
+            counted cells log P, of others a log-density in data units.
         mask: True where observed, (n, *shape).
         kind: "exact" where the model knows its conditionals, else "estimate", of K draws.
         k_hat: the worst Pareto shape of a row's weights, (n,); 0 where exact.

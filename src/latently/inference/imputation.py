@@ -133,7 +133,8 @@ def impute(
         progress: called with (rows done, rows).
 
     Raises:
-        UserError: no density, options out of range, or rows that are none of the model's.
+        UserError: no density, options out of range, rows that are none of the model's, or one
+            whose known cells have no finite density under it.
     """
     check_options(model, draws, samples, sweeps, quantiles, least=0)
     if cells is not None:
@@ -153,8 +154,9 @@ def impute(
     filled, n = _Filled(kept, wanted, samples), len(kept)
     rows, lacking = Rows(kept, mask, data.context), _lacking(mask)
     keys = row_keys(rows, lacking, seed)
+    how: dict[str, Any] = {"samples": samples, "sweeps": sweeps, "names": _names(data)}
     with evaluating(model):
-        found = found_rows(model, rows, lacking, keys, wanted, samples=samples, sweeps=sweeps)
+        found = found_rows(model, rows, lacking, keys, wanted, **how)
         done = n - len(lacking)
         for which, block in found:
             filled.put(which, block, mask[which])
@@ -206,6 +208,11 @@ def imputed_rows(
     wanted, rows, lacking = Wanted(draws, None, False), Rows(x, mask, context), _lacking(mask)
     keys = row_keys(rows, lacking, seed) if len(lacking) else []
     return found_rows(model, rows, lacking, keys, wanted, samples=samples, sweeps=sweeps)
+
+
+def _names(data: Any) -> Sequence[str] | None:
+    """Those of a table's columns."""
+    return None if data.table is None else data.table.names
 
 
 def _lacking(mask: Tensor) -> Tensor:

@@ -145,7 +145,8 @@ def _attributed(
         print(f"warning: {warning}", file=sys.stderr)
     if not flat:
         return {"surprise": found.values, "excess": found.excess}
-    excess, seen = found.excess.flatten(1), found.mask.flatten(1)
+    excess = found.excess.flatten(1)
+    seen = found.mask.flatten(1) & ~excess.isnan()
     names = column_names(saved, excess.shape[1])
     worst = excess.masked_fill(~seen, -math.inf).argmax(1)
     empty = (~seen.any(1)).tolist()

@@ -154,7 +154,7 @@ def _odd(subject: Subject, part: Data) -> list[tuple[Odd, ...]]:
 
 
 def _pairs(found: Attribution) -> list[tuple[int, int]]:
-    """The cells to tell of, row by row, the most surprising ones first, one at least."""
+    """The cells to tell of, row by row, the most surprising ones first, one if any is known."""
     return [
         (i, j)
         for i in range(len(found))

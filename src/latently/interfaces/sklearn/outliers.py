@@ -173,7 +173,8 @@ class LatentOutlierDetector(OutlierMixin, _TableEstimator):
 
             -log p(x_j | x_others) = log p(x_others) - log p(x)
 
-        0 where a cell is missing and in columns that take no part. Of a model without a density,
+        0 where a cell is missing and in columns that take no part; NaN where the others have no
+        finite density, for one of them is too far out. Of a model without a density,
         such as an autoencoder: what each cell adds to the error of the reconstruction.
 
         Raises:
