@@ -65,3 +65,12 @@ def test_a_run_that_goes_on_counts_its_own_steps(clock, capsys):
         "step 101/300  bound -90.00",
         "step 123/300  bound -87.00  2 steps/s  epoch 3: -88.00, validation -91.00  1:28 left",
     ]
+
+
+def test_the_end_is_told_once(clock, capsys):
+    with Bar(5, "row") as bar:
+        for done in (3, 5, 5):
+            clock.now += 1.0
+            bar.update(done, None)
+        clock.now += 60.0
+    assert lines(capsys) == ["row 5/5  2 rows/s  0:00 left"]

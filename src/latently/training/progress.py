@@ -71,7 +71,8 @@ class Bar:
             self.first = self._shown = done
         self._begun = True
         apart = _REFRESH if self.live else _LINES
-        if not self.show or (now - self._last < apart and done != self.total):
+        ends = done == self.total != self._shown
+        if not self.show or (now - self._last < apart and not ends):
             return
         self._last = now
         rate = None if done == self.first else self._rate_until(done, now)
