@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from latently.interfaces.report.latents import Layer
+from latently.interfaces.report.shapes import cut
 from latently.interfaces.report.svg import FAINT, INK, MUTED, panel, places, series, svg
 from latently.interfaces.report.tables import Ranking
 
@@ -69,7 +70,7 @@ def _dots(
         axes.text(
             0,
             y - 0.2,
-            _short(row.name, 44),
+            cut(row.name, 44),
             transform=axes.get_yaxis_transform(),
             color=INK,
             fontsize=10,
@@ -230,8 +231,3 @@ def _edges(data: np.ndarray, draws: Sequence[np.ndarray], levels: int | None) ->
         width = max(1, math.ceil((high - low) / _BINS))  # whole numbers, none of them split
         return np.arange(math.floor(low), high + width + 1, width) - 0.5
     return np.linspace(low, high, _BINS + 1)
-
-
-def _short(text: str, length: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -235,7 +235,7 @@ def of_levels(cells: Cells, j: int, samples: Sequence[Sample], about: str) -> Ma
 
 
 def _head(name: str, about: str) -> list[str]:
-    length = 24 if about else 36
+    length = 21 if about else 30
     parts = [words(2, 13, cut(name, length), size=12.5, bold=True)]
     return [*parts, words(_WIDTH - 4, 13, about, size=10.5, anchor="end", color="muted")]
 

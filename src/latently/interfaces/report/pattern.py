@@ -224,7 +224,7 @@ def _figure(
         parts.append(words(middle, _TOP - 12 - high, _tight(count / n), size=9.5, anchor="middle"))
     for r, j in enumerate(columns):
         y = _TOP + r * _ROW
-        parts.append(words(_LEFT - 4, y + 12.5, cut(cells.names[j], 22), size=12, anchor="end"))
+        parts.append(words(_LEFT - 4, y + 12.5, cut(cells.names[j], 20), size=12, anchor="end"))
         parts.append(bar(_LEFT + 4, y + 2, (_BARS - 44) * shares[j], _ROW - 8, "s1"))
         end = _LEFT + 8 + (_BARS - 44) * shares[j]
         parts.append(words(end, y + 11.5, share(shares[j]), size=10, color="muted"))
