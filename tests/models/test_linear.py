@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -408,3 +408,22 @@ def test_no_context_is_ignored(kind, refused):
         with refused("3 values"):
             ask(conditional, c[:, :2])
         ask(conditional, c)
+
+
+@pytest.mark.parametrize("contexts", [0, 1])
+@pytest.mark.parametrize("kind", [FactorAnalysis, PPCA])
+def test_columns_far_from_zero_are_fitted_as_well(kind, contexts):
+    z = torch.randn(200, 1, dtype=torch.float64)
+    x = z * torch.tensor([[2.0, -1.0, 1.0, 0.5]]) + torch.randn(200, 4, dtype=torch.float64)
+    mask = torch.rand(200, 4) < 0.75
+    mask[:, 0] = True
+    c = torch.randn(200, contexts, dtype=torch.float64) if contexts else None
+    found = []
+    for far in (0.0, 2.0**31):  # seconds since 1970, within a few of them
+        model = kind((4,), 1, contexts=contexts)
+        context = None if c is None else c + far
+        passes = list(islice(model.em(x + far, mask, context), 60))
+        assert all(b > a - 1e-6 for a, b in pairwise(passes))
+        found.append((passes[-1], model.log_variance.detach(), model.weight.detach().abs()))
+    for near, away in zip(*found, strict=True):
+        assert torch.allclose(near, away, rtol=1e-4, atol=1e-5)

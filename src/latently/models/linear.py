@@ -220,6 +220,7 @@ class LinearGaussian(Model):
     def _em_masked(self, x: Tensor, mask: Tensor, c: Tensor, seed: int) -> Iterator[Tensor]:
         """EM: each column is regressed on the expected u = (z, 1, c) of the rows that hold it.
 
+        Around the means: moments of numbers far from 0 would leave no digits of the variances.
         No pass decreases log p(x).
         """
         count = mask.sum(0).to(x.dtype)
@@ -231,16 +232,17 @@ class LinearGaussian(Model):
         total = torch.where(mask, (x - mean).square(), 0.0).sum(0) / count
         floor = self._floor(noise_floor(mean, total))
         self._start(mean, total, self._noise(0.5 * total, count).clamp(min=floor), seed)
-        latents = self.weight.shape[1]
+        latents, offset = self.weight.shape[1], c.mean(0)
         while True:
-            sums = self._expected(x, mask, c)
+            sums = self._expected(x, mask, c, mean, offset)
             yield sums.log_p
             inverse = torch.linalg.pinv(sums.uu, hermitian=True)  # classes sum to one
             coefficients = (inverse @ sums.xu[..., None])[..., 0]
             residual = (sums.xx - (coefficients * sums.xu).sum(1)) / count
             noise = self._noise(residual, count).clamp(min=floor)
             self._set(coefficients[:, :latents], noise)
-            self._set_mean(coefficients[:, latents], coefficients[:, latents + 1 :])
+            effect = coefficients[:, latents + 1 :]
+            self._set_mean(mean + coefficients[:, latents] - effect @ offset, effect)
 
     def _start(self, mean: Tensor, total: Tensor, noise: Tensor, seed: int) -> None:
         """Random loadings that explain half of each column's variance."""
@@ -250,23 +252,28 @@ class LinearGaussian(Model):
         self._set(weight * (0.5 * total / latents).sqrt()[:, None], noise)
         self._set_mean(mean, mean.new_zeros(len(mean), self.contexts))
 
-    def _expected(self, x: Tensor, mask: Tensor, c: Tensor) -> _Sums:
-        """Posterior expectations of everything a pass needs; u = (z, 1, c)."""
+    def _expected(
+        self, x: Tensor, mask: Tensor, c: Tensor, mean: Tensor, offset: Tensor
+    ) -> _Sums:
+        """Expectations of everything a pass needs, of x - mean and u = (z, 1, c - offset)."""
         size, latents = self.weight.shape
         width = latents + 1 + c.shape[1]
         uu = x.new_zeros(size, width**2)
         xu, log_p = x.new_zeros(size, width), x.new_zeros(())
+        xx = x.new_zeros(size)
         for rows in torch.arange(len(x), device=x.device).split(_BLOCK):
             here, seen = x[rows], mask[rows]
             context = c[rows] if self.contexts else None
             q = self.posterior(here, seen, context)
-            u = torch.cat([q.mean, torch.ones_like(q.mean[:, :1]), c[rows]], 1)
+            u = torch.cat([q.mean, torch.ones_like(q.mean[:, :1]), c[rows] - offset], 1)
             second = u[:, :, None] * u[:, None, :]
             second[:, :latents, :latents] += q.covariance_matrix
             uu += seen.to(x.dtype).T @ second.flatten(1)
-            xu += here.T @ u
+            centred = torch.where(seen, here - mean, 0.0)
+            xu += centred.T @ u
+            xx += centred.square().sum(0)
             log_p += self._log_p(q, here, seen, context).sum()
-        return _Sums(log_p / len(x), uu.view(size, width, width), xu, x.square().sum(0))
+        return _Sums(log_p / len(x), uu.view(size, width, width), xu, xx)
 
     def _log_p(
         self, q: MultivariateNormal, x: Tensor, mask: Tensor, context: Tensor | None
