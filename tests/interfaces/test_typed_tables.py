@@ -2,6 +2,7 @@
 
 import csv
 from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -144,3 +145,31 @@ def test_whole_numbers_with_holes_take_whole_numbers(done, tmp_path, suffix):
     filled = [int(v) for v in read_frame(out)["p"].tolist()]
     assert filled[0] == 1
     assert filled[2:] == [13, 7]
+
+
+def test_decimals_and_short_floats_stand_as_written_and_come_out_so(done, tmp_path):
+    rng = np.random.default_rng(0)
+    written = [f"{value:.2f}" for value in rng.random(80)]
+    lost = rng.random(80) < 0.2
+    seen = [None if gone else text for gone, text in zip(lost, written, strict=True)]
+    columns = {
+        "exact": pa.array([text and Decimal(text) for text in seen], pa.decimal128(10, 2)),
+        "short": pa.array([text and float(text) for text in seen], pa.float32()),
+        "small": pa.array(rng.integers(0, 90, 80), pa.int8()),
+        "long": pa.array(rng.choice(["a", "b", "c"], 80), pa.large_string()),
+        "coded": pa.array(rng.choice(["a", "b", "c"], 80)).dictionary_encode(),
+        "person": pa.array([f"p{k:03d}" for k in range(80)]),
+    }
+    table, model, out = (tmp_path / name for name in ("t.parquet", "m.safetensors", "f.csv"))
+    pq.write_table(pa.table(columns), table)
+    done("fit", "table", "--data", table, *FIT.split(), "--out", model)
+    done("impute", model, "--data", table, "--samples", 20, "--out", out)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("exact", "short"):
+        for text, row in zip(seen, rows, strict=True):
+            assert text is None or float(text) == float(row[name])
+            assert len(row[name].partition(".")[2]) <= 2
+    drawn = tmp_path / "d.parquet"
+    done("sample", model, "-n", 30, "--out", drawn)
+    assert pq.read_table(drawn).schema.remove_metadata().equals(pq.read_table(table).schema)

@@ -50,6 +50,7 @@ MISSING = (
     *("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT"),
     *("null", "NULL", "None"),
 )
+_FEW = 7  # decimals that tell numbers of float32 apart
 LARGEST = 1e30  # of numbers; squares of larger ones leave float32
 _NUMBERS = (int, float, np.integer, np.floating, decimal.Decimal, fractions.Fraction)
 SPAN = "time span"
@@ -99,7 +100,7 @@ def cells(frame: Frame, place: int, missing: Sequence[str] = MISSING) -> Cells:
     name, column = frame.names[place], frame.columns[place]
     kind = column.dtype.kind
     if kind in "iuf":
-        return _numbers(name, column.astype(np.float64), missing)
+        return _numbers(name, widened(column), missing)
     if kind == "b":
         return _flags(name, column.astype(np.int64), np.ones(len(column), dtype=bool))
     if kind == "M":
@@ -111,6 +112,22 @@ def cells(frame: Frame, place: int, missing: Sequence[str] = MISSING) -> Cells:
     if kind in "US":
         column = column.astype(str).astype(object)
     return _objects(name, column, missing)
+
+
+def widened(column: np.ndarray) -> np.ndarray:
+    """Numbers in double precision: of float32 the shortest decimals, if all have six at most.
+
+    >>> widened(np.array([0.64, 2.5], dtype=np.float32)).tolist()
+    [0.64, 2.5]
+    """
+    values = column.astype(np.float64)
+    if column.dtype.kind != "f" or column.itemsize >= 8:
+        return values
+    for decimals in range(_FEW):
+        rough = np.round(values, decimals)
+        if np.array_equal(rough.astype(column.dtype), column, equal_nan=True):
+            return rough
+    return values
 
 
 def _numbers(name: str, values: np.ndarray, missing: Sequence[str]) -> Cells:

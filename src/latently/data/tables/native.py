@@ -7,6 +7,7 @@ is. No library is imported before one of its tables came or was asked for.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ __all__ = [
 
 _EXACT = 2**53  # whole numbers up to here are floats without loss
 _LONGEST = 60  # characters of a type
+_DECIMAL = re.compile(r"decimal128\((\d+), (\d+)\)")
 _ZONE = re.compile(r"(?:tz=|time_zone='|\[\w+, (?!tz=))([A-Za-z][\w/+:-]*|[+-]\d\d:\d\d)")
 LIBRARIES = ("pandas", "polars", "pyarrow", "numpy")
 
@@ -151,8 +153,9 @@ def _column(series: nw.Series[Any]) -> np.ndarray:
         return _whole(series, absent)
     if dtype.is_float():
         return np.array(series.to_numpy(), dtype=np.float64 if dtype != nw.Float32 else np.float32)
-    if dtype.is_decimal():
-        return np.array(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
+    if dtype.is_decimal():  # a cast may multiply: 164 hundredths are not the double of 1.64
+        found = [math.nan if value is None else float(value) for value in series.to_list()]
+        return np.array(found, dtype=np.float64)
     if isinstance(dtype, nw.Date):
         return np.array(series.cast(nw.Datetime("us")).to_numpy()).astype("datetime64[D]")
     if isinstance(dtype, nw.Datetime | nw.Duration):
@@ -216,6 +219,8 @@ def make(
 ) -> Any:
     """A table of a library from arrays; moments are in the time zone that their type names.
 
+    Columns of pyarrow have the types that are named, where these are its own and hold the values.
+
     Raises:
         UserError: no such library, or one that is not installed.
     """
@@ -248,7 +253,24 @@ def make(
     arrays = {name: pyarrow.array(column) for name, column in data.items()}
     for name, zone in zones.items():
         arrays[name] = arrays[name].cast(pyarrow.timestamp("us", tz=zone))
+    for name, words in zip(names, types, strict=False):
+        if name not in zones:
+            arrays[name] = _typed(arrays[name], words)
     return pyarrow.table(arrays)
+
+
+def _typed(array: Any, words: str) -> Any:
+    """An array of pyarrow in the type that its words name; as it is, where it fits into none."""
+    import pyarrow
+
+    if words.startswith("dictionary"):
+        return array.dictionary_encode()
+    exact = _DECIMAL.fullmatch(words)
+    try:
+        kind = pyarrow.decimal128(*map(int, exact.groups())) if exact else None
+        return array.cast(kind or pyarrow.type_for_alias(words))
+    except (ValueError, NotImplementedError):  # no type of pyarrow's, or one that loses something
+        return array
 
 
 def _is_moment(column: Any) -> bool:

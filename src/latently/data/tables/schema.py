@@ -483,6 +483,6 @@ def _merged(kept: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
         out = old.astype(object)
         out[~kept] = new[~kept]
         return out
-    if old.dtype.kind in "Mm":
+    if old.dtype.kind in "Mm" or (old.dtype.kind == new.dtype.kind == "f"):
         new = new.astype(old.dtype)
     return np.where(kept, old, new)

@@ -58,6 +58,15 @@ class Cells:
         found = tuple(_level(value) for value in column.categories)
         return (*found, OTHER) if column.other else found
 
+    def steps(self, j: int) -> tuple[float, float] | None:
+        """First value and step of levels that are numbers at even distances; None of others."""
+        values = self.columns[j].categories
+        if self.columns[j].other or any(isinstance(value, str | bool) for value in values):
+            return None
+        apart = np.diff(np.array(values, dtype=np.float64))
+        even = bool(np.allclose(apart, apart[0]))
+        return (float(values[0]), float(apart[0])) if even else None
+
     def held(self, j: int, values: np.ndarray) -> np.ndarray:
         """Finite numbers of a model as `Schema.decode` writes them: rounded, within the bounds."""
         return held(self.columns[j], values) if self.columns else values

@@ -78,6 +78,11 @@ def columns(subject: Subject, order: Tensor, rows: int) -> Columns | None:
     def told(j: int, value: Tensor, spread: Tensor, own: Tensor | None) -> tuple[str, str]:
         if own is not None:
             return cut(named.value(j, int(own.argmax())), 20), share(own.max())
+        if named.kind(j) == "ordinal":
+            steps = named.steps(j)
+            if steps is None:  # between two grades without numbers lies nothing
+                return cut(named.value(j, float(value)), 20), ""
+            value, spread = steps[0] + steps[1] * value, steps[1] * spread
         if named.kind(j) == "datetime":
             return named.value(j, float(value)), f"{significant(float(spread) / _DAY, 2)} days"
         shown = significant(float(value)), significant(float(spread), 2)
