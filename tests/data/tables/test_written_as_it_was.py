@@ -1,5 +1,7 @@
 """Constants, words and texts of unusual length come back as they were written."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,11 +57,15 @@ def test_what_is_put_at_an_end_and_what_is_pooled_is_counted():
     schema = Schema.infer(text(x=x, name=rare, code=codes), kinds={"code": "categorical"})
     low, high = schema.columns[0].low, schema.columns[0].high
     rows = np.array([[low - 0.04, 0, 0], [high + 3, 2, 2], [low - 1, 2, 1]])
-    pooled, empty, beyond = schema.remarks(rows)
+    pooled, numbers, beyond = schema.remarks(rows)
     assert "'name': 2 cells of 3" in pooled
     assert "read 'other'" in pooled
-    assert "'code': 1 cell of 3" in empty
-    assert "stay empty" in empty
+    assert "'code': 1 cell of 3" in numbers
+    assert "read 7, the commonest" in numbers
+    assert schema.decode(rows).columns[2].tolist() == ["101", "7", "102"]
+    bare = replace(schema, columns=(*schema.columns[:2], replace(schema.columns[2], commonest=None)))
+    assert "stay empty" in bare.remarks(rows)[1]
+    assert bare.decode(rows).columns[2].tolist() == ["101", None, "102"]
     assert beyond.startswith("2 of 9 values lay beyond")
     assert "(2) in 'x'" in beyond
     kept = np.ones((3, 3), dtype=bool)
@@ -78,3 +84,34 @@ def test_texts_in_an_array_may_become_longer():
     assert back.dtype.kind == "U"
     assert back[2, 0] == "-123456.7"
     assert back[0].tolist() == ["-2.5", "a"]
+
+
+@pytest.mark.parametrize("kind", ["binary", "ordinal", "categorical"])
+@pytest.mark.parametrize("form", ["{:.1f}", "{:+d}", "{:.2e}"])
+def test_levels_that_are_numbers_are_written_as_they_were(kind, form):
+    rng = np.random.default_rng(0)
+    values = rng.integers(1, 3 if kind == "binary" else 6, 90)
+    written = [form.format(float(v) if "d" not in form else v) for v in values]
+    schema = Schema.infer(text(level=written), kinds={"level": kind})
+    x, mask, *_ = schema.encode(text(level=written))
+    assert mask.all()
+    assert schema.decode(x).columns[0].tolist() == written
+    for same in (values.astype(float), np.array([str(v) for v in values], dtype=object)):
+        again, there, *_ = schema.encode(Frame(("level",), (same,)))
+        assert there.all()
+        assert np.array_equal(again, x)
+    assert Schema.from_json(schema.to_json()) == schema
+
+
+def test_grades_that_do_not_occur_are_written_as_the_others():
+    written = ["1.0", "2.0", "4.0", "5.0"] * 20
+    schema = Schema.infer(text(grade=written), kinds={"grade": "ordinal"})
+    assert schema.columns[0].categories == ("1.0", "2.0", "3.0", "4.0", "5.0")
+
+
+def test_postal_codes_are_none_of_these():
+    schema = Schema.infer(text(code=["02139", "2139", "10115"] * 20))
+    assert schema.columns[0].categories == ("02139", "10115", "2139")
+    x, mask, *_ = schema.encode(text(code=["2139", "02139"]))
+    assert mask.all()
+    assert x[:, 0].tolist() == [2, 0]

@@ -8,7 +8,8 @@ to the nearest one there is. What is put in so never lies beyond what was observ
 families with long tails would, and no column's own rules (a share, an age, a price) are known.
 Whoever wants draws without bounds sets `low` and `high` to None. Cells that are kept are not
 touched.
-The code `other` comes back as the text "other", or as a missing cell of a column of numbers.
+The code `other` comes back as the text "other", in a column of numbers as the commonest of those
+that it stands for, or where that is not known as a missing cell.
 """
 
 from __future__ import annotations
@@ -141,18 +142,30 @@ def _keys_of_text(column: Column, raw: Cells) -> list[str]:
     if all(isinstance(value, bool) for value in column.categories):
         words = {"1": "True", "0": "False"}
         return [words.get(text, text.capitalize()) for text in texts]
-    if not any(isinstance(value, str) for value in column.categories):
-        numbers = as_numbers(
-            Cells(
-                raw.name,
-                "text",
-                np.ones(len(texts), dtype=bool),
-                np.arange(len(texts)),
-                tuple(texts),
-            )
-        ).values
-        return [t if np.isnan(v) else _key(v) for t, v in zip(texts, numbers, strict=True)]
-    return texts
+    if any(isinstance(value, str) for value in column.categories):
+        spelled = _spelled(column)
+        texts = [text.strip() for text in texts]
+        known = set(column.categories)
+        numbers = _numbers_of(texts) if spelled else {}
+        return [t if t in known else spelled.get(numbers.get(t, ""), t) for t in texts]
+    numbers = _numbers_of(texts)
+    return [numbers.get(text, text) for text in texts]
+
+
+def _numbers_of(texts: Sequence[str]) -> dict[str, str]:
+    """Texts that are numbers, and what these are compared by."""
+    different = list(dict.fromkeys(texts))
+    there = np.ones(len(different), dtype=bool)
+    column = Cells("", "text", there, np.arange(len(different)), tuple(different))
+    values = as_numbers(column).values
+    return {t: _key(v) for t, v in zip(different, values, strict=True) if not np.isnan(v)}
+
+
+def _spelled(column: Column) -> dict[str, str]:
+    """Of levels that are numbers as they were written: what is the same number, and the level."""
+    texts = [value for value in column.categories if isinstance(value, str)]
+    found = {number: text for text, number in _numbers_of(texts).items()}
+    return found if len(found) == len(column.categories) else {}
 
 
 def _key(value: Any) -> str:
@@ -164,6 +177,7 @@ def _key(value: Any) -> str:
 
 def _codes(column: Column) -> dict[str, int]:
     codes = {_key(value): code for code, value in enumerate(column.categories)}
+    codes |= {number: codes[_key(text)] for number, text in _spelled(column).items()}
     if all(isinstance(value, bool) for value in column.categories):
         codes |= {str(int(value)): code for code, value in enumerate(column.categories)}
     return codes
@@ -313,11 +327,12 @@ def _decode_levels(column: Column, x: np.ndarray, target: str) -> np.ndarray:
     codes = held(column, x).astype(np.int64)
     values: list[Any] = list(column.categories)
     texts = any(isinstance(value, str) for value in values)
-    if target == "text":
-        values = [_written(value, COMMA in column.dtype) for value in values]
     if column.other:
-        values.append(OTHER if texts else None)
-    if target in "ifb" and not column.other and not texts:
+        values.append(OTHER if texts else column.commonest)
+    if target == "text":
+        comma = COMMA in column.dtype
+        values = [None if value is None else _written(value, comma) for value in values]
+    if target in "ifb" and not texts and None not in values:
         table = np.array(values)
         return _typed(table.astype(np.float64), target)[codes]
     return _objects(values)[codes]

@@ -67,6 +67,7 @@ class Column:
         missing: share of missing cells, 0 to 1.
         note: what was decided, such as why the column is left out.
         na_values: texts that mean a missing cell in this column, beside those of the schema.
+        commonest: where numbers are names, the one of the rare that is written for `other`.
 
     Raises:
         UserError: fields that contradict each other, by the column's name.
@@ -88,6 +89,7 @@ class Column:
     missing: float = 0.0
     note: str = ""
     na_values: tuple[str, ...] = ()
+    commonest: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= _LONGEST:
@@ -157,6 +159,13 @@ class Column:
                 )
         if len({(isinstance(v, str), v) for v in self.categories}) != len(self.categories):
             raise self._wrong("categories", "a value stands there twice")
+        rare = self.commonest
+        if rare is not None and (
+            not self.other or isinstance(rare, bool) or not isinstance(rare, int | float)
+        ):
+            raise self._wrong("commonest", "a number, of a column that has `other`")
+        if rare is not None and not abs(rare) < 1e300:
+            raise self._wrong("commonest", "a finite number")
         if self.kind == "constant" and len(self.categories) != 1:
             raise self._wrong("categories", "a constant has one value")
         if self.kind in DISCRETE and self.levels < 2:

@@ -82,7 +82,9 @@ def _build(
     if kind == "constant":
         return Column(**shared, categories=(_constant(column, raw),), note=note)
     if kind in DISCRETE:
-        return _discrete(shared, column, levels if ordered or kind == "ordinal" else None, note)
+        levels = levels if ordered or kind == "ordinal" else None
+        found = _discrete(shared, column, levels, note)
+        return found if raw.form != "text" or column.form == "text" else _spelled(found, raw)
     return _continuous(shared, column, note)
 
 
@@ -134,7 +136,7 @@ def _discrete(
         found = [column.labels[int(code)] for code in values]
     else:
         found = [_number(float(value)) for value in values]
-    other = False
+    other, commonest = False, None
     if kind == "ordinal":
         categories = _in_order(column, found, levels)
     else:
@@ -142,6 +144,8 @@ def _discrete(
         other = bool(rare.any())
         categories = sorted(v for v, gone in zip(found, rare.tolist(), strict=True) if not gone)
         if other:
+            if column.form == "number":
+                commonest = found[int(np.where(rare, counts, 0).argmax())]
             cells_ = plural(int(counts[rare].sum()), "cell")
             note = "; ".join(
                 filter(None, [note, f"{rare.sum():,} rare values in {cells_} pooled"])
@@ -152,7 +156,45 @@ def _discrete(
         categories=tuple(categories),
         other=other,
         note=note,
+        commonest=commonest,
     )
+
+
+def _spelled(column: Column, raw: Cells) -> Column:
+    """A column of levels that texts hold as numbers: as they are written, if not at the shortest.
+
+    >>> texts = np.array(["1.0", "2.0", "1.0"] * 5, dtype=object)
+    >>> infer_column(Frame(("grade",), (texts,)), 0).categories
+    ('1.0', '2.0')
+    """
+    comma = "decimal comma" in column.dtype
+    _, counts = raw.tally()
+    labels = [raw.labels[code] for code in np.flatnonzero(np.bincount(raw.observed))]
+    numbers = as_numbers(_texts(raw.name, labels), known=True, comma=comma, checked=False).values
+    most = sorted(zip(counts.tolist(), labels, numbers.tolist(), strict=True), reverse=True)
+    written: dict[float, str] = {}
+    for _, label, number in most:
+        written.setdefault(number, label)
+    if all(text == number_text(value, comma) for value, text in written.items()):
+        return column
+    decimals = {len(text.replace(",", ".").partition(".")[2]) for text in written.values()}
+
+    def text_of(value: float) -> str:
+        if value in written:
+            return written[value]
+        shortest = number_text(value, comma)
+        if len(decimals) > 1 or value != int(value):
+            return shortest
+        return f"{value:.{min(decimals)}f}".replace(".", "," if comma else ".")
+
+    texts = tuple(text_of(value) for value in column.categories)
+    return replace(column, categories=texts, commonest=None)
+
+
+def _texts(name: str, labels: Sequence[str]) -> Cells:
+    """Different texts, each in a cell of its own."""
+    there = np.ones(len(labels), dtype=bool)
+    return Cells(name, "text", there, np.arange(len(labels)), tuple(labels))
 
 
 def _in_order(column: Cells, found: list[Any], levels: tuple[Any, ...] | None) -> list[Any]:

@@ -291,9 +291,11 @@ class Schema:
             elif column.other:
                 pooled = int((np.rint(own) >= len(column.categories)).sum())
                 texts = any(isinstance(value, str) for value in column.categories)
-                end = (
-                    f"and read {OTHER!r}" if texts else "and stay empty: no number stands for them"
-                )
+                end = "and stay empty: no number stands for them"
+                if texts:
+                    end = f"and read {OTHER!r}"
+                elif column.commonest is not None:
+                    end = f"and read {column.commonest:g}, the commonest of these"
                 if pooled:
                     notices.append(
                         f"column {shown(column.name)}: {plural(pooled, 'cell')} of "
