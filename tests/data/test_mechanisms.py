@@ -161,3 +161,36 @@ def test_what_cannot_be_is_refused(refused):
         MAR(0.2)(rows(d=1))
     with refused("one column"):
         SelfMasked(columns="first half")(rows(d=1))
+
+
+@pytest.mark.parametrize("before", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        SelfMasked(0.3, side="both"),
+        SelfMasked(0.3, steepness=None),
+        SelfMasked(0.3, side="both", steepness=None),
+        MAR(0.3),
+        MNAR(0.3),
+    ],
+    ids=str,
+)
+def test_the_share_is_of_the_cells_that_are_there(rule, before):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 6, generator=generator)
+    own = torch.rand(x.shape, generator=generator) >= before
+    always = torch.zeros(len(x), 2, dtype=torch.bool) + True
+    x, own = torch.cat([x, torch.zeros(len(x), 2)], 1), torch.cat([own, always], 1)
+    lost = own & ~holes(rule, x, own, 0)
+    share = (lost.sum(0) / own.sum(0))[:6]
+    concerned = share > 0 if isinstance(rule, MAR) else torch.ones(6, dtype=torch.bool)
+    assert concerned.any()
+    assert ((share[concerned] - 0.3).abs() < 0.04).all()
+
+
+def test_ties_are_lost_together_as_near_to_the_share_as_they_go():
+    x = torch.tensor([[0.0], [1.0]]).repeat(50, 1)
+    x = torch.cat([x, torch.randn(100, 1)], 1)
+    for share, wanted in ((0.1, 0.0), (0.3, 0.5), (0.7, 0.5), (0.9, 1.0)):
+        lost = ~holes(SelfMasked(share, columns=(0,), steepness=None), x)
+        assert float(lost[:, 0].double().mean()) == wanted

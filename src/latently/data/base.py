@@ -183,6 +183,15 @@ class Data:
         >>> Data.from_frame({"age": [31.5, None, 28.0], "smokes": ["no", "no", "yes"]})
         Data('table': 3 rows of 2 columns, 1 missing)
         """
+        if missing not in ("allow", "refuse"):
+            raise UserError(f"missing={missing!r} must be 'allow' or 'refuse'")
+        if schema is not None and not isinstance(schema, Schema):
+            raise UserError(
+                f"schema is a {type(schema).__name__}; give a Schema, such as data.table or "
+                "Schema.from_json(json.load(file))"
+            )
+        if not isinstance(kinds, Mapping | None):
+            raise UserError(f"kinds={kinds!r} must be a dict of columns and their kinds")
         if schema is not None and kinds:
             raise UserError(
                 f"{protocol}: kinds={dict(kinds)!r} beside a schema, which says what columns are; "

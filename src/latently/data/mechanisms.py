@@ -59,7 +59,7 @@ class Mechanism(ABC):
         own = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         seen = own.flatten(1)
         u = _standardised(x.flatten(1).double().cpu(), seen, set(categories), generator)
-        p = self.lost(u, generator)
+        p = self.lost(u, seen.cpu(), generator)
         left = seen & (torch.rand(p.shape, generator=generator, dtype=p.dtype) >= p)
         score = torch.rand(p.shape, generator=generator).masked_fill(~seen, -1)
         empty = ~left.any(1) & seen.any(1)
@@ -67,8 +67,14 @@ class Mechanism(ABC):
         return left.view(x.shape)
 
     @abstractmethod
-    def lost(self, u: Tensor, generator: torch.Generator) -> Tensor:
-        """P(cell is lost | row), (n, D), of standardised rows (n, D)."""
+    def lost(self, u: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
+        """P(cell is lost | row), (n, D).
+
+        Args:
+            u: standardised rows (n, D), 0 where a cell is missing.
+            seen: bool (n, D), the cells that can be lost: shares are of these.
+            generator: for what the rule draws.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class MAR(Mechanism):
         _check_share(self, "share")
         _check_share(self, "observed")
 
-    def lost(self, u: Tensor, generator: torch.Generator) -> Tensor:
+    def lost(self, u: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
         columns = u.shape[1]
         if columns < 2:
             raise UserError(f"{self}: one column cannot be lost by another; give two or more")
@@ -108,7 +114,7 @@ class MAR(Mechanism):
         by, of = order[:kept], order[kept:]
         weights = torch.randn(kept, columns - kept, generator=generator, dtype=u.dtype)
         p = torch.zeros_like(u)
-        p[:, of] = _logistic(u[:, by] @ weights, self.share)
+        p[:, of] = _logistic(u[:, by] @ weights, seen[:, of], self.share)
         return p
 
 
@@ -131,10 +137,10 @@ class MNAR(Mechanism):
         """Refuse a share outside (0, 1)."""
         _check_share(self, "share")
 
-    def lost(self, u: Tensor, generator: torch.Generator) -> Tensor:
+    def lost(self, u: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
         columns = u.shape[1]
         weights = torch.randn(columns, columns, generator=generator, dtype=u.dtype)
-        return _logistic(u @ weights, self.share)
+        return _logistic(u @ weights, seen, self.share)
 
 
 @dataclass(frozen=True)
@@ -183,17 +189,17 @@ class SelfMasked(Mechanism):
                 "numbers such as (0, 2)"
             )
 
-    def lost(self, u: Tensor, generator: torch.Generator) -> Tensor:
+    def lost(self, u: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
         at = self._chosen(u.shape[1])
         v = {"above": u, "below": -u, "both": u.abs()}[self.side][:, at]
-        p = torch.zeros_like(u)
+        p, seen = torch.zeros_like(u), seen[:, at]
         if self.share is not None and self.steepness is not None:
-            p[:, at] = _logistic(v, self.share, self.steepness, scaled=True)
+            p[:, at] = _logistic(v, seen, self.share, self.steepness, scaled=True)
             return p
         middle = v.new_full((len(at),), float(self.side == "both"))
         if self.share is not None:
-            middle = v.quantile(1 - self.share, dim=0)
-        if self.steepness is None:
+            p[:, at] = _highest(v, seen, self.share)
+        elif self.steepness is None:
             p[:, at] = (v > middle).to(p.dtype)
         else:
             p[:, at] = torch.sigmoid(self.steepness * (v - middle))
@@ -245,10 +251,26 @@ def _standardised(
     return torch.where(deviation > 1e-9 * mean.abs(), u / deviation, 0.0)
 
 
+def _highest(score: Tensor, seen: Tensor, share: float) -> Tensor:
+    """1 for the highest of the cells of a column that can be lost: as near to the share as ties go.
+
+    >>> two = torch.tensor([[0.0, 1.0, 0.0, 1.0]]).T
+    >>> _highest(two, torch.ones_like(two, dtype=torch.bool), 0.3).flatten()
+    tensor([0., 1., 0., 1.])
+    """
+    middle = score.masked_fill(~seen, torch.nan).nanquantile(1 - share, dim=0)
+    count = seen.sum(0).clamp(min=1)
+    few, many = ((way(score, middle) & seen).to(score.dtype) for way in (torch.gt, torch.ge))
+    off = [(found.sum(0) / count - share).abs() for found in (few, many)]
+    return torch.where(off[0] <= off[1], few, many)
+
+
 def _logistic(
-    score: Tensor, share: float, steepness: float = 1.0, *, scaled: bool = False
+    score: Tensor, seen: Tensor, share: float, steepness: float = 1.0, *, scaled: bool = False
 ) -> Tensor:
-    """`sigmoid(steepness (score - c))` by column, with c where the mean is the share."""
+    """`sigmoid(steepness (score - c))` by column, with the mean of the cells seen at the share."""
+    seen = seen.to(score.dtype)
+    count = seen.sum(0).clamp(min=1)
     if not scaled:
         deviation = score.std(0, correction=0)
         score = torch.where(deviation > 0, score / deviation, 0.0)
@@ -256,7 +278,7 @@ def _logistic(
     low = -low
     for _ in range(_HALVINGS):
         c = (low + high) / 2
-        more = torch.sigmoid(steepness * (score - c)).mean(0) > share
+        more = (torch.sigmoid(steepness * (score - c)) * seen).sum(0) / count > share
         low, high = torch.where(more, c, low), torch.where(more, high, c)
     return torch.sigmoid(steepness * (score - (low + high) / 2))
 

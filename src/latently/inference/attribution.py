@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -131,7 +132,7 @@ def attribution(
             are none of the model's.
     """
     for name, value in (("samples", samples), ("draws", draws)):
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, Integral) or value < 1:
             raise UserError(f"{name}={value!r} must be a whole number of at least 1")
     data = as_evaluated(model, data)
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask

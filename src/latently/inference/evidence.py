@@ -308,10 +308,14 @@ def as_evaluated(model: Any, data: DataLike) -> DataLike:
             another context.
     """
     if not hasattr(data, "once"):
-        raise UserError(
-            f"rows to judge are Data, got a {type(data).__name__}; wrap an array by "
-            "latently.Data.from_array(x)"
+        framed = hasattr(data, "columns") or hasattr(data, "column_names")
+        how = (
+            "read a data frame by latently.load_saved(path).read(frame) or Data.from_frame(frame, "
+            "schema)"
+            if framed
+            else "wrap an array by latently.Data.from_array(x)"
         )
+        raise UserError(f"rows to judge are Data, got a {type(data).__name__}; {how}")
     data = data.once()
     model.check(data.x, data.mask, data.protocol)
     model.check_context(data.context, data.protocol)

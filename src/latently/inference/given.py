@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -191,7 +192,7 @@ def predictive(
         UserError: no density, cells that cannot be left out, options out of range, or values of
             another shape.
     """
-    if not isinstance(samples, int) or samples < 1:
+    if not isinstance(samples, Integral) or samples < 1:
         raise UserError(f"samples={samples!r} must be a whole number of at least 1")
     data = as_evaluated(model, data)
     mask = torch.ones_like(data.x, dtype=torch.bool) if data.mask is None else data.mask

@@ -8,18 +8,29 @@ the other rows, nor on their order, nor on how the work was cut. Equal rows shar
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from latently.errors import UserError
+
 __all__ = ["derive", "row_seed", "seeded"]
 
 
 def row_seed(seed: int, *content: Tensor | None) -> int:
-    """A 63-bit seed from a run's seed and the bytes of a row (x, mask, context)."""
-    digest = hashlib.blake2b(digest_size=8, key=seed.to_bytes(8, "little", signed=True))
+    """A 63-bit seed from a run's seed and the bytes of a row (x, mask, context).
+
+    Raises:
+        UserError: a seed that is no whole number of 64 bits.
+    """
+    try:
+        key = operator.index(seed).to_bytes(8, "little", signed=True)
+    except (TypeError, OverflowError):
+        raise UserError(f"seed={seed!r} must be a whole number of at most 63 bits") from None
+    digest = hashlib.blake2b(digest_size=8, key=key)
     for tensor in content:
         digest.update(b"|" if tensor is None else tensor.detach().cpu().numpy().tobytes())
     return int.from_bytes(digest.digest(), "little") >> 1

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def pool(estimates: Any, variances: Any, complete_df: float | None = None) -> Po
     m = len(q)
     if (u < 0).any():
         raise UserError(f"variances: {float(u.min()):g} is below 0; give squared standard errors")
-    if complete_df is not None and not (isinstance(complete_df, int | float) and complete_df > 0):
+    if complete_df is not None and not (isinstance(complete_df, Real) and complete_df > 0):
         raise UserError(f"complete_df={complete_df!r} must be a positive number, or None")
     within, between = u.mean(0), q.var(0, ddof=1)
     added = (1 + 1 / m) * between

@@ -213,6 +213,12 @@ class LatentImputer(TransformerMixin, _TableEstimator):
             raise UserError(
                 f"strategy={self.strategy!r}: {closest(str(self.strategy), _STRATEGIES)}"
             )
+        sign = self.missing_values
+        if np.ndim(sign) or isinstance(sign, Mapping | set):
+            raise UserError(f"missing_values={sign!r} must be one value")
+        for name in ("add_indicator", "keep_empty_features"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise UserError(f"{name}={getattr(self, name)!r} must be True or False")
         sweeps = number(self.sweeps)
         if sweeps != 0 and not is_count(sweeps):
             raise UserError(f"sweeps={sweeps!r} must be a whole number of at least 0")
@@ -349,4 +355,4 @@ class LatentImputer(TransformerMixin, _TableEstimator):
 
 def _is_null(sign: Any) -> bool:
     """Whether a sign for missing cells is one of those that always are."""
-    return sign is None or sign != sign or type(sign).__name__ == "NAType"
+    return sign is None or type(sign).__name__ == "NAType" or bool(sign != sign)

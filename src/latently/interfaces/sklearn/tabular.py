@@ -151,6 +151,7 @@ class _TableEstimator(_Estimator):
                 ensure_min_samples=least,
             )
             array = self._unsigned(array)
+            self._check_texts(reset)
             frame = named(array, names)
         else:
             frame = named(held, None)
@@ -165,11 +166,22 @@ class _TableEstimator(_Estimator):
             given = self._given_kinds(frame)
             for column in self.schema_.columns:
                 if column.kind == "identifier" and column.name not in given:
-                    note = f"column {column.name!r}: {column.note}; kinds says otherwise"
+                    known = "are no numbers" not in column.note
+                    end = "kinds says otherwise" if known else "make them texts or numbers"
+                    note = f"column {column.name!r}: {column.note}; {end}"
                     warnings.warn(f"{type(self).__name__}: {note}", stacklevel=5)
             self._names = frame.names
             self._like = frame.take(slice(0, 0))
         return Table(frame, array, self._missing())
+
+    def _check_texts(self, reset: bool) -> None:
+        """Refuses an array of numbers where the fit had a table with texts."""
+        for column in () if reset else self.schema_.columns:
+            if any(isinstance(value, str) for value in column.categories):
+                raise UserError(
+                    f"X is an array of numbers, and column {column.name!r} held texts such as "
+                    f"{column.categories[0]!r} in the fit; give a table of the same columns"
+                )
 
     def _unsigned(self, array: np.ndarray) -> np.ndarray:
         """An array of numbers, NaN where missing; imputers know other signs."""
@@ -211,19 +223,20 @@ class _TableEstimator(_Estimator):
         return {self._name(key, frame.names, "kinds"): k for key, k in (self.kinds or {}).items()}
 
     def _name(self, key: str | int, names: Sequence[str], where: str) -> str:
-        """The column that a user means by its name or its number.
+        """The column that a user means by its name or its number; names of digits go first.
 
         Raises:
             UserError: there is none.
         """
         place = number(key)
+        stripped = str(place).strip()
+        if stripped in names and not isinstance(place, bool):
+            return stripped
         if isinstance(place, int) and not isinstance(place, bool):
             if not 0 <= place < len(names):
                 raise UserError(f"{where}: column {place}, but X has {len(names)} columns, from 0")
             return names[place]
-        if place not in names:
-            raise UserError(f"{where}: no column {key!r}; {closest(str(key), names)}")
-        return str(place)
+        raise UserError(f"{where}: no column {key!r}; {closest(str(key), names)}")
 
     def _encoded(self, table: Table) -> Data:
         """Rows as models read them."""
