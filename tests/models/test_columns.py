@@ -519,3 +519,17 @@ def test_wrong_options_are_refused(refused):
     model = Mixture((2,), 2, family=Columns(columns=(Poisson, partial(Categorical, levels=3))))
     with refused("value 3", "column 1", "0 to 2"):
         model.check(torch.tensor([[1.0, 3.0]]))
+
+
+@pytest.mark.parametrize("name", ["Poisson", "NegativeBinomial", "ZeroInflated(Poisson)"])
+def test_the_mode_of_counts_is_the_likeliest_number(name):
+    model = Mixture((2,), 3, family=Columns(columns=(FAMILIES[name], Normal)))
+    with torch.no_grad():
+        for p in model.parts.parameters():
+            p.add_(torch.randn_like(p))
+    x = torch.stack([torch.zeros(20), torch.linspace(-2, 2, 20)], 1).double()
+    known = model.predictive(x, torch.tensor([[False, True]]).expand(20, 2))
+    values = torch.arange(400.0, dtype=torch.float64)
+    rows = [torch.stack([v.expand(20), x[:, 1]], 1) for v in values]
+    log_p = torch.stack([known.cell_log_prob(row)[:, 0] for row in rows])
+    assert torch.equal(known.mode[:, 0], values[log_p.argmax(0)])

@@ -252,9 +252,7 @@ class LinearGaussian(Model):
         self._set(weight * (0.5 * total / latents).sqrt()[:, None], noise)
         self._set_mean(mean, mean.new_zeros(len(mean), self.contexts))
 
-    def _expected(
-        self, x: Tensor, mask: Tensor, c: Tensor, mean: Tensor, offset: Tensor
-    ) -> _Sums:
+    def _expected(self, x: Tensor, mask: Tensor, c: Tensor, mean: Tensor, offset: Tensor) -> _Sums:
         """Expectations of everything a pass needs, of x - mean and u = (z, 1, c - offset)."""
         size, latents = self.weight.shape
         width = latents + 1 + c.shape[1]

@@ -63,7 +63,9 @@ def test_what_is_put_at_an_end_and_what_is_pooled_is_counted():
     assert "'code': 1 cell of 3" in numbers
     assert "read 7, the commonest" in numbers
     assert schema.decode(rows).columns[2].tolist() == ["101", "7", "102"]
-    bare = replace(schema, columns=(*schema.columns[:2], replace(schema.columns[2], commonest=None)))
+    bare = replace(
+        schema, columns=(*schema.columns[:2], replace(schema.columns[2], commonest=None))
+    )
     assert "stay empty" in bare.remarks(rows)[1]
     assert bare.decode(rows).columns[2].tolist() == ["101", None, "102"]
     assert beyond.startswith("2 of 9 values lay beyond")

@@ -31,6 +31,7 @@ from latently.probability.distributions.normal import Normal
 
 __all__ = ["JointMixture", "Mixture", "mixture"]
 
+_CLIMBS = 1000  # steps of a search for the likeliest whole number
 _HALVINGS = 200
 _LEAST = 1e-200  # a density that no draw meets
 _LOG_2PI = math.log(2 * math.pi)
@@ -143,14 +144,35 @@ class Mixture(Distribution):
     def mode(self) -> Tensor:
         """The likeliest, under the mixture, of the components' modes, (*batch, *event).
 
-        Of their means, where the modes are not known.
+        Of their means, where the modes are not known. Whole numbers go on from there, step by step,
+        while the mixture rises: of components with one peak each its highest lies between theirs.
         """
         shape = (*self._batch_shape, self.log_weights.shape[-1], *self.event_shape)
         modes = _peaks(self.components).expand(shape)
+        if self.discrete and not self.event_shape:
+            modes = self._climbed(modes)
         best = self.log_prob(modes.movedim(self._axis, 0)).argmax(0)
         index = best.view(*best.shape, 1, *self._ones)
         index = index.expand(*best.shape, 1, *self.event_shape)
         return modes.gather(self._axis, index).squeeze(self._axis)
+
+    def _climbed(self, at: Tensor) -> Tensor:
+        """Whole numbers (*batch, K), each a step at a time to where the mixture is no higher."""
+        low, high = at.amin(-1, keepdim=True), at.amax(-1, keepdim=True)
+        height = self._heights(at)
+        for _ in range(_CLIMBS):
+            before = height
+            for step in (-1, 1):
+                near = (at + step).clamp(low, high)
+                there = self._heights(near)
+                at, height = torch.where(there > height, near, at), torch.maximum(there, height)
+            if torch.equal(before, height):
+                break
+        return at
+
+    def _heights(self, values: Tensor) -> Tensor:
+        """log p of values (*batch, K) of one cell each."""
+        return self.log_prob(values.movedim(-1, 0)).movedim(0, -1)
 
     @property
     def _axis(self) -> int:
