@@ -633,3 +633,12 @@ def test_rows_rounded_as_a_whole_are_told_by_draws():
     found = impute(model, data, samples=50, draws=2)
     assert torch.equal(found.mode, found.mode.round().clamp(0, 3))
     assert torch.equal(found.quantiles, found.quantiles.round().clamp(0, 3))
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(refused):
+    model, data = little(), holey()
+    found = impute(model, data, draws=np.int64(2), samples=np.int64(50), seed=np.int64(3))
+    assert torch.equal(found.draws, impute(model, data, draws=2, samples=50, seed=3).draws)
+    for seed in (1.5, "a", 2**70):
+        with refused(f"seed={seed!r}", "whole number"):
+            impute(model, data, draws=2, samples=50, seed=seed)

@@ -48,10 +48,11 @@ def test_arrays_hold_all_that_is_known(done, made, tmp_path, holes):
 def test_table_is_filled(done, made, tmp_path, holes, fill):
     out = tmp_path / "filled.csv"
     model, data = made / "gaps.safetensors", made / "holes.npz"
-    done("impute", model, "--data", data, "--out", out, "--fill", fill, "--draws", 2)
+    draws = 2 if fill == "draws" else 1
+    more = ("--draws", 2) if fill == "draws" else ()
+    done("impute", model, "--data", data, "--out", out, "--fill", fill, *more)
     with open(out) as file:
         rows = list(csv.DictReader(file))
-    draws = 2 if fill == "draws" else 1
     assert len(rows) == 60 * draws
     assert list(rows[0]) == (["draw"] if draws == 2 else []) + ["x0", "x1", "x2", "x3"]
     table = np.array([[float(row[f"x{j}"]) for j in range(4)] for row in rows])
@@ -164,3 +165,12 @@ def test_bad_calls(rejected, made, tmp_path):
 def test_mask_is_half(made):
     data = data_floor.load("digits/test").hidden(Half("lower"))
     assert data.missing == 360 * 32
+
+
+def test_draws_that_nothing_shows_are_refused(cli, made, tmp_path):
+    model, data = made / "gaps.safetensors", made / "holes.npz"
+    out = tmp_path / "filled.csv"
+    ran = cli("impute", model, "--data", data, "--out", out, "--fill", "mean", "--draws", 3)
+    assert ran.code == 2
+    assert "--draws 3 has no effect on --fill mean" in ran.err
+    assert not out.exists()

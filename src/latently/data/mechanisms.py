@@ -252,7 +252,7 @@ def _standardised(
 
 
 def _highest(score: Tensor, seen: Tensor, share: float) -> Tensor:
-    """1 for the highest of the cells of a column that can be lost: as near to the share as ties go.
+    """1 for the highest cells of a column that can be lost: as near to the share as ties go.
 
     >>> two = torch.tensor([[0.0, 1.0, 0.0, 1.0]]).T
     >>> _highest(two, torch.ones_like(two, dtype=torch.bool), 0.3).flatten()

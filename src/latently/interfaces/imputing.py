@@ -53,15 +53,19 @@ def impute_command(
     saved = open_model(path)
     table = check_suffix(target, saved) is not None
     fill = fill or ("mean" if table and draws is None and target.suffix in TABLES else "draws")
+    if draws is not None and fill != "draws":
+        raise UserError(f"--draws {draws} has no effect on --fill {fill}; leave one of them out")
     draws = 10 if draws is None else draws
     _check_options(fill, target.suffix, draws, samples, sweeps)
     data, whole = rows.open_both(saved)
     _check_draw(data, target.suffix, fill, draws)
     if data.mask is None or not data.missing:
         where = "" if data.table is None else " in a column that is modelled"
+        how = "hide some with --mask"
+        if rows.mask is not None:
+            how = "give another --mask, and mind that no row loses its only value"
         raise UserError(
-            f"{data.protocol} has no missing value (NaN){where}, there is nothing to impute; hide "
-            "some with --mask"
+            f"{data.protocol} has no missing value (NaN){where}, there is nothing to impute; {how}"
         )
     if target.suffix == ".png":
         _check_image(data)

@@ -403,6 +403,8 @@ def _check_data(model: Model, data: Data, validation: Data | None) -> None:
 def _remedy(model: Model, data: Data) -> str:
     """What to do about values outside a model's support, by what the user chose."""
     chosen = {} if model.call is None else model.call.arguments
+    if data.table is not None:
+        return "give this column another likelihood, or another kind, in the schema"
     if chosen.get("transform") is not None:
         return "choose a --transform that holds them, or leave it out"
     if chosen.get("levels") is not None:

@@ -1,5 +1,6 @@
 import datetime as dt
 import json
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -517,3 +518,13 @@ def test_the_package_knows_neither_torch_nor_data():
                 assert not one.startswith("latently") or one.startswith(
                     ("latently.data.tables", "latently.errors")
                 ), (path.name, one)
+
+
+@pytest.mark.parametrize("family", ["Gamma", "LogNormal"])
+def test_zeros_of_counts_under_a_density_above_0_are_named(family):
+    schema = Schema.infer(as_frame({"visits": [0, 3, 1, 4, 2, 7, 8, 5, 6, 12] * 5}))
+    changed = replace(schema, columns=(replace(schema.columns[0], likelihood=family),))
+    with pytest.raises(
+        UserError, match=f"row 2 .*: 0 has no probability under {family}, kind count"
+    ):
+        changed.encode(as_frame({"visits": [4, 2, 0]}))

@@ -7,6 +7,7 @@ import pytest
 
 from latently.data.tables import Frame, as_frame, read_frame, write_frame
 from latently.errors import UserError
+from latently.training.files import atomic_write
 
 TABLE = {
     "n": [1, 2, 3],
@@ -99,5 +100,9 @@ def test_a_row_of_one_missing_cell_is_no_blank_line(tmp_path):
 def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"t.xls: cannot write a table to it; known: .csv"):
         write_frame(tmp_path / "t.xls", as_frame(TABLE))
-    with pytest.raises(UserError, match=r"t.csv: No such file"):
+    with pytest.raises(UserError, match=r"cannot write .*nowhere.*t.csv: No such file"):
         write_frame(tmp_path / "nowhere" / "t.csv", as_frame(TABLE))
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "t.csv"
+    with pytest.raises(UserError, match=r"cannot write .*t\.csv: .*; nothing there was changed"):
+        atomic_write(place, lambda path: write_frame(path, as_frame(TABLE), suffix=".csv"))

@@ -376,6 +376,9 @@ def test_global_state_is_as_before():
         ({"sweeps": -1}, ["sweeps=-1", "at least 0"]),
         ({"samples": 0}, ["samples=0"]),
         ({"kinds": {"x9": "real"}}, ["'x9'"]),
+        ({"missing_values": [-1, -2]}, ["missing_values=[-1, -2]", "one value"]),
+        ({"add_indicator": "yes"}, ["add_indicator='yes'", "True or False"]),
+        ({"keep_empty_features": 1}, ["keep_empty_features=1", "True or False"]),
     ],
 )
 def test_mistakes_are_named_in_one_line(refused, options, words):
@@ -427,3 +430,46 @@ def test_many_zeros_of_an_array_have_a_probability():
 
 def kinds_of(estimator):
     return [column.kind for column in estimator.schema_.columns]
+
+
+def test_numbers_that_are_names_leave_no_hole_where_the_rare_are_pooled():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    code = pd.Series(pd.Categorical(rng.integers(1, 21, 100)))
+    code = code.where(rng.random(100) > 0.2)
+    table = pd.DataFrame({"a": rng.normal(size=100), "code": code})
+    for strategy in STRATEGIES:
+        filled = imputer("table", strategy=strategy).fit_transform(table)["code"]
+        assert filled.notna().all()
+        assert filled.dtype == code.dtype  # no level that was not there
+
+
+def test_numbers_in_texts_have_no_second_spelling(library):
+    rng = np.random.default_rng(0)
+    flag = [None if k % 7 == 0 else text for k, text in enumerate(rng.choice(["0.0", "1.0"], 90))]
+    columns = {"a": rng.normal(size=90), "flag": flag}
+    table = library.DataFrame(columns)
+    filled = imputer("table").fit_transform(table)["flag"]
+    assert set(filled.to_list()) == {"0.0", "1.0"}
+
+
+def test_columns_called_by_digits_are_meant_by_their_names():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    names = {2: rng.integers(0, 3, 80), 3: rng.integers(0, 30, 80), 1: rng.normal(size=80)}
+    model = imputer("table", kinds={2: "categorical", "3": "real"}).fit(pd.DataFrame(names))
+    assert [column.kind for column in model.schema_.columns] == ["categorical", "real", "real"]
+
+
+def test_what_pandas_calls_missing_is_missing():
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"a": [1.5, 2.5, np.nan, 0.5] * 5, "b": np.arange(20.0) ** 0.5})
+    assert not imputer(missing_values=pd.NA).fit_transform(table).isna().any(axis=None)
+
+
+def test_an_array_where_texts_were_is_refused(refused):
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"a": IRIS[:, 0], "kind": np.array(["x", "y", "z"])[SPECIES]})
+    model = imputer("table").fit(table)
+    with refused("array of numbers", "'kind' held texts such as 'x'"):
+        model.transform(np.zeros((3, 2)))

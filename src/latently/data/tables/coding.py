@@ -52,6 +52,7 @@ CALENDAR = (-62135596800.0, 253402214400.0)  # the years 1 to 9999 in seconds
 _WHOLE = 2.0**63 - 1024  # the largest float that 64 bits hold as a whole number
 _BITS = re.compile(r"(u?)int(\d+)", re.IGNORECASE)  # of a type of whole numbers
 COMMA = "decimal comma"
+_ABOVE_ZERO = ("LogNormal", "Gamma")  # families that give no probability to 0
 
 
 class Coded(NamedTuple):
@@ -89,13 +90,15 @@ def encode_column(column: Column, frame: Frame, place: int, missing: Sequence[st
             f"{column.kind} when the schema was made; leave the cell empty if it is missing"
         )
     wrong = outside(read.values, column.kind) if column.kind != "datetime" else np.zeros(1, bool)
-    if "Hurdle" not in str(column.likelihood) and column.kind == "positive":
+    family = str(column.likelihood).partition("(")[0]
+    if family in _ABOVE_ZERO or (family != "Hurdle" and column.kind == "positive"):
         wrong = wrong | (read.values == 0)
     if wrong.any():
         row = first_row(wrong)
         raise UserError(
             f"{at(column.name, row)}: {read.values[row]:g} has no probability under "
-            f"{column.likelihood}, kind {column.kind}; leave the cell empty, or choose kind real"
+            f"{column.likelihood}, kind {column.kind}; leave the cell empty, or choose another "
+            "likelihood or kind"
         )
     return Coded(np.where(read.present, read.values, 0.0), read.present, read.present)
 

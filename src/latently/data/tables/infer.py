@@ -83,8 +83,8 @@ def _build(
         return Column(**shared, categories=(_constant(column, raw),), note=note)
     if kind in DISCRETE:
         levels = levels if ordered or kind == "ordinal" else None
-        found = _discrete(shared, column, levels, note)
-        return found if raw.form != "text" or column.form == "text" else _spelled(found, raw)
+        told = _discrete(shared, column, levels, note)
+        return told if raw.form != "text" or column.form == "text" else _spelled(told, raw)
     return _continuous(shared, column, note)
 
 

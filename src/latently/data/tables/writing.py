@@ -41,6 +41,7 @@ def write_frame(path: str | Path, frame: Frame, *, suffix: str | None = None) ->
 
     Raises:
         UserError: an unknown suffix, a full disk, or pyarrow is needed and not installed.
+        OSError: a temporary file that cannot be written.
     """
     path = Path(path)
     kind = suffix_of(path) if suffix is None else suffix_of(f"table{suffix}")
@@ -52,7 +53,9 @@ def write_frame(path: str | Path, frame: Frame, *, suffix: str | None = None) ->
         else:
             _write_columnar(path, frame, kind)
     except OSError as error:
-        raise UserError(f"{path.name}: {error.strerror or error}") from None
+        if suffix is not None:  # whoever made the temporary name knows the one to tell
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _write_text(path: Path, frame: Frame, kind: str) -> None:

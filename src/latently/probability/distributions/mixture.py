@@ -144,8 +144,8 @@ class Mixture(Distribution):
     def mode(self) -> Tensor:
         """The likeliest, under the mixture, of the components' modes, (*batch, *event).
 
-        Of their means, where the modes are not known. Whole numbers go on from there, step by step,
-        while the mixture rises: of components with one peak each its highest lies between theirs.
+        Of their means, where the modes are not known. Whole numbers go on from there while the
+        mixture rises: of components with one peak each its highest lies between theirs.
         """
         shape = (*self._batch_shape, self.log_weights.shape[-1], *self.event_shape)
         modes = _peaks(self.components).expand(shape)
