@@ -12,8 +12,10 @@ import torch
 
 import latently as lt
 from latently.data import Data
+from latently.data.tables import Column, Schema
 from latently.interfaces.report.axes import axis, leading, outward
 from latently.interfaces.report.between import interpolations
+from latently.interfaces.report.cells import Cells
 from latently.interfaces.report.columns import columns
 from latently.interfaces.report.figures import marginal, ordered_bars
 from latently.interfaces.report.frame import Frame
@@ -24,8 +26,8 @@ from latently.interfaces.report.plane import planes
 from latently.interfaces.report.subject import Subject
 from latently.interfaces.report.walks import traversals
 from latently.models import Dequantized, Mixture, Transformed
-from latently.models.components import Bits, Diagonal, Factors, Full, Principal, Student
-from latently.probability.families import Normal
+from latently.models.components import Bits, Columns, Diagonal, Factors, Full, Principal, Student
+from latently.probability.families import Normal, Ordinal
 from latently.probability.transforms import Logit
 
 WEIGHTS = (0.2, 0.7, 0.1)
@@ -173,6 +175,21 @@ def test_telling_columns_are_those_far_from_the_mean_of_the_rows():
     assert [line[0][2] for line in found.cells] == [False, True]
     low, wide = (f"{v:.3g}" for v in (x[:, 7].mean(), x[:, 7].std(correction=0)))
     assert found.overall[1] == (low, f"{float(wide):.2g}")
+
+
+@pytest.mark.parametrize("grades", [(2, 4, 6), ("low", "mid", "high")], ids=["numbers", "texts"])
+def test_grades_of_components_are_told_in_the_values_of_the_table(grades):
+    codes = [0] * 40 + [2] * 60
+    frame = {"grade": [grades[k] for k in codes], "x": [float(k) for k in range(100)]}
+    column = Column("grade", "ordinal", "Ordinal(levels=3)", categories=grades, dtype="int64")
+    schema = Schema((column, Column("x", "real", "Normal", dtype="float64")))
+    data = Data.from_frame(frame, schema)
+    model = Mixture(data.shape, 1, family=Columns((partial(Ordinal, levels=3), Normal))).eval()
+    found = columns(subject(model, data), torch.tensor([0]), 100)
+    told = found.overall[found.names.index("grade")]
+    mean = 2 + 2 * 1.2
+    assert told == ((f"{mean:g}", "2") if grades[0] == 2 else ("mid", ""))
+    assert Cells.of(data).steps(0) == ((2.0, 2.0) if grades[0] == 2 else None)
 
 
 def test_a_mixture_has_categories_with_its_weights_as_prior():

@@ -378,6 +378,10 @@ def test_global_state_is_as_before():
         ({"kinds": {"x9": "real"}}, ["'x9'"]),
         ({"missing_values": [-1, -2]}, ["missing_values=[-1, -2]", "one value"]),
         ({"add_indicator": "yes"}, ["add_indicator='yes'", "True or False"]),
+        ({"latents": 2.5}, ["latents=2.5", "whole number"]),
+        ({"latents": True}, ["latents=True", "whole number"]),
+        ({"net": "MLP"}, ["net='MLP'", "constructor"]),
+        ({"likelihood": "Normal"}, ["likelihood='Normal'", "constructor"]),
         ({"keep_empty_features": 1}, ["keep_empty_features=1", "True or False"]),
     ],
 )

@@ -139,6 +139,14 @@ class _Estimator(BaseEstimator):
             value = getattr(self, name)
             if not is_count(value) and not (name != "samples" and value is None):
                 raise UserError(f"{name}={value!r} must be a whole number of at least 1")
+        several = isinstance(self.latents, Sequence) and not isinstance(self.latents, str)
+        latents: Any = self.latents if several else [self.latents]
+        if self.latents is not None and not (latents and all(map(is_count, latents))):
+            raise UserError(f"latents={self.latents!r} must be a whole number of at least 1")
+        for name in ("net", "likelihood"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise UserError(f"{name}={value!r} must be a constructor, such as MLP or Normal")
         rate = number(self.learning_rate)
         if not isinstance(rate, Schedule | float | int | None):
             raise UserError(f"learning_rate={rate!r} must be a number or a schedule")
