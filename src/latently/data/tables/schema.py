@@ -375,7 +375,8 @@ class Schema:
                 column = replace(column, low=None, high=None, decimals=None, unit=None)
             elif there and column.other and code == len(column.categories):
                 value = _like_others(row[column.name][0], column.categories)
-                column = replace(column, categories=(*column.categories, value), other=False)
+                levels = (*column.categories, value)
+                column = replace(column, categories=levels, other=False, commonest=None)
             columns.append(column)
         return np.where(seen, coded.x, x), replace(self, columns=tuple(columns))
 
