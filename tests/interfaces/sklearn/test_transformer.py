@@ -455,7 +455,7 @@ def test_what_the_defaults_keep_is_enough_to_tell_classes_apart(load, least):
         ),
         ({"recipe": "fa", "latents": 1, "patience": 3}, ["patience=3", "no effect"]),
         ({"likelihood": Bernoulli}, ["X: value", "outside 0 and 1"]),
-        ({"net": 3}, ["vae", "build no model"]),
+        ({"net": 3}, ["net=3", "constructor"]),
         ({"likelihood": Bernoulli((4,))}, ["vae", "build no model"]),
     ],
 )
