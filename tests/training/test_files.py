@@ -66,6 +66,7 @@ def test_tensors_and_metadata_come_back(tmp_path):
     tensors = {"a": torch.randn(2, 3).T, "b": torch.tensor(4), "c": torch.zeros(0, 2)}
     write_tensors(path, tensors, {"x": {"y": [1, None, "é"]}})
     metadata, table = read_header(path)
+    assert len(metadata.pop("checksum")) == 32
     assert metadata == {"x": {"y": [1, None, "é"]}}
     assert table["a"]["shape"] == [3, 2]
     found = read_tensors(path)
@@ -183,3 +184,18 @@ def test_header_limits_are_stated():
     assert files.MAX_HEADER <= 2**26
     with pytest.raises(UserError):
         read_header(files.Path("/nonexistent/file"))
+
+
+def test_changed_numbers_are_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    tensors = {"a": torch.randn(30), "b": torch.arange(4), "c": torch.tensor(True)}
+    tensors |= {"d": torch.zeros(0, 3), "e": torch.ones(5, dtype=torch.bfloat16)}
+    write_tensors(path, tensors, {"k": 1})
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read_tensors(path).items())
+    content = path.read_bytes()
+    for place in (1, 40, 150):
+        changed = bytearray(content)
+        changed[-place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match="numbers are not those that were written"):
+            read_tensors(path)

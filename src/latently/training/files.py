@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from latently.errors import UserError
@@ -23,6 +25,7 @@ __all__ = [
     "write_tensors",
 ]
 
+_SUM = "checksum"
 MAX_HEADER = 16 * 2**20
 MAX_DEPTH = 64
 
@@ -73,14 +76,23 @@ def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Writes safetensors with each metadata value as JSON, atomically."""
+    """Writes safetensors with each metadata value as JSON and a checksum, atomically."""
     from safetensors.torch import save
 
-    header = {key: json.dumps(value) for key, value in metadata.items()}
     held = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-
+    told = {**metadata, _SUM: _checksum(held)}
+    header = {key: json.dumps(value) for key, value in told.items()}
     content = save(held, metadata=header)  # in memory: the file gets the usual permissions
     atomic_write(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Of names and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_regular(path: Path) -> None:
@@ -144,14 +156,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     They are copied to memory of torch's own: a file packs them at any address, and products of
     unaligned ones may differ in their last bit.
+
+    Raises:
+        UserError: the file cannot be read, or holds other bytes than were written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+        found = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    known = read_header(path)[0].get(_SUM)
+    if known is not None and known != _checksum(found):
+        raise UserError(
+            f"{path} is damaged: its numbers are not those that were written; fetch it again, or "
+            "fit it again"
+        )
+    return found
 
 
 @contextlib.contextmanager
