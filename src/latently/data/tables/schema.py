@@ -20,6 +20,7 @@ from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, OTHER, Column,
 from latently.data.tables.frame import Frame
 from latently.data.tables.infer import infer_column
 from latently.data.tables.numbers import parse_numbers
+from latently.data.tables.numbers import number_text
 from latently.data.tables.words import by_name, plural, shown
 from latently.errors import UserError, closest
 
@@ -295,7 +296,7 @@ class Schema:
                 if texts:
                     end = f"and read {OTHER!r}"
                 elif column.commonest is not None:
-                    end = f"and read {column.commonest:g}, the commonest of these"
+                    end = f"and read {number_text(column.commonest)}, the commonest of these"
                 if pooled:
                     notices.append(
                         f"column {shown(column.name)}: {plural(pooled, 'cell')} of "
