@@ -19,8 +19,7 @@ from latently.data.tables.coding import (
 from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, OTHER, Column, usual
 from latently.data.tables.frame import Frame
 from latently.data.tables.infer import infer_column
-from latently.data.tables.numbers import parse_numbers
-from latently.data.tables.numbers import number_text
+from latently.data.tables.numbers import number_text, parse_numbers
 from latently.data.tables.words import by_name, plural, shown
 from latently.errors import UserError, closest
 
