@@ -117,3 +117,15 @@ def test_postal_codes_are_none_of_these():
     x, mask, *_ = schema.encode(text(code=["2139", "02139"]))
     assert mask.all()
     assert x[:, 0].tolist() == [2, 0]
+
+
+def test_objects_of_many_types_come_back_as_they_are():
+    held = np.array([1, "a", 2.5, True, None] * 12, dtype=object)
+    frame = Frame(("m",), (held,))
+    schema = Schema.infer(frame)
+    x, mask, *_ = schema.encode(frame)
+    back = schema.decode(x, like=frame).columns[0]
+    for old, new, there in zip(held, back, mask[:, 0], strict=True):
+        assert not there or (type(new) is type(old) and new == old)
+    filled = schema.decode(np.zeros_like(x), like=frame, kept=mask).columns[0]
+    assert {type(value) for value in filled[4::5]} <= {int, str, float, bool}

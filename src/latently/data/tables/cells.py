@@ -44,6 +44,7 @@ __all__ = [
     "first_row",
     "is_null",
     "label_at",
+    "objects_by_label",
 ]
 
 MISSING = (
@@ -194,7 +195,9 @@ def _objects(name: str, column: np.ndarray, missing: Sequence[str]) -> Cells:
         return _moments(name, values, present)
     if all(issubclass(kind, (str, *_NUMBERS, bool, np.bool_)) for kind in there):
         return _text(
-            name, [_as_text(v, p) for v, p in zip(values, present.tolist(), strict=True)], missing
+            name,
+            [_as_text(v) if p else None for v, p in zip(values, present.tolist(), strict=True)],
+            missing,
         )
     return Cells(name, "object", present, np.zeros(len(values), dtype=np.int64))
 
@@ -219,12 +222,16 @@ def _as_float(value: Any, present: bool) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _as_text(value: Any, present: bool) -> str | None:
-    if not present:
-        return None
+def objects_by_label(column: np.ndarray) -> dict[str, Any]:
+    """Numbers and truth values among objects, by the text that stands for them among texts."""
+    plain = [v for v in column.tolist() if isinstance(v, (*_NUMBERS, bool, np.bool_))]
+    return {_as_text(value): value for value in plain if not is_null(value)}
+
+
+def _as_text(value: Any) -> str:
     if isinstance(value, str | bool | np.bool_):
         return str(value)
-    number = _as_float(value, present)
+    number = _as_float(value, True)
     return number_text(number) if math.isfinite(number) else str(number)
 
 

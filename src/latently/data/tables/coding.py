@@ -30,6 +30,7 @@ from latently.data.tables.cells import (
     first_row,
     is_null,
     label_at,
+    objects_by_label,
 )
 from latently.data.tables.column import DISCRETE, OTHER, Column
 from latently.data.tables.dates import FORMS, date_text, parse_dates, round_to
@@ -216,7 +217,7 @@ def decode_column(
     """
     target = _target(column, like, dtype)
     if column.kind in DISCRETE:
-        return _decode_levels(column, x, target)
+        return _decode_levels(column, x, target, like)
     values = held(column, x)
     if column.kind == "datetime":
         return _decode_times(column, values, target, like)
@@ -326,7 +327,9 @@ def _decode_times(
     return _objects(list(aware))
 
 
-def _decode_levels(column: Column, x: np.ndarray, target: str) -> np.ndarray:
+def _decode_levels(
+    column: Column, x: np.ndarray, target: str, like: np.ndarray | None
+) -> np.ndarray:
     codes = held(column, x).astype(np.int64)
     values: list[Any] = list(column.categories)
     texts = any(isinstance(value, str) for value in values)
@@ -335,6 +338,9 @@ def _decode_levels(column: Column, x: np.ndarray, target: str) -> np.ndarray:
     if target == "text":
         comma = COMMA in column.dtype
         values = [None if value is None else _written(value, comma) for value in values]
+    if texts and like is not None and like.dtype == object:
+        objects = objects_by_label(like)
+        values = [objects.get(value, value) for value in values]
     if target in "ifb" and not texts and None not in values:
         table = np.array(values)
         return _typed(table.astype(np.float64), target)[codes]
