@@ -193,16 +193,13 @@ class SelfMasked(Mechanism):
         at = self._chosen(u.shape[1])
         v = {"above": u, "below": -u, "both": u.abs()}[self.side][:, at]
         p, seen = torch.zeros_like(u), seen[:, at]
-        if self.share is not None and self.steepness is not None:
-            p[:, at] = _logistic(v, seen, self.share, self.steepness, scaled=True)
-            return p
-        middle = v.new_full((len(at),), float(self.side == "both"))
-        if self.share is not None:
-            p[:, at] = _highest(v, seen, self.share)
+        if self.share is None:
+            beyond, steep = v - float(self.side == "both"), self.steepness
+            p[:, at] = (beyond > 0).to(p.dtype) if steep is None else (steep * beyond).sigmoid()
         elif self.steepness is None:
-            p[:, at] = (v > middle).to(p.dtype)
+            p[:, at] = _highest(v, seen, self.share)
         else:
-            p[:, at] = torch.sigmoid(self.steepness * (v - middle))
+            p[:, at] = _logistic(v, seen, self.share, self.steepness, scaled=True)
         return p
 
     def _chosen(self, columns: int) -> list[int]:

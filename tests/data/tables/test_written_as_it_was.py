@@ -47,6 +47,9 @@ def test_a_word_may_be_spelled_like_infinity():
         text(code=["12E400", "3E500", "7E999"] * 9), kinds={"code": "categorical"}
     )
     assert codes.columns[0].categories == ("12E400", "3E500", "7E999")
+    x, mask, *_ = codes.encode(text(code=["7E999", "12E400"]))
+    assert mask.all()
+    assert x[:, 0].tolist() == [2, 0]
 
 
 def test_what_is_put_at_an_end_and_what_is_pooled_is_counted():

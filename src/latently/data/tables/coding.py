@@ -27,6 +27,7 @@ from latently.data.tables.cells import (
     as_numbers,
     as_times,
     cells,
+    check_size,
     first_row,
     is_null,
     label_at,
@@ -152,17 +153,17 @@ def _keys_of_text(column: Column, raw: Cells) -> list[str]:
         known = set(column.categories)
         numbers = _numbers_of(texts) if spelled else {}
         return [t if t in known else spelled.get(numbers.get(t, ""), t) for t in texts]
+    values = parse_numbers(texts).values
+    if not np.isnan(values).any():
+        check_size(raw.name, values)
     numbers = _numbers_of(texts)
     return [numbers.get(text, text) for text in texts]
 
 
 def _numbers_of(texts: Sequence[str]) -> dict[str, str]:
-    """Texts that are numbers, and what these are compared by."""
-    different = list(dict.fromkeys(texts))
-    there = np.ones(len(different), dtype=bool)
-    column = Cells("", "text", there, np.arange(len(different)), tuple(different))
-    values = as_numbers(column).values
-    return {t: _key(v) for t, v in zip(different, values, strict=True) if not np.isnan(v)}
+    """Texts that are finite numbers, and what these are compared by."""
+    values = parse_numbers(texts).values
+    return {t: _key(v) for t, v in zip(texts, values, strict=True) if np.isfinite(v)}
 
 
 def _spelled(column: Column) -> dict[str, str]:

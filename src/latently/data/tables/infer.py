@@ -23,7 +23,7 @@ from latently.data.tables.column import DISCRETE, KINDS, NUMERIC, Column, usual
 from latently.data.tables.dates import date_text, unit_of
 from latently.data.tables.frame import Frame
 from latently.data.tables.kinds import Found
-from latently.data.tables.numbers import decimals_of, number_text
+from latently.data.tables.numbers import decimals_of, number_text, parse_numbers
 from latently.data.tables.words import at, plural, shown
 from latently.errors import UserError, closest
 
@@ -168,9 +168,9 @@ def _spelled(column: Column, raw: Cells) -> Column:
     ('1.0', '2.0')
     """
     comma = "decimal comma" in column.dtype
-    _, counts = raw.tally()
-    labels = [raw.labels[code] for code in np.flatnonzero(np.bincount(raw.observed))]
-    numbers = as_numbers(_texts(raw.name, labels), known=True, comma=comma, checked=False).values
+    codes, counts = raw.tally()
+    labels = [raw.labels[code] for code in codes.tolist()]
+    numbers = parse_numbers(labels, codes=False, comma=comma).values
     most = sorted(zip(counts.tolist(), labels, numbers.tolist(), strict=True), reverse=True)
     written: dict[float, str] = {}
     for _, label, number in most:
@@ -189,12 +189,6 @@ def _spelled(column: Column, raw: Cells) -> Column:
 
     texts = tuple(text_of(value) for value in column.categories)
     return replace(column, categories=texts, commonest=None)
-
-
-def _texts(name: str, labels: Sequence[str]) -> Cells:
-    """Different texts, each in a cell of its own."""
-    there = np.ones(len(labels), dtype=bool)
-    return Cells(name, "text", there, np.arange(len(labels)), tuple(labels))
 
 
 def _in_order(column: Cells, found: list[Any], levels: tuple[Any, ...] | None) -> list[Any]:
